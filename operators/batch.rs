@@ -1,0 +1,287 @@
+//! What travels on the edges of the graphs, each named after the stage that made it.
+//!
+//! ```text
+//! RawBatch         kafka_source   messages of one poll of one partition, in one arena
+//! NormalizedBatch  normalize      the same messages as OTLP protobuf of one signal, with their dedup keys
+//! Reject           normalize      one message that failed, with its reason
+//! UniqueBatch      dedup_window   a NormalizedBatch without its duplicates
+//! DurableBatch     wal_commit     a UniqueBatch whose frame is synced
+//! EncodedBatch     arrow_encode   rows of one group (index, signal) as record batches, with their coverage
+//! ```
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::coverage::{Coverage, PartitionKey};
+
+/// The kind of telemetry a topic carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Log records.
+    Logs,
+    /// Metric data points.
+    Metrics,
+}
+
+impl Signal {
+    /// The name used in config, paths and metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Traces => "traces",
+            Signal::Logs => "logs",
+            Signal::Metrics => "metrics",
+        }
+    }
+}
+
+impl std::fmt::Display for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Rows that share files and commits: one index and one signal (design D-5).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Group {
+    /// The index (dataset) the rows belong to.
+    pub index: Arc<str>,
+    /// Their signal.
+    pub signal: Signal,
+}
+
+impl std::fmt::Display for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.signal)
+    }
+}
+
+/// A piece of an arena, as byte positions. An arena is below 4 GiB by the source's batch limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+impl Span {
+    /// The bytes of this piece in `arena`.
+    #[inline]
+    pub fn of(self, arena: &[u8]) -> &[u8] {
+        &arena[self.start as usize..self.start as usize + self.len as usize]
+    }
+}
+
+/// One Kafka message, its bytes lying in its batch's arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawRecord {
+    /// The message's offset.
+    pub offset: i64,
+    /// The message's Kafka timestamp in Unix milliseconds; -1 where the broker gave none.
+    pub timestamp_ms: i64,
+    /// The key, if there is one.
+    pub key: Option<Span>,
+    /// The payload; `None` is a tombstone.
+    pub payload: Option<Span>,
+    /// The headers, in the form that `headers` reads.
+    pub headers: Span,
+}
+
+/// Messages of one partition, in offset order, in one arena: no allocation per message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawBatch {
+    /// The partition all messages are from.
+    pub partition: PartitionKey,
+    /// First offset this batch accounts for: the end of the partition's previous batch.
+    pub start: i64,
+    /// One past the last offset this batch accounts for.
+    pub end: i64,
+    /// Keys, payloads and headers of all messages.
+    pub arena: Bytes,
+    /// The messages.
+    pub records: Vec<RawRecord>,
+}
+
+/// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
+pub fn push_header(arena: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    arena.extend_from_slice(&(name.len() as u32).to_le_bytes());
+    arena.extend_from_slice(name.as_bytes());
+    arena.extend_from_slice(&value.map_or(-1, |value| value.len() as i32).to_le_bytes());
+    arena.extend_from_slice(value.unwrap_or_default());
+}
+
+/// The headers that `push_header` wrote, in order.
+pub fn headers(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let name_len = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let name = rest.get(4..4 + name_len)?;
+        rest = &rest[4 + name_len..];
+        let value_len = i32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
+        rest = &rest[4..];
+        let value = usize::try_from(value_len).ok().and_then(|len| rest.get(..len));
+        rest = &rest[value.map_or(0, <[u8]>::len)..];
+        Some((name, value))
+    })
+}
+
+/// Why a message was rejected. The code is stable: it is a header of the dead letter and a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The payload has no bytes.
+    Empty,
+    /// No configured decoder accepts the payload.
+    Undecodable,
+    /// The payload is not well-formed in its format: truncated, trailing bytes, wrong wire types.
+    Malformed,
+    /// A string is not UTF-8.
+    InvalidUtf8,
+    /// Nested deeper than the limit.
+    TooDeep,
+    /// A single row would not fit into a Flight message, or the payload is over its limit.
+    TooLarge,
+    /// The payload is of another signal than its topic's.
+    WrongSignal,
+    /// The topic's name gives no index, and `auto_generate` is off.
+    NoIndex,
+    /// A field's value breaks the signal's rules: an id of the wrong length, a time out of range.
+    InvalidField,
+}
+
+impl Reason {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Reason::Empty => "empty",
+            Reason::Undecodable => "undecodable",
+            Reason::Malformed => "malformed",
+            Reason::InvalidUtf8 => "invalid_utf8",
+            Reason::TooDeep => "too_deep",
+            Reason::TooLarge => "too_large",
+            Reason::WrongSignal => "wrong_signal",
+            Reason::NoIndex => "no_index",
+            Reason::InvalidField => "invalid_field",
+        }
+    }
+}
+
+/// One message that failed, whole, with its reason. It flows to `dead_letter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// The message's partition.
+    pub partition: PartitionKey,
+    /// The message as it came, its bytes in `arena`.
+    pub record: RawRecord,
+    /// The arena of the message's batch.
+    pub arena: Bytes,
+    /// Why.
+    pub reason: Reason,
+    /// The detail a person needs to mend the producer: field, position, expected and found; shortened.
+    pub detail: String,
+}
+
+/// Which arena of a `NormalizedBatch` a payload lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arena {
+    /// The source's: the payload passed untouched.
+    Raw,
+    /// The one `normalize` wrote.
+    Written,
+}
+
+/// One accepted message as OTLP protobuf of its batch's signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The message's offset.
+    pub offset: i64,
+    /// The message's Kafka timestamp in Unix milliseconds; -1 where the broker gave none.
+    pub timestamp_ms: i64,
+    /// The dedup key: a 128-bit hash of the message id, or of the payload as it came, seeded with the group.
+    pub key: u128,
+    /// Which arena the payload lies in.
+    pub arena: Arena,
+    /// The OTLP protobuf payload.
+    pub payload: Span,
+}
+
+/// The accepted messages of one `RawBatch`, in offset order. May be empty: its coverage still counts.
+#[derive(Clone, Debug)]
+pub struct NormalizedBatch {
+    /// The index and signal of all messages.
+    pub group: Group,
+    /// What the batch accounts for.
+    pub coverage: Coverage,
+    /// The source's arena.
+    pub raw: Bytes,
+    /// The arena of transcoded payloads.
+    pub written: Bytes,
+    /// The messages.
+    pub records: Vec<Record>,
+}
+
+impl NormalizedBatch {
+    /// The payload of `record`.
+    #[inline]
+    pub fn payload(&self, record: &Record) -> &[u8] {
+        match record.arena {
+            Arena::Raw => record.payload.of(&self.raw),
+            Arena::Written => record.payload.of(&self.written),
+        }
+    }
+
+    /// Bytes of all payloads.
+    pub fn payload_bytes(&self) -> usize {
+        self.records.iter().map(|record| record.payload.len as usize).sum()
+    }
+}
+
+/// A `NormalizedBatch` without the records that `dedup_window` dropped; their offsets are in the coverage.
+#[derive(Clone, Debug)]
+pub struct UniqueBatch(pub NormalizedBatch);
+
+/// A `UniqueBatch` whose write-ahead log frame is durable.
+#[derive(Clone, Debug)]
+pub struct DurableBatch(pub NormalizedBatch);
+
+/// Rows of one group as record batches of one schema, each below the gRPC message limit.
+///
+/// Unit of delivery: storage accepts all of it or nothing, so the rows of one message never straddle a commit.
+#[derive(Clone, Debug)]
+pub struct EncodedBatch {
+    /// The rows' group.
+    pub group: Group,
+    /// The rows. May be empty when all messages were duplicates or rejected.
+    pub batches: Vec<RecordBatch>,
+    /// What the rows account for; several partitions, ascending, where messages were coalesced.
+    pub coverage: Vec<Coverage>,
+}
+
+impl EncodedBatch {
+    /// Rows in all record batches.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_as_they_were_pushed() {
+        let mut arena = Vec::new();
+        push_header(&mut arena, "id", Some(b"7"));
+        push_header(&mut arena, "null", None);
+        push_header(&mut arena, "", Some(b""));
+        let read: Vec<_> = headers(&arena).collect();
+        let expected: Vec<(&[u8], Option<&[u8]>)> = vec![(b"id", Some(b"7")), (b"null", None), (b"", Some(b""))];
+        assert_eq!(read, expected);
+    }
+}

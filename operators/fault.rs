@@ -1,0 +1,103 @@
+//! Faults: how an operator that cannot go on says so (design D-7).
+//!
+//! An operator that fails keeps its capabilities, raises a fault here, and returns. The first fault wins, every worker is woken, the
+//! process ends with its message. Nothing repairs a running dataflow: the write-ahead log makes a restart cheap.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+
+/// What stopped the graph.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{stage}: {message}")]
+pub struct Fault {
+    /// The operator that failed, by its `NAME`.
+    pub stage: &'static str,
+    /// What was being done, to which epoch, path or offsets, and why it failed.
+    pub message: String,
+}
+
+/// Shared by all workers and helper threads of a process.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    failed: AtomicBool,
+    stopping: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+    workers: Mutex<Vec<Thread>>,
+    wakers: Mutex<Vec<Box<dyn Fn() + Send>>>,
+}
+
+impl Health {
+    /// Raises a fault. Only the first is kept; all workers are woken to leave their step loops.
+    pub fn fail(&self, stage: &'static str, message: impl std::fmt::Display) {
+        let fault = Fault { stage, message: message.to_string() };
+        lock(&self.0.fault).get_or_insert(fault);
+        self.0.failed.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// True once a fault was raised.
+    pub fn failed(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+
+    /// The first fault raised.
+    pub fn fault(&self) -> Option<Fault> {
+        lock(&self.0.fault).clone()
+    }
+
+    /// Asks the sources to close: they stop reading, drain to the empty frontier and commit.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// True once `stop` was called.
+    pub fn stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// Registers the calling thread as a worker to unpark when something happened.
+    pub fn register_worker(&self) {
+        lock(&self.0.workers).push(std::thread::current());
+    }
+
+    /// Registers a function that schedules an operator when something happened.
+    pub fn on_wake(&self, wake: impl Fn() + Send + 'static) {
+        lock(&self.0.wakers).push(Box::new(wake));
+    }
+
+    fn wake_all(&self) {
+        for wake in lock(&self.0.wakers).iter() {
+            wake();
+        }
+        for worker in lock(&self.0.workers).iter() {
+            worker.unpark();
+        }
+    }
+}
+
+/// A poisoned lock here means that a thread panicked while raising a fault: what it guards is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_fault_wins_and_wakes_everybody() {
+        let health = Health::default();
+        let woken = Arc::new(AtomicBool::new(false));
+        let flag = woken.clone();
+        health.on_wake(move || flag.store(true, Ordering::Release));
+        health.fail("wal_commit", "no space left on device");
+        health.fail("flight_sink", "connection refused");
+        assert!(health.failed() && woken.load(Ordering::Acquire));
+        assert_eq!(health.fault().map(|fault| fault.to_string()), Some("wal_commit: no space left on device".into()));
+    }
+}
