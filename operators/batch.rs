@@ -109,9 +109,9 @@ pub struct RawBatch {
 }
 
 /// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
-pub fn push_header(arena: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+pub fn push_header(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     arena.extend_from_slice(&(name.len() as u32).to_le_bytes());
-    arena.extend_from_slice(name.as_bytes());
+    arena.extend_from_slice(name);
     arena.extend_from_slice(&value.map_or(-1, |value| value.len() as i32).to_le_bytes());
     arena.extend_from_slice(value.unwrap_or_default());
 }
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn headers_come_back_as_they_were_pushed() {
         let mut arena = Vec::new();
-        push_header(&mut arena, "id", Some(b"7"));
-        push_header(&mut arena, "null", None);
-        push_header(&mut arena, "", Some(b""));
+        push_header(&mut arena, b"id", Some(b"7"));
+        push_header(&mut arena, b"null", None);
+        push_header(&mut arena, b"", Some(b""));
         let read: Vec<_> = headers(&arena).collect();
         let expected: Vec<(&[u8], Option<&[u8]>)> = vec![(b"id", Some(b"7")), (b"null", None), (b"", Some(b""))];
         assert_eq!(read, expected);

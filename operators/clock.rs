@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells Unix time. Only sources and timers may ask; everything else takes time from the record or the epoch.
 pub trait Clock: Send + Sync {
@@ -10,13 +10,25 @@ pub trait Clock: Send + Sync {
     fn now_ms(&self) -> u64;
 }
 
-/// The operating system's clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
+/// The operating system's clock, read once; from then on the monotonic clock carries it forward.
+///
+/// So a wall clock that is set back, or far ahead, neither stops epochs nor makes them jump.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    started_unix_ms: u64,
+    started: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        SystemClock { started_unix_ms: since_1970.map_or(0, |since| since.as_millis() as u64), started: Instant::now() }
+    }
+}
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+        self.started_unix_ms + self.started.elapsed().as_millis() as u64
     }
 }
 

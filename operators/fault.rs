@@ -15,6 +15,8 @@ pub struct Fault {
     pub stage: &'static str,
     /// What was being done, to which epoch, path or offsets, and why it failed.
     pub message: String,
+    /// True if a new start of the graph from its write-ahead log cures it: a peer that lost what it had not published, say.
+    pub is_curable: bool,
 }
 
 /// Shared by all workers and helper threads of a process.
@@ -33,7 +35,15 @@ struct Inner {
 impl Health {
     /// Raises a fault. Only the first is kept; all workers are woken to leave their step loops.
     pub fn fail(&self, stage: &'static str, message: impl std::fmt::Display) {
-        let fault = Fault { stage, message: message.to_string() };
+        self.raise(Fault { stage, message: message.to_string(), is_curable: false });
+    }
+
+    /// Raises a fault that a new start of the graph from its write-ahead log cures.
+    pub fn fail_curable(&self, stage: &'static str, message: impl std::fmt::Display) {
+        self.raise(Fault { stage, message: message.to_string(), is_curable: true });
+    }
+
+    fn raise(&self, fault: Fault) {
         lock(&self.0.fault).get_or_insert(fault);
         self.0.failed.store(true, Ordering::Release);
         self.wake_all();

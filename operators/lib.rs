@@ -6,8 +6,11 @@
 pub mod batch;
 pub mod clock;
 pub mod coverage;
+pub mod desk;
 pub mod epoch;
 pub mod fault;
+pub mod flight;
 pub mod otlp;
 
 // The ingest graph.
+pub mod kafka_source;

@@ -1,0 +1,331 @@
+//! Reads Kafka topics into batches and commits offsets as the frontier allows.
+//!
+//! # In
+//! Two data-free feedback edges: the *commit* frontier (durable, or published with `after_publish`) and the *received* frontier.
+//!
+//! # Out
+//! `RawBatch`, one partition each, in offset order.
+//!
+//! # Holds
+//! One capability per worker with a consumer, downgraded every tick, busy or idle; the ledger of epochs in flight.
+//!
+//! # Closes when
+//! Asked to stop, or at the end offsets with `until_end`: it drops its capability at once, stays in the group until the commit
+//! frontier is empty, commits, and leaves.
+//!
+//! # Fails when
+//! The client reports a fatal error. A broker that is away is waited for.
+//!
+//! # Invariants
+//! - An offset is handed to Kafka only after the commit frontier has passed the epoch in which its batch was emitted (I-1).
+//! - Batches of a partition are emitted in offset order and account for every offset from one's end to the next one's end (I-2).
+//! - Bytes in flight never exceed the budget by more than the open batches (I-5).
+
+pub mod collector;
+pub mod consumer;
+mod headers;
+pub mod ledger;
+pub mod pool;
+pub mod resume;
+pub mod topics;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, Stream};
+use timely::scheduling::SyncActivator;
+
+use self::consumer::{Command, Event, Handle, Ports};
+use self::ledger::{InFlight, Ledger};
+use crate::batch::RawBatch;
+use crate::coverage::PartitionKey;
+use crate::epoch::Epoch;
+
+/// The operator's name in graphs, metrics and faults.
+pub const NAME: &str = "kafka_source";
+
+/// Batches taken over per scheduling, so that one source does not starve its worker's other operators.
+const BATCHES_PER_SCHEDULING: usize = 64;
+
+/// The operator's settings.
+#[derive(Clone)]
+pub struct Config {
+    /// The consumer's settings.
+    pub consumer: consumer::Config,
+    /// Consumers in this process; worker `i` of the process has one if `i` is below this.
+    pub consumers: usize,
+    /// Length of an epoch in milliseconds.
+    pub epoch_interval_ms: u64,
+    /// Where progress is shown.
+    pub status: Arc<Status>,
+}
+
+/// How far each partition is, for reports.
+#[derive(Debug, Default)]
+pub struct Status {
+    positions: Mutex<BTreeMap<PartitionKey, Position>>,
+}
+
+/// Positions of one partition, each one past the last offset. committable <= emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Emitted into the graph.
+    pub emitted: i64,
+    /// Passed by the commit frontier.
+    pub committable: Option<i64>,
+}
+
+impl Status {
+    /// The positions of all partitions this process has read.
+    pub fn positions(&self) -> BTreeMap<PartitionKey, Position> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, ledger_moved: &BTreeMap<PartitionKey, i64>, emitted: &BTreeMap<PartitionKey, i64>) {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, end) in emitted {
+            positions.entry(partition.clone()).or_default().emitted = *end;
+        }
+        for (partition, end) in ledger_moved {
+            positions.entry(partition.clone()).or_default().committable = Some(*end);
+        }
+    }
+}
+
+/// Schedules an operator from any thread, at most once per scheduling.
+struct Waker {
+    activator: SyncActivator,
+    pending: AtomicBool,
+}
+
+impl Waker {
+    fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // Fails only when the worker is gone, and the operator with it.
+            let _ = self.activator.activate();
+        }
+    }
+}
+
+/// The source's streams of frontiers that come back to it.
+pub struct Feedback<'s> {
+    /// Offsets of epochs this frontier has passed may be committed.
+    pub commit: Stream<'s, Epoch, Vec<()>>,
+    /// Memory of epochs this frontier has passed is free.
+    pub received: Stream<'s, Epoch, Vec<()>>,
+}
+
+/// Reads Kafka on the first `consumers` workers of the process.
+pub fn kafka_source<'s>(
+    scope: Scope<'s, Epoch>,
+    config: Config,
+    ports: Ports,
+    feedback: Feedback<'s>,
+) -> Stream<'s, Epoch, Vec<RawBatch>> {
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let address = builder.operator_info().address;
+    let activator = scope.activator_for(address.clone());
+    let sync = scope.worker().sync_activator_for(address.to_vec());
+    let waker = Arc::new(Waker { activator: sync, pending: AtomicBool::new(false) });
+    // The output comes first: feedback inputs have no path to it, so the loops carry frontiers only.
+    let (output, stream) = builder.new_output::<Vec<RawBatch>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
+    let mut commit_input = builder.new_input_connection(feedback.commit, Pipeline, []);
+    let mut received_input = builder.new_input_connection(feedback.received, Pipeline, []);
+    let has_consumer = scope.index() % scope.peers() < config.consumers;
+
+    builder.build_reschedule(move |mut capabilities| {
+        let capability = capabilities.pop();
+        let mut source = has_consumer.then(|| Source::start(config, ports, waker.clone(), capability)).flatten();
+        let mut next_tick = Instant::now();
+        move |frontiers| {
+            commit_input.for_each(|_, data| data.clear());
+            received_input.for_each(|_, data| data.clear());
+            let Some(running) = &mut source else { return false };
+            waker.pending.store(false, Ordering::Release);
+
+            // 1. Retire what the frontiers have passed.
+            let commit = frontiers[0].frontier().first().copied();
+            let received = frontiers[1].frontier().first().copied();
+            running.retire(commit, received);
+
+            // 2. Take over events of the consumer, and emit its batches in the open epoch.
+            let more = running.take_events(&mut output.activate());
+
+            // 3. Close the epoch when the clock has moved on.
+            running.tick();
+            if running.is_closed(commit) {
+                source = None;
+                return false;
+            }
+            if more {
+                activator.activate();
+            }
+            // One timer at a time: activate_after never deduplicates.
+            let now = Instant::now();
+            if next_tick <= now {
+                let tick = running.tick_length();
+                next_tick = now + tick;
+                activator.activate_after(tick);
+            }
+            true
+        }
+    });
+    stream
+}
+
+type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<RawBatch>>>;
+
+/// A revoke that waits for the commit frontier to pass the epoch that was open when it came.
+struct Draining {
+    id: u64,
+    partitions: Vec<PartitionKey>,
+    until: Epoch,
+}
+
+/// The operator's state on a worker that has a consumer.
+struct Source {
+    config: Config,
+    ports: Ports,
+    handle: Option<Handle>,
+    /// `None` once the source has stopped reading.
+    capability: Option<Capability<Epoch>>,
+    ledger: Ledger,
+    draining: Option<Draining>,
+    emitted: BTreeMap<PartitionKey, i64>,
+    is_closing: bool,
+    is_closed: bool,
+}
+
+impl Source {
+    fn start(config: Config, ports: Ports, waker: Arc<Waker>, capability: Option<Capability<Epoch>>) -> Option<Source> {
+        let on_wake = waker.clone();
+        ports.health.on_wake(move || on_wake.wake());
+        let handle = match consumer::spawn(config.consumer.clone(), ports.clone(), move || waker.wake()) {
+            Ok(handle) => handle,
+            Err(error) => {
+                ports.health.fail(NAME, format!("starting the consumer thread: {error}"));
+                return None;
+            }
+        };
+        let mut source = Source {
+            config,
+            ports,
+            handle: Some(handle),
+            capability,
+            ledger: Ledger::default(),
+            draining: None,
+            emitted: BTreeMap::new(),
+            is_closing: false,
+            is_closed: false,
+        };
+        // The first capability is at epoch 0: nothing may be emitted there.
+        source.tick();
+        Some(source)
+    }
+
+    fn tick_length(&self) -> Duration {
+        Duration::from_millis(self.config.epoch_interval_ms.max(1))
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(handle) = &self.handle {
+            // The thread is gone only after a fault or after `Close`.
+            let _ = handle.commands.send(command);
+        }
+    }
+
+    fn retire(&mut self, commit: Option<Epoch>, received: Option<Epoch>) {
+        self.ports.budget.credit(self.ledger.retire_delivered(received));
+        let moved = self.ledger.retire_committable(commit);
+        self.config.status.note(&moved, &std::mem::take(&mut self.emitted));
+        if !moved.is_empty() {
+            self.command(Command::Store(moved.into_iter().collect()));
+        }
+        let is_drained = |draining: &Draining| commit.is_none_or(|commit| draining.until < commit);
+        if let Some(drained) = self.draining.take_if(|draining| is_drained(draining)) {
+            self.command(Command::Drained(drained.id, self.ledger.committable(&drained.partitions)));
+            drained.partitions.iter().for_each(|partition| self.ledger.forget(partition));
+        }
+        if self.ports.health.stopping() {
+            self.stop_reading();
+        }
+    }
+
+    fn stop_reading(&mut self) {
+        if self.capability.take().is_some() {
+            self.command(Command::Stop);
+        }
+    }
+
+    /// Returns true if events may be left.
+    fn take_events(&mut self, output: &mut Session<'_>) -> bool {
+        for _ in 0..BATCHES_PER_SCHEDULING {
+            let Some(event) = self.handle.as_ref().and_then(|handle| handle.events.try_recv().ok()) else { return false };
+            match event {
+                Event::Batch(batch) => self.emit(batch, output),
+                Event::Revoked(id, partitions) => {
+                    let until = self.capability.as_ref().map_or(Epoch(0), |capability| *capability.time());
+                    self.draining = Some(Draining { id, partitions, until });
+                }
+                Event::Lost(partitions) => {
+                    self.draining = None;
+                    partitions.iter().for_each(|partition| self.ledger.forget(partition));
+                }
+                Event::Ended => self.stop_reading(),
+                Event::Closed(committed) => {
+                    self.is_closed = true;
+                    if let Err(message) = committed {
+                        self.ports.health.fail(NAME, message);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn emit(&mut self, batch: RawBatch, output: &mut Session<'_>) {
+        let load = InFlight { bytes: batch.arena.len(), messages: batch.records.len() };
+        let Some(capability) = &self.capability else {
+            // Read before the stop was seen: not emitted, so not committed, and read again next time.
+            self.ports.budget.credit(load);
+            return;
+        };
+        self.ledger.emit(*capability.time(), &batch.partition, batch.end, load);
+        self.emitted.insert(batch.partition.clone(), batch.end);
+        let mut session = output.session(capability);
+        session.give(batch);
+        session.flush();
+    }
+
+    fn tick(&mut self) {
+        let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
+        if let Some(capability) = &mut self.capability {
+            if now > *capability.time() {
+                capability.downgrade(&now);
+            }
+        }
+    }
+
+    /// Drives the way from the last commit to leaving the group; true when the consumer is gone.
+    fn is_closed(&mut self, commit: Option<Epoch>) -> bool {
+        let is_drained = self.capability.is_none() && commit.is_none() && self.ledger.is_settled();
+        if is_drained && !self.is_closing {
+            self.is_closing = true;
+            self.command(Command::Close(self.ledger.all_committable()));
+        }
+        if self.is_closed {
+            if let Some(handle) = self.handle.take() {
+                handle.join();
+            }
+        }
+        self.is_closed
+    }
+}

@@ -1,0 +1,148 @@
+//! Collects the messages of one partition into a `RawBatch`.
+
+use crate::batch::{RawBatch, RawRecord, Span, push_header};
+use crate::coverage::PartitionKey;
+
+use super::pool::ArenaPool;
+
+/// When a batch closes, whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Messages in a batch.
+    pub records_max: usize,
+    /// Arena bytes in a batch; a single larger message closes its batch alone.
+    pub bytes_max: usize,
+    /// Age of the oldest message in a batch, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// One message as the client hands it out, borrowed.
+pub struct Message<'a> {
+    /// The message's offset.
+    pub offset: i64,
+    /// Unix milliseconds, -1 where there is none.
+    pub timestamp_ms: i64,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The payload; `None` is a tombstone.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// The open batch of one partition. Messages in it hold no epoch and are not committed.
+#[derive(Debug)]
+pub struct Collector {
+    partition: PartitionKey,
+    /// Where the next batch's coverage starts: the end of the last one.
+    start: i64,
+    /// One past the last message collected; `start` when empty.
+    next: i64,
+    arena: Vec<u8>,
+    records: Vec<RawRecord>,
+    opened_at_ms: u64,
+}
+
+impl Collector {
+    /// A collector for `partition`, whose first batch accounts for offsets from `start` on.
+    pub fn new(partition: PartitionKey, start: i64) -> Self {
+        Collector { partition, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> &PartitionKey {
+        &self.partition
+    }
+
+    /// One past the last message seen.
+    pub fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// Adds a message, with its headers; and returns the bytes added; `None` if it lies below the position (a redelivery).
+    pub fn push<'h>(
+        &mut self,
+        message: &Message<'_>,
+        headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
+        pool: &ArenaPool,
+        now_ms: u64,
+    ) -> Option<usize> {
+        if message.offset < self.next {
+            return None;
+        }
+        if self.records.is_empty() {
+            self.opened_at_ms = now_ms;
+            self.arena = pool.take();
+        }
+        let before = self.arena.len();
+        let key = message.key.map(|key| append(&mut self.arena, key));
+        let payload = message.payload.map(|payload| append(&mut self.arena, payload));
+        let headers_start = self.arena.len();
+        for (name, value) in headers {
+            push_header(&mut self.arena, name, value);
+        }
+        let headers = Span { start: headers_start as u32, len: (self.arena.len() - headers_start) as u32 };
+        self.records.push(RawRecord { offset: message.offset, timestamp_ms: message.timestamp_ms, key, payload, headers });
+        self.next = message.offset + 1;
+        Some(self.arena.len() - before)
+    }
+
+    /// True if the batch has reached its size.
+    pub fn is_full(&self, limits: &BatchLimits) -> bool {
+        self.records.len() >= limits.records_max || self.arena.len() >= limits.bytes_max
+    }
+
+    /// When the open batch times out, in Unix milliseconds; `None` if nothing is collected.
+    pub fn deadline_ms(&self, limits: &BatchLimits) -> Option<u64> {
+        (!self.records.is_empty()).then(|| self.opened_at_ms + limits.timeout_ms)
+    }
+
+    /// Closes the open batch, if it has a message.
+    pub fn close(&mut self, pool: &ArenaPool) -> Option<RawBatch> {
+        if self.records.is_empty() {
+            return None;
+        }
+        let capacity = self.records.len();
+        let records = std::mem::replace(&mut self.records, Vec::with_capacity(capacity));
+        let arena = pool.seal(std::mem::take(&mut self.arena));
+        let start = std::mem::replace(&mut self.start, self.next);
+        Some(RawBatch { partition: self.partition.clone(), start, end: self.next, arena, records })
+    }
+}
+
+fn append(arena: &mut Vec<u8>, bytes: &[u8]) -> Span {
+    let start = arena.len() as u32;
+    arena.extend_from_slice(bytes);
+    Span { start, len: bytes.len() as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coverage::TopicKey;
+
+    fn message(offset: i64, payload: &[u8]) -> Message<'_> {
+        Message { offset, timestamp_ms: 1, key: None, payload: Some(payload) }
+    }
+
+    #[test]
+    fn batches_account_for_every_offset_from_one_end_to_the_next() {
+        let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
+        let mut collector = Collector::new(PartitionKey { topic: topic.into(), partition: 0 }, 10);
+        let pool = ArenaPool::new(2, 64, false);
+        let limits = BatchLimits { records_max: 2, bytes_max: 100, timeout_ms: 50 };
+        assert!(collector.close(&pool).is_none());
+        // Offset 10 was compacted away.
+        collector.push(&message(11, b"a"), std::iter::once((&b"h"[..], None)), &pool, 1_000);
+        assert!(!collector.is_full(&limits));
+        assert_eq!(collector.deadline_ms(&limits), Some(1_050));
+        collector.push(&message(13, b"bc"), std::iter::empty(), &pool, 1_010);
+        assert!(collector.is_full(&limits));
+        // A redelivered message is not collected twice.
+        assert_eq!(collector.push(&message(13, b"bc"), std::iter::empty(), &pool, 1_010), None);
+        let batch = collector.close(&pool).expect("two messages were pushed");
+        assert_eq!((batch.start, batch.end, batch.records.len()), (10, 14, 2));
+        assert_eq!(batch.records[1].payload.map(|span| span.of(&batch.arena)), Some(&b"bc"[..]));
+        collector.push(&message(14, b"d"), std::iter::empty(), &pool, 1_020);
+        let batch = collector.close(&pool).expect("one message was pushed");
+        assert_eq!((batch.start, batch.end), (14, 15));
+    }
+}

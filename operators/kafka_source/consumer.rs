@@ -1,0 +1,844 @@
+//! The thread that owns one Kafka consumer: polls, collects batches, and serves the group protocol.
+//!
+//! It decides nothing about durability. The operator tells it which positions may be committed and when a revoked partition is
+//! drained; it tells the operator what it read. Polling goes on whatever the graph does, so the group membership is kept.
+//!
+//! ```text
+//! operator  -- Command::{Store, Drained, Stop, Close} -->  consumer thread
+//! operator  <-- Event::{Batch, Revoked, Lost, Idle}   ---  consumer thread
+//! ```
+//!
+//! Commits go through `store_offsets` with auto-commit on and auto-store off: librdkafka repeats refused commits, and refuses positions
+//! of partitions that are no longer owned. A synchronous commit follows at revoke and at stop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tracing::{debug, info, warn};
+
+use super::collector::{BatchLimits, Collector, Message};
+use super::headers;
+use super::ledger::InFlight;
+use super::pool::ArenaPool;
+use super::resume::{self, Known, Reset};
+use super::topics::TopicPatterns;
+use crate::batch::RawBatch;
+use crate::clock::Clock;
+use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
+use crate::fault::Health;
+
+/// How long a call to the broker may take before it is tried again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one poll waits: the latency of a command.
+const POLL_WAIT: Duration = Duration::from_millis(10);
+/// Longer blocks pause the partitions: a pause throws the client's prefetched messages away, so it is not for short ones.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// How long a stop tries to get its last commit through while the group rebalances.
+const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
+
+/// Tells which offsets of a partition are durable already, in the local write-ahead log or in the catalog.
+pub trait Covered: Send + Sync {
+    /// The covered offsets of `partition`; an error is retried.
+    fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String>;
+}
+
+/// The consumer's settings.
+#[derive(Clone)]
+pub struct Config {
+    /// librdkafka properties: brokers, group, security, fetch sizes.
+    pub client: BTreeMap<String, String>,
+    /// Which topics to read.
+    pub topics: TopicPatterns,
+    /// When a batch closes.
+    pub limits: BatchLimits,
+    /// Messages handled between two looks at commands and timers.
+    pub poll_records_max: usize,
+    /// Where a partition without history starts.
+    pub reset: Reset,
+    /// End at the offsets that the partitions have when the consumer starts.
+    pub until_end: bool,
+    /// How long a revoke waits for its partitions to drain.
+    pub revoke_wait: Duration,
+    /// Where the arenas come from.
+    pub pool: ArenaPool,
+}
+
+/// What is in flight against what may be: shared by the consumers of a process and their operators.
+#[derive(Debug)]
+pub struct Budget {
+    bytes: AtomicUsize,
+    messages: AtomicUsize,
+    bytes_max: usize,
+    messages_max: usize,
+}
+
+impl Budget {
+    /// A budget of arena bytes and messages in flight.
+    pub fn new(bytes_max: usize, messages_max: usize) -> Self {
+        Budget { bytes: AtomicUsize::new(0), messages: AtomicUsize::new(0), bytes_max, messages_max }
+    }
+
+    fn charge(&self, load: InFlight) {
+        self.bytes.fetch_add(load.bytes, Ordering::AcqRel);
+        self.messages.fetch_add(load.messages, Ordering::AcqRel);
+    }
+
+    /// Gives back what was delivered or thrown away.
+    pub fn credit(&self, load: InFlight) {
+        self.bytes.fetch_sub(load.bytes, Ordering::AcqRel);
+        self.messages.fetch_sub(load.messages, Ordering::AcqRel);
+    }
+
+    /// Bytes in flight.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Messages in flight.
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::Acquire)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() >= self.bytes_max || self.messages() >= self.messages_max
+    }
+
+    /// Resuming waits for a quarter of the budget to be free again, or a full pipeline would pause and resume with every batch.
+    fn has_room(&self) -> bool {
+        self.bytes() <= self.bytes_max / 4 * 3 && self.messages() <= self.messages_max / 4 * 3
+    }
+}
+
+/// From the operator to the consumer.
+#[derive(Debug)]
+pub enum Command {
+    /// These positions may be committed.
+    Store(Vec<(PartitionKey, i64)>),
+    /// The revoke with this number is drained as far as it will be; commit these positions and give the partitions up.
+    Drained(u64, Vec<(PartitionKey, i64)>),
+    /// Read no more, but stay in the group.
+    Stop,
+    /// Commit these positions, leave the group, end.
+    Close(Vec<(PartitionKey, i64)>),
+}
+
+/// From the consumer to the operator.
+#[derive(Debug)]
+pub enum Event {
+    /// Messages of one partition.
+    Batch(RawBatch),
+    /// The group takes these partitions away: say `Drained` when what was emitted of them is committable.
+    Revoked(u64, Vec<PartitionKey>),
+    /// These partitions belong to somebody else already: nothing of them may be committed.
+    Lost(Vec<PartitionKey>),
+    /// Everything up to the end offsets seen at the start was handed out.
+    Ended,
+    /// The consumer has left the group; `Err` says which last commit failed.
+    Closed(Result<(), String>),
+}
+
+/// Counters and the progress towards the end offsets; written by the consumer, read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Messages handed out.
+    pub messages: AtomicUsize,
+    /// Key, payload and header bytes handed out.
+    pub bytes: AtomicUsize,
+    /// Times the partitions were paused.
+    pub pauses: AtomicUsize,
+    /// Times reading stopped because the budget was full.
+    pub buffer_full: AtomicUsize,
+    /// Commits the broker refused.
+    pub commit_errors: AtomicUsize,
+    /// Offsets that retention removed before they were read.
+    pub lost_offsets: AtomicUsize,
+    /// With `until_end`: messages between the start positions and the end offsets.
+    pub total: AtomicUsize,
+}
+
+enum Rebalance {
+    Assign(TopicPartitionList),
+    Revoke(TopicPartitionList),
+}
+
+/// Records rebalances instead of answering them: a revoke is answered only when its data is durable.
+struct Context {
+    rebalances: Mutex<Vec<Rebalance>>,
+    closing: AtomicBool,
+    stats: Arc<Stats>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                warn!(facility, "kafka client: {message}");
+            }
+            _ => debug!(facility, "kafka client: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        warn!(%error, "kafka client: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let assign = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            // Dropping the consumer polls until the group is left; an unanswered revoke would make it wait forever.
+            let answered =
+                if is_cooperative(consumer) && !assign { consumer.incremental_unassign(partitions) } else { consumer.unassign() };
+            answered.unwrap_or_else(|error| debug!(%error, "unassign while leaving the group"));
+            return;
+        }
+        let event = if assign { Rebalance::Assign(partitions.clone()) } else { Rebalance::Revoke(partitions.clone()) };
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        // librdkafka repeats refused positions with the next timer commit, as they stay stored.
+        if let Err(error) = result {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
+                self.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
+                debug!(%error, "offset commit refused, it will be repeated");
+            }
+        }
+    }
+}
+
+fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
+    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+}
+
+/// The ends of the thread that the operator holds.
+pub struct Handle {
+    /// Commands to the consumer.
+    pub commands: Sender<Command>,
+    /// Events from the consumer.
+    pub events: Receiver<Event>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Handle {
+    /// Waits for the thread; it ends after `Closed`, or soon after a fault.
+    pub fn join(self) {
+        drop(self.commands);
+        // A panic in the thread has raised a fault already.
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts the consumer's thread. `wake` schedules the operator after an event.
+pub fn spawn(config: Config, ports: Ports, wake: impl Fn() + Send + 'static) -> Result<Handle, std::io::Error> {
+    let (commands, command_receiver) = std::sync::mpsc::channel();
+    let (event_sender, events) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("kafka-consumer".into()).spawn(move || {
+        let health = ports.health.clone();
+        let run = || Thread::start(config, ports, command_receiver, event_sender, wake)?.run();
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => health.fail(super::NAME, message),
+            Err(_) => health.fail(super::NAME, "the consumer thread panicked"),
+        }
+    })?;
+    Ok(Handle { commands, events, thread })
+}
+
+/// What the consumer needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where faults go, and where they are seen.
+    pub health: Health,
+    /// The wall clock, for batch timeouts.
+    pub clock: Arc<dyn Clock>,
+    /// What is durable already.
+    pub covered: Arc<dyn Covered>,
+    /// The memory budget.
+    pub budget: Arc<Budget>,
+    /// Counters.
+    pub stats: Arc<Stats>,
+}
+
+struct Revoking {
+    id: u64,
+    keys: Vec<PartitionKey>,
+    partitions: TopicPartitionList,
+    since: Instant,
+}
+
+/// Something per topic and partition, as the client names them.
+type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
+
+struct Thread<W> {
+    config: Config,
+    ports: Ports,
+    consumer: Option<BaseConsumer<Context>>,
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+    wake: W,
+    cluster: Arc<str>,
+    /// Owned partitions.
+    collectors: Places<Collector>,
+    revoking: Option<Revoking>,
+    next_revoke: u64,
+    /// With `until_end`: partitions not at their end offset yet.
+    ends: Option<Places<i64>>,
+    /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
+    eofs: BTreeMap<i32, usize>,
+    blocked_since: Option<Instant>,
+    is_paused: bool,
+    is_stopping: bool,
+}
+
+impl<W: Fn()> Thread<W> {
+    fn start(config: Config, ports: Ports, commands: Receiver<Command>, events: Sender<Event>, wake: W) -> Result<Self, String> {
+        let mut client = ClientConfig::new();
+        client.set_log_level(RDKafkaLogLevel::Warning);
+        for (name, value) in &config.client {
+            client.set(name, value);
+        }
+        let owned = [("enable.auto.commit", "true"), ("enable.auto.offset.store", "false"), ("enable.partition.eof", "true")];
+        for (name, value) in owned {
+            client.set(name, value);
+        }
+        let context = Context { rebalances: Mutex::default(), closing: AtomicBool::new(false), stats: ports.stats.clone() };
+        let consumer: BaseConsumer<Context> =
+            client.create_with_context(context).map_err(|error| format!("creating the Kafka consumer: {error}"))?;
+        let mut thread = Thread {
+            config,
+            ports,
+            consumer: Some(consumer),
+            commands,
+            events,
+            wake,
+            cluster: "".into(),
+            collectors: BTreeMap::new(),
+            revoking: None,
+            next_revoke: 0,
+            ends: None,
+            eofs: BTreeMap::new(),
+            blocked_since: None,
+            is_paused: false,
+            is_stopping: false,
+        };
+        thread.cluster = thread.wait_for_cluster()?;
+        if thread.config.until_end {
+            thread.ends = Some(thread.read_end_offsets()?);
+        }
+        let subscriptions = thread.config.topics.librdkafka_subscriptions();
+        let subscriptions: Vec<&str> = subscriptions.iter().map(String::as_str).collect();
+        let subscribed = thread.consumer().subscribe(&subscriptions);
+        subscribed.map_err(|error| format!("subscribing to {subscriptions:?}: {error}"))?;
+        Ok(thread)
+    }
+
+    fn consumer(&self) -> &BaseConsumer<Context> {
+        self.consumer.as_ref().expect("the consumer is dropped only when the thread ends")
+    }
+
+    /// Waits until a broker tells the cluster's id; a broker that is away at the start is waited for.
+    fn wait_for_cluster(&self) -> Result<Arc<str>, String> {
+        let mut attempt = 0u32;
+        loop {
+            if let Some(id) = self.consumer().client().fetch_cluster_id(Duration::from_secs(5)) {
+                return Ok(id.into());
+            }
+            attempt += 1;
+            warn!(attempt, brokers = ?self.config.client.get("bootstrap.servers"), "no Kafka broker answers yet");
+            self.give_up_if_ending()?;
+        }
+    }
+
+    fn give_up_if_ending(&self) -> Result<(), String> {
+        match self.ports.health.failed() || self.ports.health.stopping() {
+            true => Err("stopped before the Kafka broker answered".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The end offsets of all partitions of all matching topics, as they are now.
+    fn read_end_offsets(&self) -> Result<Places<i64>, String> {
+        let mut ends = Places::new();
+        let metadata = self.retry("reading topic metadata", |consumer| consumer.fetch_metadata(None, CALL_TIMEOUT))?;
+        for topic in metadata.topics().iter().filter(|topic| self.config.topics.matches(topic.name())) {
+            let name: Arc<str> = topic.name().into();
+            for partition in topic.partitions() {
+                let (low, high) = self.watermarks(&name, partition.id())?;
+                if low < high {
+                    ends.entry(name.clone()).or_default().insert(partition.id(), high);
+                }
+            }
+        }
+        if ends.is_empty() {
+            warn!("no matching topic holds a message, there is nothing to read");
+        }
+        Ok(ends)
+    }
+
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), String> {
+        let doing = format!("reading the offsets of {topic}[{partition}]");
+        self.retry(&doing, |consumer| consumer.fetch_watermarks(topic, partition, CALL_TIMEOUT))
+    }
+
+    /// Repeats a call to the broker until it succeeds, the process ends, or the error cannot go away.
+    fn retry<T>(&self, doing: &str, call: impl Fn(&BaseConsumer<Context>) -> KafkaResult<T>) -> Result<T, String> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let error = match call(self.consumer()) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            warn!(%error, doing, "broker call failed, trying again");
+            if self.ports.health.failed() {
+                return Err(format!("{doing}: {error}"));
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn run(mut self) -> Result<(), String> {
+        self.check_ended();
+        loop {
+            if self.ports.health.failed() {
+                self.leave();
+                return Ok(());
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                if self.obey(command)? {
+                    return Ok(());
+                }
+            }
+            self.answer_rebalances()?;
+            self.close_timed_out_batches();
+            if !self.wait_for_room()? {
+                self.poll()?;
+            }
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // The operator is gone only when the process ends by a fault, which the loop sees.
+        let _ = self.events.send(event);
+        (self.wake)();
+    }
+
+    /// Returns true if the thread is done.
+    fn obey(&mut self, command: Command) -> Result<bool, String> {
+        match command {
+            Command::Store(positions) => self.store(&positions),
+            Command::Drained(id, positions) => {
+                if self.revoking.as_ref().is_some_and(|revoking| revoking.id == id) {
+                    self.give_up_revoked(&positions)?;
+                }
+            }
+            Command::Stop => {
+                self.is_stopping = true;
+                self.discard_collected();
+                self.pause(true);
+            }
+            Command::Close(positions) => {
+                let committed = self.last_commit(&positions);
+                self.leave();
+                self.send(Event::Closed(committed));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned.
+    fn store(&self, positions: &[(PartitionKey, i64)]) {
+        let owned = positions.iter().filter(|(partition, _)| self.collector_of(partition).is_some());
+        let list = position_list(owned);
+        if list.count() > 0 {
+            if let Err(error) = self.consumer().store_offsets(&list) {
+                debug!(%error, "positions not stored: some partitions have just moved");
+            }
+        }
+    }
+
+    fn collector_of(&self, partition: &PartitionKey) -> Option<&Collector> {
+        let collector = self.collectors.get(&partition.topic.name)?.get(&partition.partition)?;
+        (collector.partition() == partition).then_some(collector)
+    }
+
+    fn commit_now(&self, positions: &[(PartitionKey, i64)]) -> Result<(), KafkaError> {
+        self.store(positions);
+        match self.consumer().commit_consumer_state(CommitMode::Sync) {
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn last_commit(&self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
+        let since = Instant::now();
+        loop {
+            match self.commit_now(positions) {
+                Ok(()) => return Ok(()),
+                Err(error) if since.elapsed() > LAST_COMMIT_WAIT => return Err(format!("committing offsets at stop: {error}")),
+                Err(error) => {
+                    debug!(%error, "last commit refused, trying again");
+                    // Serves the group protocol, whose rebalance is the usual cause.
+                    drop(self.consumer().poll(Duration::from_millis(100)));
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(consumer) = self.consumer.take() {
+            consumer.context().closing.store(true, Ordering::Release);
+            drop(consumer);
+        }
+    }
+
+    fn discard_collected(&mut self) {
+        let mut discarded = InFlight::default();
+        for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
+            if let Some(batch) = collector.close(&self.config.pool) {
+                discarded.bytes += batch.arena.len();
+                discarded.messages += batch.records.len();
+            }
+        }
+        self.ports.budget.credit(discarded);
+    }
+
+    fn answer_rebalances(&mut self) -> Result<(), String> {
+        if let Some(revoking) = &self.revoking {
+            // Holding the revoke back holds the whole group back: give up after a bounded wait.
+            if revoking.since.elapsed() < self.config.revoke_wait {
+                return Ok(());
+            }
+            warn!("revoked partitions were not drained in time; their last records will be read again by the next owner");
+            let keys = revoking.keys.clone();
+            self.send(Event::Lost(keys));
+            self.give_up_revoked(&[])?;
+        }
+        let context = self.consumer().context().clone();
+        let rebalances = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut rebalances = rebalances.into_iter();
+        for rebalance in rebalances.by_ref() {
+            match rebalance {
+                Rebalance::Assign(partitions) => self.assign(partitions)?,
+                Rebalance::Revoke(partitions) => self.begin_revoke(partitions)?,
+            }
+            if self.revoking.is_some() {
+                break;
+            }
+        }
+        // What came after a revoke waits until the revoke is answered.
+        let rest: Vec<Rebalance> = rebalances.collect();
+        context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).splice(0..0, rest);
+        Ok(())
+    }
+
+    fn assign(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
+        let committed =
+            self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
+        let mut starts = TopicPartitionList::new();
+        for element in committed.elements() {
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let topic: Arc<str> = element.topic().into();
+            let (partition, offset) = self.start_of(&topic, element.partition(), committed)?;
+            let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
+            added.map_err(|error| format!("assigning {partition}: {error}"))?;
+            info!(%partition, offset, "partition assigned");
+            let collector = Collector::new(partition, offset);
+            self.collectors.entry(topic).or_default().insert(element.partition(), collector);
+        }
+        let cooperative = is_cooperative(self.consumer());
+        let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
+        assigned.map_err(|error| format!("assigning partitions: {error}"))?;
+        if self.is_paused || self.is_stopping {
+            self.pause(true);
+        }
+        self.check_ended();
+        Ok(())
+    }
+
+    fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<(PartitionKey, i64), String> {
+        let (low, high) = self.watermarks(topic, partition)?;
+        let mut incarnation = 0u32;
+        loop {
+            let id: Arc<str> = if incarnation == 0 { "".into() } else { format!("~{incarnation}").into() };
+            let key = TopicKey { cluster: self.cluster.clone(), name: topic.clone(), id };
+            let key = PartitionKey { topic: key.into(), partition };
+            let covered = self.covered(&key)?;
+            let known = Known { committed, low, high, covered };
+            if resume::is_recreated(&known) {
+                warn!(partition = %key, high, "the topic was deleted and created anew: its offsets start over");
+                incarnation += 1;
+                continue;
+            }
+            let start = resume::start(&known, self.config.reset);
+            if let Some(lost) = start.lost {
+                let count = (lost.end - lost.start) as usize;
+                self.ports.stats.lost_offsets.fetch_add(count, Ordering::Relaxed);
+                tracing::error!(partition = %key, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
+            }
+            if let Some(end) = self.ends.as_ref().and_then(|ends| ends.get(topic)?.get(&partition)) {
+                let count = usize::try_from(end - start.offset).unwrap_or(0);
+                self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
+            }
+            return Ok((key, start.offset));
+        }
+    }
+
+    fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let error = match self.ports.covered.covered(partition) {
+                Ok(covered) => return Ok(covered),
+                Err(error) => error,
+            };
+            if self.ports.health.failed() {
+                return Err(format!("reading the coverage of {partition}: {error}"));
+            }
+            warn!(%partition, error, "reading the catalog's coverage failed, trying again");
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn begin_revoke(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
+        let lost = self.consumer().assignment_lost();
+        let mut keys = Vec::new();
+        for element in partitions.elements() {
+            let collector = self.collectors.get_mut(element.topic()).and_then(|topic| topic.get_mut(&element.partition()));
+            let Some(collector) = collector else { continue };
+            keys.push(collector.partition().clone());
+            // Collected messages hold no epoch: the next owner reads them again.
+            if let Some(batch) = collector.close(&self.config.pool) {
+                self.ports.budget.credit(InFlight { bytes: batch.arena.len(), messages: batch.records.len() });
+            }
+        }
+        info!(partitions = keys.len(), lost, "partitions revoked");
+        self.next_revoke += 1;
+        self.revoking = Some(Revoking { id: self.next_revoke, keys: keys.clone(), partitions, since: Instant::now() });
+        if lost {
+            self.send(Event::Lost(keys));
+            return self.give_up_revoked(&[]);
+        }
+        self.send(Event::Revoked(self.next_revoke, keys));
+        Ok(())
+    }
+
+    fn give_up_revoked(&mut self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
+        let Some(revoking) = self.revoking.take() else { return Ok(()) };
+        if !positions.is_empty() {
+            // One attempt: while the group refuses commits, waiting makes it worse for everybody.
+            if let Err(error) = self.commit_now(positions) {
+                self.ports.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
+                warn!(%error, "commit at revoke refused; the next owner will read some records again, storage drops them");
+            }
+        }
+        for element in revoking.partitions.elements() {
+            if let Some(topic) = self.collectors.get_mut(element.topic()) {
+                topic.remove(&element.partition());
+            }
+        }
+        let cooperative = is_cooperative(self.consumer());
+        let given_up =
+            if cooperative { self.consumer().incremental_unassign(&revoking.partitions) } else { self.consumer().unassign() };
+        given_up.map_err(|error| format!("giving up revoked partitions: {error}"))
+    }
+
+    fn pause(&mut self, pause: bool) {
+        let consumer = self.consumer();
+        let result =
+            consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { consumer.resume(&assigned) });
+        if let Err(error) = result {
+            warn!(%error, pause, "pausing or resuming partitions failed");
+        }
+        self.is_paused = pause;
+    }
+
+    /// Waits while the budget is full; true if nothing should be read now.
+    fn wait_for_room(&mut self) -> Result<bool, String> {
+        if self.is_stopping {
+            self.serve_group()?;
+            return Ok(true);
+        }
+        let Some(since) = self.blocked_since else {
+            if self.ports.budget.is_full() {
+                self.ports.stats.buffer_full.fetch_add(1, Ordering::Relaxed);
+                self.blocked_since = Some(Instant::now());
+            }
+            return Ok(self.blocked_since.is_some());
+        };
+        // Collected messages count against the budget and cannot drain by themselves: they are what may be filling it.
+        self.close_all_batches();
+        if self.ports.budget.has_room() {
+            self.blocked_since = None;
+            if self.is_paused {
+                self.pause(false);
+            }
+            return Ok(false);
+        }
+        if !self.is_paused && since.elapsed() > PAUSE_AFTER {
+            self.ports.stats.pauses.fetch_add(1, Ordering::Relaxed);
+            self.pause(true);
+        }
+        if self.is_paused {
+            self.serve_group()?;
+        } else {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// Polls paused partitions, so that rebalances and commits are served; hardly ever a message prefetched before the pause comes.
+    fn serve_group(&mut self) -> Result<(), String> {
+        self.poll_up_to(1)
+    }
+
+    fn poll(&mut self) -> Result<(), String> {
+        self.poll_up_to(self.config.poll_records_max.max(1))
+    }
+
+    fn poll_up_to(&mut self, messages_max: usize) -> Result<(), String> {
+        // Taken out for the loop, so that messages borrowed from it and the collectors can be used together.
+        let consumer = self.consumer.take().expect("the consumer is dropped only when the thread ends");
+        let now_ms = self.ports.clock.now_ms();
+        let mut wait = POLL_WAIT;
+        let mut result = Ok(());
+        for _ in 0..messages_max {
+            match consumer.poll(wait) {
+                Some(Ok(message)) => self.collect(&message, now_ms),
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.note_end_of_partition(partition),
+                Some(Err(error)) => {
+                    result = self.judge(error);
+                    break;
+                }
+                None => break,
+            }
+            wait = Duration::ZERO;
+            if self.ports.budget.is_full() {
+                break;
+            }
+        }
+        self.consumer = Some(consumer);
+        result
+    }
+
+    fn judge(&self, error: KafkaError) -> Result<(), String> {
+        match error {
+            KafkaError::MessageConsumptionFatal(code) => Err(format!("the Kafka client cannot go on: {code}")),
+            error => {
+                warn!(%error, "Kafka reports an error, reading goes on");
+                Ok(())
+            }
+        }
+    }
+
+    fn collect(&mut self, message: &BorrowedMessage<'_>, now_ms: u64) {
+        let (topic, number) = (message.topic(), message.partition());
+        let is_revoked = |revoking: &Revoking| revoking.partitions.find_partition(topic, number).is_some();
+        if self.is_stopping || self.revoking.as_ref().is_some_and(is_revoked) {
+            // Not emitted, so never committed: it will be read again.
+            return;
+        }
+        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
+        let taken = Message {
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key: message.key(),
+            payload: message.payload(),
+        };
+        let Some(bytes) = collector.push(&taken, headers::of(message), &self.config.pool, now_ms) else { return };
+        self.ports.budget.charge(InFlight { bytes, messages: 1 });
+        let next = collector.next();
+        let full = collector.is_full(&self.config.limits).then(|| collector.close(&self.config.pool)).flatten();
+        if let Some(batch) = full {
+            self.emit(batch);
+        }
+        self.eofs.remove(&number);
+        let end = self.ends.as_ref().and_then(|ends| ends.get(topic)?.get(&number));
+        if end.is_some_and(|end| next >= *end) {
+            self.check_ended();
+        }
+    }
+
+    fn emit(&self, batch: RawBatch) {
+        self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
+        self.send(Event::Batch(batch));
+    }
+
+    /// The end offset may be a transaction marker, which is never handed out: the end-of-partition event stands in for it. The client
+    /// names only the partition's number, so with several topics as many events are awaited as topics own that number.
+    fn note_end_of_partition(&mut self, number: i32) {
+        let Some(ends) = &mut self.ends else { return };
+        let seen = self.eofs.entry(number).or_default();
+        *seen += 1;
+        let owners: Vec<&Arc<str>> =
+            self.collectors.iter().filter(|(_, topic)| topic.contains_key(&number)).map(|(name, _)| name).collect();
+        if *seen >= owners.len() {
+            for topic in owners {
+                ends.get_mut(topic).and_then(|topic| topic.remove(&number));
+            }
+            self.check_ended();
+        }
+    }
+
+    /// With `until_end`: hands out what is collected and says so once every partition is at its end.
+    fn check_ended(&mut self) {
+        let Some(ends) = &mut self.ends else { return };
+        for (name, partitions) in ends.iter_mut() {
+            let Some(topic) = self.collectors.get(name) else { continue };
+            partitions.retain(|partition, end| topic.get(partition).is_none_or(|collector| collector.next() < *end));
+        }
+        ends.retain(|_, partitions| !partitions.is_empty());
+        if ends.is_empty() {
+            self.ends = None;
+            self.close_all_batches();
+            self.send(Event::Ended);
+        }
+    }
+
+    fn close_timed_out_batches(&mut self) {
+        let now_ms = self.ports.clock.now_ms();
+        self.close_batches(|collector, limits| collector.deadline_ms(limits).is_some_and(|deadline| deadline <= now_ms));
+    }
+
+    fn close_all_batches(&mut self) {
+        self.close_batches(|_, _| true);
+    }
+
+    fn close_batches(&mut self, which: impl Fn(&Collector, &BatchLimits) -> bool) {
+        let mut closed = Vec::new();
+        for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
+            if which(collector, &self.config.limits) {
+                closed.extend(collector.close(&self.config.pool));
+            }
+        }
+        closed.into_iter().for_each(|batch| self.emit(batch));
+    }
+}
+
+fn position_list<'p>(positions: impl Iterator<Item = &'p (PartitionKey, i64)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    let mut seen = BTreeSet::new();
+    for (partition, offset) in positions {
+        assert!(seen.insert(partition), "{partition} is named twice in one commit");
+        let added = list.add_partition_offset(&partition.topic.name, partition.partition, Offset::Offset(*offset));
+        added.expect("an offset that was read is a valid offset");
+    }
+    list
+}

@@ -1,0 +1,106 @@
+//! Where a partition resumes when it is assigned (design D-6), and which incarnation of its topic it is (D-5).
+
+use crate::coverage::OffsetSet;
+
+/// What is known of a partition at its assignment.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The group's committed offset.
+    pub committed: Option<i64>,
+    /// First offset the broker still has.
+    pub low: i64,
+    /// One past the last offset the broker has.
+    pub high: i64,
+    /// Offsets in the local write-ahead log or in the catalog.
+    pub covered: OffsetSet,
+}
+
+/// Where a partition without any history starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// At the oldest message.
+    Earliest,
+    /// At the next message.
+    Latest,
+}
+
+/// Where to start, and what has to be told to a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// First offset to read.
+    pub offset: i64,
+    /// Offsets that retention removed before they were read: from the position we had to the broker's first offset.
+    pub lost: Option<std::ops::Range<i64>>,
+}
+
+/// True if the topic was deleted and created anew: the broker ends before offsets that are already covered.
+pub fn is_recreated(known: &Known) -> bool {
+    known.covered.ranges().next_back().is_some_and(|last| last.end > known.high)
+}
+
+/// The largest of the committed offset and the end of the covered run that the partition stands in.
+///
+/// Not simply the greatest covered offset: frames of a partition may be durable behind a hole, and the hole must be read.
+pub fn start(known: &Known, reset: Reset) -> Start {
+    // A commit beyond the log's end is of a former incarnation of the topic.
+    let committed = known.committed.filter(|committed| *committed <= known.high);
+    let wanted = match committed {
+        Some(committed) => known.covered.range_around(committed).map_or(committed, |run| run.end),
+        None => match known.covered.ranges().next() {
+            Some(first_run) => first_run.end,
+            None if reset == Reset::Latest => known.high,
+            None => known.low,
+        },
+    };
+    let offset = wanted.max(known.low);
+    Start { offset, lost: (wanted < known.low).then_some(wanted..known.low) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_resumes_behind_everything_that_is_durable() {
+        let check =
+            |committed: Option<i64>, covered: &[(i64, i64)], low: i64, expected: i64, lost: Option<std::ops::Range<i64>>| {
+                let mut set = OffsetSet::default();
+                covered.iter().for_each(|(start, end)| set.insert(*start..*end));
+                let known = Known { committed, low, high: 1_000, covered: set };
+                assert_eq!(start(&known, Reset::Earliest), Start { offset: expected, lost }, "{known:?}");
+            };
+        check(None, &[], 0, 0, None);
+        check(None, &[], 7, 7, None);
+        check(Some(50), &[], 0, 50, None);
+        check(Some(50), &[(0, 80)], 0, 80, None);
+        // The group was reset to earliest: what is covered is not read again.
+        check(Some(0), &[(0, 80)], 0, 80, None);
+        // The group's offsets were deleted.
+        check(None, &[(0, 80)], 0, 80, None);
+        // A frame behind a hole does not hide the hole.
+        check(Some(0), &[(0, 80), (90, 100)], 0, 80, None);
+        check(Some(85), &[(0, 80), (90, 100)], 0, 85, None);
+        // Retention overtook us.
+        check(Some(50), &[(0, 60)], 70, 70, Some(60..70));
+        // A commit of a former incarnation.
+        check(Some(5_000), &[], 0, 0, None);
+    }
+
+    #[test]
+    fn latest_skips_history_only_when_there_is_none_of_ours() {
+        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default() };
+        assert_eq!(start(&known, Reset::Latest).offset, 100);
+        known.covered.insert(20..30);
+        assert_eq!(start(&known, Reset::Latest).offset, 30);
+    }
+
+    #[test]
+    fn a_log_that_ends_before_known_coverage_is_another_topic() {
+        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default() };
+        assert!(!is_recreated(&known));
+        known.covered.insert(0..100);
+        assert!(!is_recreated(&known));
+        known.covered.insert(100..101);
+        assert!(is_recreated(&known));
+    }
+}
