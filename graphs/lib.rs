@@ -1,1 +1,15 @@
-//! x
+//! The dataflow graphs built from the operators, and the process that runs them.
+//!
+//! ```text
+//! process   opens what outlives a dataflow (log, catalog, object store, Flight port), runs the graphs, restarts them, closes
+//!   ingest  kafka_source > normalize > dedup_window > wal_commit > arrow_encode > flight_sink, and dead_letter
+//!   storage flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
+//! ```
+
+pub mod catalog;
+pub mod ingest;
+pub mod process;
+pub mod recovery;
+pub mod storage;
+
+pub use process::{Control, Counters, Outcome, Plan, run};

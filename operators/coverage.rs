@@ -158,6 +158,25 @@ impl OffsetSet {
         self.ranges.insert(start, end);
     }
 
+    /// Removes `range`; what lies around it stays.
+    pub fn remove(&mut self, range: Range<i64>) {
+        if range.start >= range.end {
+            return;
+        }
+        while let Some((&start, &end)) = self.ranges.range(..range.end).next_back() {
+            if end <= range.start {
+                break;
+            }
+            self.ranges.remove(&start);
+            if start < range.start {
+                self.ranges.insert(start, range.start);
+            }
+            if end > range.end {
+                self.ranges.insert(range.end, end);
+            }
+        }
+    }
+
     /// The ranges, ascending.
     pub fn ranges(&self) -> impl DoubleEndedIterator<Item = Range<i64>> + '_ {
         self.ranges.iter().map(|(&start, &end)| start..end)
@@ -223,13 +242,18 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn offset_sets_agree_with_a_set_of_single_offsets(
-            ranges in proptest::collection::vec((0i64..60, 0i64..12), 0..20), probe in (0i64..60, 0i64..20),
+            ranges in proptest::collection::vec((0i64..60, 0i64..12, 0u8..4), 0..20), probe in (0i64..60, 0i64..20),
         ) {
             let mut set = OffsetSet::default();
             let mut model = BTreeSet::new();
-            for (start, length) in ranges {
-                set.insert(start..start + length);
-                model.extend(start..start + length);
+            for (start, length, remove) in ranges {
+                if remove == 0 {
+                    set.remove(start..start + length);
+                    model.retain(|offset| !(start..start + length).contains(offset));
+                } else {
+                    set.insert(start..start + length);
+                    model.extend(start..start + length);
+                }
             }
             let listed: Vec<i64> = set.ranges().flatten().collect();
             proptest::prop_assert_eq!(&listed, &model.iter().copied().collect::<Vec<_>>());

@@ -14,3 +14,16 @@ pub mod otlp;
 
 // The ingest graph.
 pub mod kafka_source;
+pub mod normalize;
+pub mod dedup_window;
+pub mod wal_commit;
+pub mod dead_letter;
+pub mod arrow_encode;
+pub mod flight_sink;
+
+// The storage graph.
+pub mod flight_source;
+pub mod parquet_roll;
+pub mod object_upload;
+pub mod catalog_commit;
+pub mod index_trigger;

@@ -9,8 +9,8 @@ pub enum WireError {
     /// The message ends inside a value.
     #[error("protobuf message ends inside a field")]
     Truncated,
-    /// A varint is longer than ten bytes.
-    #[error("protobuf varint is longer than ten bytes")]
+    /// A varint is longer than ten bytes or does not fit 64 bits.
+    #[error("protobuf varint does not fit 64 bits")]
     Varint,
     /// Field number 0, or a group or an unknown wire type.
     #[error("protobuf field has an invalid tag")]
@@ -42,7 +42,41 @@ pub fn fields(message: &[u8]) -> Fields<'_> {
     Fields { rest: message }
 }
 
+/// The values of a packed list of varints. Ends after the first error.
+pub fn varints(packed: &[u8]) -> impl Iterator<Item = Result<u64, WireError>> + '_ {
+    let mut values = fields(packed);
+    std::iter::from_fn(move || {
+        if values.rest.is_empty() {
+            return None;
+        }
+        let value = values.varint();
+        if value.is_err() {
+            values.rest = &[];
+        }
+        Some(value)
+    })
+}
+
 impl<'a> Fields<'a> {
+    /// The elements of a packed repeated field of varints, to be read with `next_varint` alone.
+    #[inline]
+    pub fn packed(elements: &'a [u8]) -> Self {
+        Fields { rest: elements }
+    }
+
+    /// The next element of a packed field. Ends after the first error.
+    #[inline]
+    pub fn next_varint(&mut self) -> Option<Result<u64, WireError>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let value = self.varint();
+        if value.is_err() {
+            self.rest = &[];
+        }
+        Some(value)
+    }
+
     #[inline(always)]
     fn varint(&mut self) -> Result<u64, WireError> {
         let (&first, rest) = self.rest.split_first().ok_or(WireError::Truncated)?;
@@ -58,6 +92,10 @@ impl<'a> Fields<'a> {
         for (position, &byte) in self.rest.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * position);
             if byte < 0x80 {
+                // The tenth byte holds bit 63 alone: whatever else it says would be lost.
+                if position == 9 && byte > 1 {
+                    return Err(WireError::Varint);
+                }
                 self.rest = &self.rest[position + 1..];
                 return Ok(value);
             }
@@ -125,11 +163,18 @@ mod tests {
     }
 
     #[test]
+    fn packed_varints_are_read_up_to_the_first_error() {
+        let read: Vec<_> = varints(&[0x01, 0x96, 0x01, 0x80]).collect();
+        assert_eq!(read, [Ok(1), Ok(150), Err(WireError::Truncated)]);
+    }
+
+    #[test]
     fn malformed_messages_end_with_one_error() {
-        let cases: [(&[u8], WireError); 5] = [
+        let cases: [(&[u8], WireError); 6] = [
             (&[0x12, 0x05, b'x'], WireError::Truncated),
             (&[0x08], WireError::Truncated),
             (&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], WireError::Varint),
+            (&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], WireError::Varint),
             (&[0x0b], WireError::Tag),
             (&[0x00], WireError::Tag),
         ];

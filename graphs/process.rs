@@ -1,0 +1,422 @@
+//! One process: opens what outlives a dataflow, runs the graphs on its workers, restarts them after a curable fault, and closes.
+//!
+//! ```text
+//! open catalog > open log, recover > bind Flight port > build graphs on all workers > step until done or failed > close
+//!      ^                                                                                          |
+//!      +------------------------------ curable fault: wait, start again ---------------------------+
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openwit_operators::catalog_commit::registrar::{self, Registrar};
+use openwit_operators::catalog_commit::{self, covered};
+use openwit_operators::clock::{Clock, SystemClock};
+use openwit_operators::coverage::PartitionKey;
+use openwit_operators::dead_letter;
+use openwit_operators::epoch::Epoch;
+use openwit_operators::fault::{Fault, Health};
+use openwit_operators::flight_source::{self, Server};
+use openwit_operators::kafka_source::{self, consumer};
+use openwit_operators::object_upload::{self, ObjectStore};
+use openwit_operators::wal_commit::{self, Log, Writer, replay::Replay};
+use openwit_operators::{dedup_window, flight_sink, normalize, parquet_roll};
+use timely::worker::Worker;
+use tracing::{info, warn};
+
+use crate::recovery::{Durable, warm_windows};
+use crate::{catalog, ingest, storage};
+
+/// Stage name of faults that no operator raised.
+const STAGE: &str = "process";
+
+/// Waits between a curable fault and the next start.
+const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
+const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long storage's last acks may take to reach their senders.
+const LAST_ACKS_WAIT: Duration = Duration::from_secs(5);
+
+/// What a process runs.
+#[derive(Clone)]
+pub struct Plan {
+    /// Timely workers: threads that run every graph.
+    pub workers: usize,
+    /// Where commits are registered.
+    pub catalog: catalog::Location,
+    /// Largest gRPC message.
+    pub message_bytes_max: usize,
+    /// Read Kafka.
+    pub ingest: Option<IngestPlan>,
+    /// Store what comes by Flight.
+    pub storage: Option<StoragePlan>,
+}
+
+/// The ingest side of a plan.
+#[derive(Clone)]
+pub struct IngestPlan {
+    /// The graph's settings. Sink endpoints may be empty: then the process's own storage is used.
+    pub graph: ingest::Config,
+    /// Arena bytes in flight between the source and storage.
+    pub in_flight_bytes_max: usize,
+    /// Messages in flight between the source and storage.
+    pub in_flight_messages_max: usize,
+    /// The write-ahead log.
+    pub wal: wal_commit::Config,
+    /// Where rejects go.
+    pub dead_letter: dead_letter::Config,
+}
+
+/// The storage side of a plan.
+#[derive(Clone)]
+pub struct StoragePlan {
+    /// The graph's settings.
+    pub graph: storage::Config,
+    /// The Flight port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where files are kept.
+    pub store: ObjectStore,
+    /// Bytes received and not yet taken by a worker.
+    pub queue_bytes_max: usize,
+}
+
+/// Counters of a process, kept over restarts of its graphs.
+#[derive(Clone, Default)]
+pub struct Counters {
+    /// Of the source.
+    pub source: Arc<consumer::Stats>,
+    /// Positions of the source.
+    pub positions: Arc<kafka_source::Status>,
+    /// Of `normalize`.
+    pub normalize: Arc<normalize::Stats>,
+    /// Of `dedup_window`.
+    pub dedup: Arc<dedup_window::Stats>,
+    /// Of the dead letter.
+    pub dead_letter: Arc<dead_letter::Stats>,
+    /// Of `flight_sink`.
+    pub sink: Arc<flight_sink::Stats>,
+    /// Of the catalog.
+    pub catalog: Arc<registrar::Stats>,
+}
+
+/// The handle by which a process is stopped and watched.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// Counters.
+    pub counters: Counters,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    /// Health and Flight server of the graphs that run now.
+    running: Mutex<Option<(Health, Option<Arc<Server>>)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Closes the sources; the graphs drain, commit, publish and end.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        if let Some((health, _)) = &*lock(&self.shared.running) {
+            health.stop();
+        }
+    }
+
+    /// True once `stop` was called.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// The fault of the graphs that run now, if they have failed.
+    pub fn fault(&self) -> Option<Fault> {
+        lock(&self.shared.running).as_ref().and_then(|(health, _)| health.fault())
+    }
+
+    fn enter(&self, health: &Health, server: Option<Arc<Server>>) {
+        *lock(&self.shared.running) = Some((health.clone(), server));
+        if self.is_stopping() {
+            health.stop();
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Times the graphs were started again after a curable fault.
+    pub restarts: usize,
+}
+
+/// Runs the plan until its sources are done or `control` stops them.
+pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let mut wait = RESTART_WAIT_MIN;
+    let mut outcome = Outcome::default();
+    loop {
+        match run_once(plan, control, &clock) {
+            Ok(()) => return Ok(outcome),
+            Err(fault) if fault.is_curable && !control.is_stopping() => {
+                warn!(%fault, "starting the graphs again from the write-ahead log");
+                outcome.restarts += 1;
+                std::thread::sleep(wait);
+                wait = (wait * 2).min(RESTART_WAIT_MAX);
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+}
+
+fn fault(message: impl std::fmt::Display) -> Fault {
+    Fault { stage: STAGE, message: message.to_string(), is_curable: false }
+}
+
+fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<(), Fault> {
+    let health = Health::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .map_err(|error| fault(format!("starting the I/O runtime: {error}")))?;
+    let opened = open(plan, control, &health, clock, runtime.handle())?;
+    control.enter(&health, opened.server.clone());
+    let ended = execute(plan.workers, opened.clone(), &health);
+    let result = match (health.fault(), ended) {
+        (Some(fault), _) => Err(fault),
+        (None, Err(message)) => Err(fault(message)),
+        (None, Ok(())) => Ok(()),
+    };
+    close(opened, &runtime);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What the graphs of one start lean on.
+#[derive(Clone)]
+struct Opened {
+    ingest: Option<(ingest::Config, ingest::Ports)>,
+    storage: Option<(storage::Config, storage::Ports)>,
+    server: Option<Arc<Server>>,
+    writer: Option<Writer>,
+    desks: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
+    /// Workers whose ingest graph is still running.
+    ingesting: Arc<AtomicUsize>,
+}
+
+fn open(
+    plan: &Plan,
+    control: &Control,
+    health: &Health,
+    clock: &Arc<dyn Clock>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Opened, Fault> {
+    let counters = &control.counters;
+    let catalog = catalog::open(&plan.catalog).map_err(|error| fault(format!("opening the catalog: {error}")))?;
+    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {error}")))?;
+    let committed = Arc::new(covered(&coverage));
+    let (registrar, registrar_thread) =
+        registrar::open(catalog, health.clone(), counters.catalog.clone()).map_err(|error| fault(format!("starting the catalog: {error}")))?;
+    let mut desks = vec![registrar_thread];
+    let (server, storage) = match &plan.storage {
+        Some(storage) => {
+            let (server, address) = bind(storage, plan, health, runtime)?;
+            let config = storage.graph.clone();
+            let ports = storage::Ports {
+                source: flight_source::Ports { server: server.clone(), health: health.clone(), clock: clock.clone() },
+                roll: parquet_roll::Ports { committed: committed.clone(), clock: clock.clone(), health: health.clone() },
+                upload: object_upload::Ports {
+                    runtime: runtime.clone(),
+                    store: object_upload::build_operator(&storage.store).map_err(|error| fault(format!("opening the object store: {error}")))?,
+                    health: health.clone(),
+                },
+                catalog: catalog_commit::Ports { registrar: registrar.clone() },
+            };
+            (Some((server, address)), Some((config, ports)))
+        }
+        None => (None, None),
+    };
+    let own_endpoint = server.as_ref().map(|(_, address)| format!("http://{address}"));
+    let mut writer = None;
+    let ingest = match &plan.ingest {
+        Some(ingest) => {
+            let context = Context { plan, counters, health, clock, runtime, registrar: &registrar, committed: &committed };
+            let (config, ports, log_writer, desk) = open_ingest(ingest, own_endpoint, &context)?;
+            writer = Some(log_writer);
+            desks.push(desk);
+            Some((config, ports))
+        }
+        None => None,
+    };
+    let ingesting = Arc::new(AtomicUsize::new(if ingest.is_some() { plan.workers } else { 0 }));
+    let server = server.map(|(server, _)| server);
+    Ok(Opened { ingest, storage, server, writer, desks: Arc::new(Mutex::new(desks)), ingesting })
+}
+
+fn bind(
+    storage: &StoragePlan,
+    plan: &Plan,
+    health: &Health,
+    runtime: &tokio::runtime::Handle,
+) -> Result<(Arc<Server>, SocketAddr), Fault> {
+    let server = Server::new(plan.workers, storage.queue_bytes_max);
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(storage.listen))
+        .map_err(|error| fault(format!("binding the Arrow Flight port {}: {error}", storage.listen)))?;
+    let address = listener.local_addr().map_err(|error| fault(format!("asking for the Arrow Flight port: {error}")))?;
+    info!(%address, "Arrow Flight is served");
+    runtime.spawn(server.serve(listener, plan.message_bytes_max, health.clone()));
+    Ok((server, address))
+}
+
+struct Context<'a> {
+    plan: &'a Plan,
+    counters: &'a Counters,
+    health: &'a Health,
+    clock: &'a Arc<dyn Clock>,
+    runtime: &'a tokio::runtime::Handle,
+    registrar: &'a Registrar,
+    committed: &'a Arc<BTreeMap<PartitionKey, openwit_operators::coverage::OffsetSet>>,
+}
+
+type OpenedIngest = (ingest::Config, ingest::Ports, Writer, std::thread::JoinHandle<()>);
+
+fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Context<'_>) -> Result<OpenedIngest, Fault> {
+    let Context { plan, counters, health, clock, runtime, .. } = *context;
+    let mut config = ingest.graph.clone();
+    if config.sink.endpoints.is_empty() {
+        config.sink.endpoints.extend(own_endpoint);
+    }
+    if config.sink.endpoints.is_empty() {
+        return Err(fault("no storage: name storage.endpoints, or run the storage graph in this process"));
+    }
+    let directory = &ingest.wal.directory;
+    let run_epoch = Epoch::of(clock.now_ms(), 1);
+    let (log, recovery) =
+        Log::open(ingest.wal.clone(), run_epoch).map_err(|error| fault(format!("opening the write-ahead log: {error}")))?;
+    report_recovery(&recovery.report, directory);
+    let windows = match config.dedup {
+        Some(window) => warm_windows(window, plan.workers, &recovery).map_err(fault)?,
+        None => Arc::default(),
+    };
+    let writer = Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {error}")))?;
+    let (dead_letter, desk) = dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
+    let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
+    let ports = ingest::Ports {
+        source: consumer::Ports {
+            health: health.clone(),
+            clock: clock.clone(),
+            covered: Arc::new(durable),
+            budget: Arc::new(consumer::Budget::new(ingest.in_flight_bytes_max, ingest.in_flight_messages_max)),
+            stats: counters.source.clone(),
+        },
+        normalize: normalize::Ports { stats: counters.normalize.clone(), health: health.clone() },
+        dedup: dedup_window::Ports { memories: windows, stats: counters.dedup.clone(), health: health.clone() },
+        dead_letter: dead_letter::Ports { desk: dead_letter },
+        wal: wal_commit::Ports { writer: writer.clone() },
+        replay: Arc::new(Replay::new(recovery.frames(), context.committed.clone(), health.clone())),
+        sink: flight_sink::Ports { runtime: runtime.clone(), health: health.clone(), stats: counters.sink.clone() },
+    };
+    Ok((config, ports, writer, desk))
+}
+
+fn report_recovery(report: &wal_commit::recovery::Report, directory: &PathBuf) {
+    if report.frames > 0 || report.torn.is_some() {
+        info!(?directory, frames = report.frames, records = report.records, torn = report.torn.is_some(), "write-ahead log recovered");
+    }
+    if report.is_loss() {
+        let (regions, records) = report.lost();
+        tracing::error!(?directory, regions, records, "the write-ahead log is damaged; see `openwit-ingest wal verify`, the rest is used");
+    }
+}
+
+/// Runs the graphs on all workers until they are done or one has failed.
+fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String> {
+    let communication = if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
+    let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let on_workers = health.clone();
+    let guards = timely::execute(config, move |worker| {
+        on_workers.register_worker();
+        // A panicking operator ends its worker alone, and the others would wait for its frontier forever.
+        let work = AssertUnwindSafe(|| work(worker, &opened, &on_workers));
+        if let Err(panic) = catch_unwind(work) {
+            on_workers.fail(STAGE, format!("worker {} panicked: {}", worker.index(), panic_text(panic.as_ref())));
+            drop_dataflows(worker);
+            resume_unwind(panic);
+        }
+        if on_workers.failed() {
+            // Without this, timely goes on stepping until no dataflow is left.
+            drop_dataflows(worker);
+        }
+    })?;
+    guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+fn drop_dataflows(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
+
+/// Builds the graphs on one worker and steps them.
+fn work(worker: &mut Worker, opened: &Opened, health: &Health) {
+    let mut ingest_dataflow = None;
+    // All workers build the graphs in the same order: channels are numbered by position.
+    if let Some((config, ports)) = opened.storage.clone() {
+        worker.dataflow_named::<Epoch, _, _>("storage", |scope| storage::storage(scope, config, ports));
+    }
+    if let Some((config, ports)) = opened.ingest.clone() {
+        ingest_dataflow = Some(worker.next_dataflow_index());
+        worker.dataflow_named::<Epoch, _, _>("ingest", |scope| ingest::ingest(scope, config, ports));
+    }
+    while worker.has_dataflows() && !health.failed() {
+        worker.step_or_park(None);
+        let is_done = ingest_dataflow.is_some_and(|dataflow| !worker.installed_dataflows().contains(&dataflow));
+        if is_done {
+            ingest_dataflow = None;
+            if opened.ingesting.fetch_sub(1, Ordering::AcqRel) == 1 {
+                close_storage(opened);
+            }
+        }
+        let is_storage_only = opened.ingest.is_none();
+        if is_storage_only && health.stopping() {
+            close_storage(opened);
+        }
+    }
+}
+
+fn close_storage(opened: &Opened) {
+    if let Some(server) = &opened.server {
+        server.close();
+    }
+}
+
+fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
+    let Opened { ingest, storage, server, writer, desks, .. } = opened;
+    if let Some(server) = server {
+        runtime.block_on(async { server.finish(LAST_ACKS_WAIT).await });
+    }
+    // The desks end with their last users.
+    drop((ingest, storage));
+    if let Some(writer) = writer {
+        writer.shutdown();
+    }
+    for desk in lock(&desks).drain(..) {
+        // A panic in a desk has raised a fault already.
+        let _ = desk.join();
+    }
+}

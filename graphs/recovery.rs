@@ -1,0 +1,56 @@
+//! What a start finds in the write-ahead log and in the catalog: where partitions resume, and what the dedup window remembers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use openwit_operators::catalog_commit::registrar::{Answer, Registrar, Request};
+use openwit_operators::coverage::{OffsetSet, PartitionKey};
+use openwit_operators::dedup_window::{self, owner, window::Window};
+use openwit_operators::kafka_source::consumer::Covered;
+use openwit_operators::wal_commit::Recovery;
+
+/// Offsets that are durable somewhere: in this process's log, or in the catalog.
+pub struct Durable {
+    logged: BTreeMap<PartitionKey, OffsetSet>,
+    catalog: Registrar,
+}
+
+impl Durable {
+    /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it.
+    pub fn new(logged: BTreeMap<PartitionKey, OffsetSet>, catalog: Registrar) -> Self {
+        Durable { logged, catalog }
+    }
+}
+
+impl Covered for Durable {
+    fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
+        let mut covered = match self.catalog.ask(Request::Covered(partition.clone())) {
+            Some(Answer::Covered(covered)) => covered,
+            Some(Answer::Failed(message)) => return Err(message),
+            _ => return Err("the catalog's thread has ended".into()),
+        };
+        for range in self.logged.get(partition).iter().flat_map(|set| set.ranges()) {
+            covered.insert(range);
+        }
+        Ok(covered)
+    }
+}
+
+/// Warms up one window per worker from the keys that the log remembers.
+pub fn warm_windows(
+    config: dedup_window::Config,
+    workers: usize,
+    recovery: &Recovery,
+) -> Result<Arc<Mutex<Vec<Option<dedup_window::Memory>>>>, String> {
+    let per_worker = dedup_window::Config { bytes_max: config.bytes_max / workers.max(1), ..config };
+    let mut memories: Vec<_> = (0..workers).map(|_| dedup_window::Memory::new(Window::new(per_worker))).collect();
+    for key in recovery.keys() {
+        let key = key.map_err(|error| format!("reading the dedup keys of the write-ahead log: {error}"))?;
+        let owner = owner(key.key, workers);
+        for (worker, memory) in memories.iter_mut().enumerate() {
+            memory.recall(&key, worker == owner).map_err(|error| error.to_string())?;
+        }
+    }
+    memories.iter_mut().for_each(dedup_window::Memory::settle);
+    Ok(Arc::new(Mutex::new(memories.into_iter().map(Some).collect())))
+}

@@ -1,0 +1,73 @@
+//! The storage graph: Flight deliveries to Parquet files in the object store, registered in the catalog.
+//!
+//! ```text
+//! flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
+//!       ^             ^                               |
+//!       |             +------ committed --------------+
+//!       +-------------------- published --------------+
+//! ```
+
+use std::sync::Arc;
+
+use openwit_operators::catalog_commit::{self, catalog_commit};
+use openwit_operators::epoch::{Epoch, Same};
+use openwit_operators::flight_source::{self, flight_source};
+use openwit_operators::index_trigger::index_trigger;
+use openwit_operators::object_upload::{self, object_upload};
+use openwit_operators::parquet_roll::{self, ClosedCommit, DeliveryId, parquet_roll};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::{Concat, ConnectLoop, Feedback};
+use timely::dataflow::{Scope, Stream};
+
+/// The settings of the graph's operators.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The source's settings.
+    pub source: flight_source::Config,
+    /// How files are written and when they close; its directory is the process's, each worker has a folder in it.
+    pub roll: parquet_roll::Config,
+    /// How files are uploaded.
+    pub upload: object_upload::Config,
+}
+
+/// What the graph's operators need from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The source's.
+    pub source: flight_source::Ports,
+    /// The roller's.
+    pub roll: parquet_roll::Ports,
+    /// The uploader's.
+    pub upload: object_upload::Ports,
+    /// The catalog's.
+    pub catalog: catalog_commit::Ports,
+}
+
+/// Builds the graph on one worker.
+pub fn storage(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
+    let (published_loop, published) = scope.feedback::<Vec<DeliveryId>>(Same);
+    let (committed_loop, committed) = scope.feedback::<Vec<Arc<ClosedCommit>>>(Same);
+
+    let received = flight_source(scope, config.source, ports.source, published);
+    let rolled = parquet_roll(received, committed, config.roll, ports.roll);
+    let uploaded = object_upload(rolled.closed, config.upload, ports.upload);
+    let registered = catalog_commit(uploaded, ports.catalog.clone());
+    index_trigger(registered.clone(), ports.catalog);
+
+    deliveries(registered.clone()).concat(rolled.published).connect_loop(published_loop);
+    registered.connect_loop(committed_loop);
+}
+
+/// The deliveries of commits.
+fn deliveries<'s>(stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>) -> Stream<'s, Epoch, Vec<DeliveryId>> {
+    stream.unary::<CapacityContainerBuilder<Vec<DeliveryId>>, _, _, _>(Pipeline, "deliveries", |_capability, _info| {
+        move |input, output| {
+            input.for_each(|capability, commits| {
+                let ids = commits.drain(..).flat_map(|commit| commit.deliveries.clone());
+                output.session(&capability).give_iterator(ids);
+            });
+        }
+    })
+}

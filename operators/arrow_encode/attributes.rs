@@ -1,0 +1,107 @@
+//! Attribute lists: promoted attributes go to their columns, the rest to a map.
+//!
+//! OpenTelemetry says that keys are unique within one list. Where they are not, the first attribute of a key stays, wherever it went,
+//! and later ones are dropped: readers refuse maps with duplicate keys.
+
+use arrow::datatypes::Int32Type;
+
+use super::columns::{Column, Columns, Maps, OptionalNumbers, OptionalTexts};
+use super::encoder::Problem;
+use super::promoted::{Kind, ROW, find_row, fingerprint};
+use super::values::{Any, any, key_value, push_text};
+
+/// Appends the `KeyValue` in `message` to the open row of `map`.
+#[inline]
+pub fn push_attribute(message: &[u8], map: &mut Maps) -> Result<(), Problem> {
+    let attribute = key_value(message)?;
+    push_entry(attribute.key, &any(&attribute.value)?, map)
+}
+
+/// Appends an attribute to the open row of `map`, unless the row has its key.
+#[inline]
+pub fn push_entry(key: &[u8], value: &Any<'_>, map: &mut Maps) -> Result<(), Problem> {
+    if map.push_key(key) { push_text(value, map.values()) } else { Ok(()) }
+}
+
+/// A promoted column.
+enum Slot {
+    Text(OptionalTexts),
+    Int(OptionalNumbers<Int32Type>),
+}
+
+/// The attributes of spans and log records: the promoted columns and the map.
+pub struct RowAttributes {
+    slots: Vec<Slot>,
+    map: Maps,
+    /// One bit for each promoted attribute that the open row had, whether it fitted its column or went to the map.
+    seen: u32,
+}
+
+impl Default for RowAttributes {
+    fn default() -> Self {
+        let slot = |kind| match kind {
+            Kind::Text => Slot::Text(OptionalTexts::default()),
+            Kind::Int => Slot::Int(OptionalNumbers::default()),
+        };
+        RowAttributes { slots: ROW.iter().map(|promoted| slot(promoted.kind)).collect(), map: Maps::default(), seen: 0 }
+    }
+}
+
+const _: () = assert!(ROW.len() <= u32::BITS as usize, "`seen` has a bit for each promoted attribute");
+
+impl RowAttributes {
+    /// Takes the `KeyValue` in `message` into the open row, which is `row`.
+    #[inline]
+    pub fn push(&mut self, message: &[u8], row: usize) -> Result<(), Problem> {
+        let attribute = key_value(message)?;
+        let value = any(&attribute.value)?;
+        match find_row(attribute.key, fingerprint(attribute.key)) {
+            None => push_entry(attribute.key, &value, &mut self.map),
+            Some(index) => self.push_promoted(index, &value, row),
+        }
+    }
+
+    #[inline]
+    fn push_promoted(&mut self, index: usize, value: &Any<'_>, row: usize) -> Result<(), Problem> {
+        if self.seen & (1 << index) != 0 {
+            return Ok(());
+        }
+        self.seen |= 1 << index;
+        match (&mut self.slots[index], value) {
+            (Slot::Text(column), Any::Text(text)) => column.set(row, text),
+            (Slot::Int(column), Any::Int(number)) if i32::try_from(*number).is_ok() => column.set(row, Some(*number as i32)),
+            _ => push_entry(ROW[index].key.as_bytes(), value, &mut self.map)?,
+        }
+        Ok(())
+    }
+
+    /// Ends the open row.
+    #[inline]
+    pub fn close(&mut self) {
+        self.seen = 0;
+        self.map.close();
+    }
+}
+
+impl Columns for RowAttributes {
+    fn each(&self, visit: &mut dyn FnMut(&dyn Column)) {
+        for slot in &self.slots {
+            match slot {
+                Slot::Text(column) => visit(column),
+                Slot::Int(column) => visit(column),
+            }
+        }
+        visit(&self.map);
+    }
+
+    fn each_mut(&mut self, visit: &mut dyn FnMut(&mut dyn Column)) {
+        self.seen = 0;
+        for slot in &mut self.slots {
+            match slot {
+                Slot::Text(column) => visit(column),
+                Slot::Int(column) => visit(column),
+            }
+        }
+        visit(&mut self.map);
+    }
+}

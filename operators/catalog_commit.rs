@@ -1,0 +1,368 @@
+//! `catalog_commit`: publishes a commit, all of it or nothing.
+//!
+//! # In
+//! A `ClosedCommit` whose files lie in the object store.
+//!
+//! # Out
+//! The same commit, once the catalog has it durably: its deliveries may be acknowledged as published, its local files removed.
+//!
+//! # Holds
+//! Nothing between commits. The catalog is synchronous and lives on a thread of its own.
+//!
+//! # Closes when
+//! Each commit by itself, in the order of closing within a group.
+//!
+//! # Fails when
+//! The catalog cannot be reached for longer than the shell repeats, or refuses the commit: `Error::Overlap` means that another node
+//! covered some of the offsets first, and is answered with `Roller::abandon`, not with a stop.
+//!
+//! # Invariants
+//! - One transaction holds the file rows, the coverage rows and the index work of a commit.
+//! - No offset of a (cluster, topic, topic id, partition) is covered twice.
+//! - Committing again is harmless: after a lost answer the same commit is sent once more and found to be there. A different commit
+//!   under the same id is refused.
+//! - What `commit` returned survives a power failure.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use crate::batch::Group;
+use crate::coverage::{Dispositions, OffsetSet, PartitionKey, TopicKey};
+use crate::parquet_roll::footer::ulid_text;
+use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
+
+pub mod audit;
+pub mod postgres_catalog;
+pub mod rebuild;
+pub mod sled_catalog;
+
+#[cfg(test)]
+mod conformance;
+
+/// The operator's name in config, metrics and faults.
+pub const NAME: &str = "catalog_commit";
+
+/// A file as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRow {
+    /// The file's id.
+    #[serde(with = "ulid_text")]
+    pub file: Ulid,
+    /// The commit that brought it.
+    #[serde(with = "ulid_text")]
+    pub commit_id: Ulid,
+    /// The group of its rows.
+    pub group: Group,
+    /// The node that wrote it.
+    pub node: Arc<str>,
+    /// Where it lies in the object store.
+    pub path: String,
+    /// The day of its rows.
+    pub day: Day,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// The least event time in nanoseconds, if any row has one.
+    pub time_min_ns: Option<i64>,
+    /// The greatest event time in nanoseconds, if any row has one.
+    pub time_max_ns: Option<i64>,
+    /// Names its schema.
+    pub schema_hash: Arc<str>,
+}
+
+/// What one transaction publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The commit's id.
+    #[serde(with = "ulid_text")]
+    pub commit_id: Ulid,
+    /// The group of its rows.
+    pub group: Group,
+    /// The node that wrote it.
+    pub node: Arc<str>,
+    /// Its files with rows.
+    pub files: Vec<FileRow>,
+    /// What it accounts for.
+    pub coverage: Vec<CoverageRow>,
+}
+
+impl Commit {
+    /// The catalog's part of a closed commit.
+    pub fn of(closed: &ClosedCommit) -> Commit {
+        let files = closed.files.iter().filter(|file| file.kind == FileKind::Rows).map(|file| FileRow {
+            file: file.file,
+            commit_id: closed.commit_id,
+            group: closed.group.clone(),
+            node: closed.node.clone(),
+            path: file.path.clone(),
+            day: file.day,
+            rows: file.rows,
+            bytes: file.bytes,
+            time_min_ns: file.time_min_ns,
+            time_max_ns: file.time_max_ns,
+            schema_hash: file.schema_hash.clone(),
+        });
+        let (group, node, coverage) = (closed.group.clone(), closed.node.clone(), closed.coverage.clone());
+        Commit { commit_id: closed.commit_id, group, node, files: files.collect(), coverage }
+    }
+
+    /// True if there is nothing to publish: such a commit only carries acknowledgements.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.coverage.is_empty()
+    }
+
+    /// A hash of whose it is and what it covers: tells a repeated commit from another one under the same id.
+    ///
+    /// Files are left out: those that retention removed are missing when the janitor finds the commit again. Two commits that cover
+    /// the same offsets cannot both be right anyway.
+    fn digest(&self) -> u128 {
+        // Spelled out, not by `Debug`: digests are kept, and compared by later versions.
+        let mut text = format!("{}\n{}\n", self.group, self.node);
+        for row in &self.coverage {
+            let PartitionKey { topic, partition } = &row.partition;
+            let Dispositions { stored, duplicates, rejected, skipped, absent } = row.dispositions;
+            text.push_str(&format!("{}\t{}\t{}\t{partition} ", topic.cluster, topic.name, topic.id));
+            text.push_str(&format!("{}..{} {} ", row.range.start, row.range.end, row.rows));
+            text.push_str(&format!("{stored} {duplicates} {rejected} {skipped} {absent}\n"));
+        }
+        twox_hash::XxHash3_128::oneshot(text.as_bytes())
+    }
+
+    /// Refuses what no correct writer sends, before anything is stored.
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |detail: String| Err(Error::Invalid { commit_id: self.commit_id.to_string(), detail });
+        if let Some(row) = self.coverage.iter().find(|row| !row.is_valid()) {
+            return invalid(format!("coverage {}..{} of {} does not add up", row.range.start, row.range.end, row.partition));
+        }
+        if let Some(file) = self.files.iter().find(|file| file.commit_id != self.commit_id || file.group != self.group) {
+            return invalid(format!("file {} belongs to another commit or group", file.path));
+        }
+        if !self.files.is_empty() && self.coverage.is_empty() {
+            return invalid("it has files and no coverage".into());
+        }
+        Ok(())
+    }
+}
+
+/// What came of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is in the catalog now.
+    New,
+    /// It was there already: an earlier attempt had succeeded.
+    AlreadyCommitted,
+}
+
+/// What came of binding a topic to a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The topic had no group.
+    New,
+    /// It had this one.
+    Same,
+}
+
+/// Work for an indexer: one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexWork {
+    /// The file's id; its first part is the time at which it was begun.
+    #[serde(with = "ulid_text")]
+    pub file: Ulid,
+    /// The group of its rows.
+    pub group: Group,
+    /// Where it lies in the object store.
+    pub path: String,
+}
+
+/// How much index work waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexBacklog {
+    /// Files waiting.
+    pub files: u64,
+    /// When the oldest was begun, in Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+}
+
+/// Which files to list. The default lists all.
+#[derive(Clone, Debug, Default)]
+pub struct FileFilter {
+    /// Only of this group.
+    pub group: Option<Group>,
+    /// Only with an event time in this range of nanoseconds, as far as minima and maxima can tell.
+    pub time_ns: Option<Range<i64>>,
+    /// Only with rows of days before this one.
+    pub before: Option<Day>,
+    /// Only with ids greater than this one: the last id of the page before.
+    pub after: Option<Ulid>,
+    /// At most so many; `None` for all.
+    pub limit: Option<usize>,
+}
+
+impl FileFilter {
+    /// True if `file` is asked for; `limit` is the lister's business.
+    pub fn admits(&self, file: &FileRow) -> bool {
+        let in_time = |time: &Range<i64>| match (file.time_min_ns, file.time_max_ns) {
+            (Some(min), Some(max)) => min < time.end && max >= time.start,
+            // Rows without any time cannot be excluded.
+            _ => true,
+        };
+        self.group.as_ref().is_none_or(|group| *group == file.group)
+            && self.time_ns.as_ref().is_none_or(in_time)
+            && self.before.is_none_or(|before| file.day < before)
+            && self.after.is_none_or(|after| file.file > after)
+    }
+}
+
+/// Where files, coverage and index work are registered. Implementations agree to the letter: see `conformance`.
+pub trait Catalog: Send {
+    /// Publishes a commit in one durable transaction.
+    fn commit(&self, commit: &Commit) -> Result<Committed, Error>;
+
+    /// What is accounted for: per partition disjoint, non-adjacent rows, ascending.
+    fn coverage(&self) -> Result<BTreeMap<PartitionKey, Vec<CoverageRow>>, Error>;
+
+    /// Files in the order of their ids.
+    fn files(&self, filter: &FileFilter) -> Result<Vec<FileRow>, Error>;
+
+    /// Forgets files whose objects retention removed, and their index work. Coverage stays: their offsets remain accounted for.
+    fn remove_files(&self, files: &[Ulid]) -> Result<u64, Error>;
+
+    /// The oldest index work, in the order of file ids.
+    fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error>;
+
+    /// How much index work there is.
+    fn index_backlog(&self) -> Result<IndexBacklog, Error>;
+
+    /// Index work is done; false if there was none for that file.
+    fn index_done(&self, file: Ulid) -> Result<bool, Error>;
+
+    /// Records that a topic belongs to a group; refuses another group than the recorded one.
+    fn bind_topic(&self, topic: &TopicKey, group: &Group) -> Result<Binding, Error>;
+
+    /// Moves a topic to another group, for a person who knows that its old rows stay where they are.
+    fn rebind_topic(&self, topic: &TopicKey, group: &Group) -> Result<(), Error>;
+
+    /// All topics and their groups.
+    fn topics(&self) -> Result<BTreeMap<TopicKey, Group>, Error>;
+}
+
+/// What the catalog covers, as the offset sets that `Roller::open` and the source start from.
+pub fn covered(coverage: &BTreeMap<PartitionKey, Vec<CoverageRow>>) -> BTreeMap<PartitionKey, OffsetSet> {
+    let mut covered: BTreeMap<PartitionKey, OffsetSet> = BTreeMap::new();
+    for (partition, rows) in coverage {
+        let offsets = covered.entry(partition.clone()).or_default();
+        rows.iter().for_each(|row| offsets.insert(row.range.clone()));
+    }
+    covered
+}
+
+/// Why the catalog did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Some of the commit's offsets are covered already, by another commit.
+    #[error("commit {commit_id} covers offsets {}..{} of {partition}, but {}..{} are covered already", wanted.start, wanted.end, known.start, known.end)]
+    Overlap {
+        /// The commit.
+        commit_id: String,
+        /// The partition.
+        partition: PartitionKey,
+        /// What the commit covers.
+        wanted: Range<i64>,
+        /// What the catalog covers there.
+        known: Range<i64>,
+    },
+    /// The id is taken by a commit with other contents.
+    #[error("commit {commit_id} is in the catalog with other contents: two nodes made the same id")]
+    Clash {
+        /// The commit.
+        commit_id: String,
+    },
+    /// The commit contradicts itself.
+    #[error("commit {commit_id} is not valid: {detail}")]
+    Invalid {
+        /// The commit.
+        commit_id: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The topic belongs to another group.
+    #[error("topic {} belongs to {bound}, not to {wanted}: rename one of them, or move the topic on purpose", topic.name)]
+    Bound {
+        /// The topic.
+        topic: TopicKey,
+        /// The group it belongs to.
+        bound: Group,
+        /// The group asked for.
+        wanted: Group,
+    },
+    /// The catalog on disk or in the database was written by another version.
+    #[error("{catalog} has schema version {found}, this version needs {known}")]
+    Version {
+        /// Which catalog.
+        catalog: String,
+        /// Its version.
+        found: String,
+        /// Ours.
+        known: u32,
+    },
+    /// Another process has the embedded catalog open.
+    #[error("{catalog} is in use by another process")]
+    Locked {
+        /// Which catalog.
+        catalog: String,
+    },
+    /// The embedded catalog is damaged. Nothing is lost: the files' own footers hold everything.
+    #[error("{catalog} is damaged ({detail}): move the folder away and rebuild it from the object store with `openwit-ingest janitor`")]
+    Damaged {
+        /// Which catalog.
+        catalog: String,
+        /// What was found.
+        detail: String,
+    },
+    /// The embedded catalog's store failed.
+    #[error("cannot {doing} in {catalog}")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// Which catalog.
+        catalog: String,
+        /// Why it failed.
+        source: sled::Error,
+    },
+    /// The database refused or cannot be reached.
+    #[error("cannot {doing} in the PostgreSQL catalog")]
+    Postgres {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: postgres::Error,
+    },
+    /// A setting is refused.
+    #[error("the catalog's setting {key} is refused: {detail}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// True if the commit itself is refused: repeating it changes nothing, but other commits may go through.
+    pub fn is_about_the_commit(&self) -> bool {
+        matches!(self, Error::Overlap { .. } | Error::Clash { .. } | Error::Invalid { .. })
+    }
+
+    /// True if the same call may succeed later. Repeating it is always safe, also where it is unknown whether it had succeeded.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Error::Postgres { source, .. } => postgres_catalog::is_retriable(source),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The catalog in PostgreSQL: shared by any number of storage nodes.
+//!
+//! ```text
+//! partitions   id, cluster, topic, topic_id, partition      its row lock puts the commits of a partition into an order
+//! coverage     partition_id, offsets int8range, counts      exclusion constraint: no two rows of a partition overlap
+//! commits      commit_id, digest                            a repeated commit is recognized
+//! files        file_id, group, path, times, sizes
+//! index_queue  file_id                                      with NOTIFY on channel `openwit_index`
+//! topics       cluster, topic, topic_id, group
+//! migrations   version
+//! ```
+//! The tables lie in a schema of their own. Migrations run at open, in order, under an advisory lock, each in one transaction.
+//!
+//! A lost connection is opened again by the next call; the call that lost it fails as retriable. There is no TLS yet: put a local
+//! proxy such as stunnel between where the network is not trusted. The client blocks: never call it from asynchronous code.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::{Client, NoTls, Row, Transaction};
+use ulid::Ulid;
+
+use crate::batch::{Group, Signal};
+use crate::catalog_commit::{Binding, Catalog, Commit, Committed, Error, FileFilter, FileRow, IndexBacklog, IndexWork};
+use crate::coverage::{Dispositions, PartitionKey, TopicKey};
+use crate::object_upload::Secret;
+use crate::parquet_roll::{CoverageRow, Day};
+
+/// The channel on which indexers are told that there is work.
+pub const INDEX_CHANNEL: &str = "openwit_index";
+
+/// Only added to, never edited: databases in the field have run them.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_catalog.sql")];
+/// Any number, the same in all versions: "openwit" in ASCII.
+const ADVISORY_LOCK: i64 = 0x6f70_656e_7769_74;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A commit takes milliseconds. One that waits longer for a lock is rolled back and repeated.
+const SESSION: &str = "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \
+                       SET default_transaction_isolation = 'read committed'; SET synchronous_commit = 'on';";
+
+/// How to reach the database.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A connection string, `postgres://user:password@host:port/database` or `host=.. user=..`.
+    pub url: Secret,
+    /// The schema that holds the tables; created when missing.
+    pub schema: String,
+}
+
+/// A catalog in PostgreSQL.
+pub struct PostgresCatalog {
+    config: postgres::Config,
+    schema: String,
+    /// `None` after the connection was lost. The catalog lives on one thread, so a cell is enough.
+    client: RefCell<Option<Client>>,
+}
+
+/// True for failures of the connection or of the server's moment, not of the statement.
+pub(crate) fn is_retriable(error: &postgres::Error) -> bool {
+    let Some(code) = error.code() else { return true };
+    let momentary = [
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::QUERY_CANCELED,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+    ];
+    // Classes 08: connection, 53: resources (connections, memory, disk), 58: the server's own I/O.
+    momentary.contains(code) || ["08", "53", "58"].iter().any(|class| code.code().starts_with(class))
+}
+
+fn failed(doing: &'static str) -> impl Fn(postgres::Error) -> Error {
+    move |source| Error::Postgres { doing, source }
+}
+
+impl PostgresCatalog {
+    /// Connects and brings the schema to this version.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let refused = |key, detail: &str| Error::Config { key, detail: detail.to_string() };
+        let schema = config.schema.as_str();
+        let plain = schema.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !plain || schema.is_empty() || schema.len() > 63 || schema.starts_with(|first: char| first.is_ascii_digit()) || schema.starts_with("pg_") {
+            return Err(refused("schema", "a name of lower-case letters, digits and underscores is needed"));
+        }
+        // The error's own text is left out: it may quote the connection string.
+        let parsed = config.url.reveal().parse::<postgres::Config>();
+        let mut parsed = parsed.map_err(|_| refused("url", "it is not a PostgreSQL connection string"))?;
+        if parsed.get_connect_timeout().is_none() {
+            parsed.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if parsed.get_application_name().is_none() {
+            parsed.application_name("openwit-ingest");
+        }
+        let catalog = PostgresCatalog { config: parsed, schema: schema.to_string(), client: RefCell::new(None) };
+        catalog.with("migrate", |client| catalog.migrate(client))?;
+        Ok(catalog)
+    }
+
+    /// Runs `action` on a connection, opening one if there is none, and drops it if it broke.
+    fn with<T>(&self, doing: &'static str, action: impl FnOnce(&mut Client) -> Result<T, Error>) -> Result<T, Error> {
+        let mut slot = self.client.borrow_mut();
+        let client = match slot.take().filter(|client| !client.is_closed()) {
+            Some(client) => slot.insert(client),
+            None => {
+                let mut client = self.config.connect(NoTls).map_err(failed("connect"))?;
+                let session = format!("{SESSION} SET search_path = \"{}\", public", self.schema);
+                client.batch_execute(&session).map_err(failed(doing))?;
+                slot.insert(client)
+            }
+        };
+        let done = action(client);
+        if matches!(&done, Err(Error::Postgres { source, .. }) if source.code().is_none() || source.is_closed()) {
+            *slot = None;
+        }
+        done
+    }
+
+    fn migrate(&self, client: &mut Client) -> Result<(), Error> {
+        let failed = failed("migrate the tables");
+        client.execute("SELECT pg_advisory_lock($1)", &[&ADVISORY_LOCK]).map_err(&failed)?;
+        let migrated = self.migrate_locked(client);
+        // Losing the connection releases it too, so only a success matters here.
+        let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&ADVISORY_LOCK]).map_err(&failed);
+        migrated.and(unlocked.map(|_| ()))
+    }
+
+    fn migrate_locked(&self, client: &mut Client) -> Result<(), Error> {
+        let failed = failed("migrate the tables");
+        let begin = format!("CREATE SCHEMA IF NOT EXISTS \"{}\"; CREATE TABLE IF NOT EXISTS migrations (version int PRIMARY KEY)", self.schema);
+        client.batch_execute(&begin).map_err(&failed)?;
+        let row = client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).map_err(&failed)?;
+        let found: i32 = row.get(0);
+        let known = MIGRATIONS.len();
+        let done = usize::try_from(found).ok().filter(|done| *done <= known);
+        let done = done.ok_or_else(|| Error::Version { catalog: "the PostgreSQL catalog".into(), found: found.to_string(), known: known as u32 })?;
+        for (number, migration) in MIGRATIONS.iter().enumerate().skip(done) {
+            let mut transaction = client.transaction().map_err(&failed)?;
+            transaction.batch_execute(migration).map_err(&failed)?;
+            transaction.execute("INSERT INTO migrations (version) VALUES ($1)", &[&(number as i32 + 1)]).map_err(&failed)?;
+            transaction.commit().map_err(&failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// PostgreSQL's bigint is signed. No count of ours reaches 2^63.
+fn int8(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn signal_of(name: &str) -> Result<Signal, Error> {
+    let signals = [Signal::Traces, Signal::Logs, Signal::Metrics];
+    let damaged = || Error::Damaged { catalog: "the PostgreSQL catalog".into(), detail: format!("unknown signal {name:?}") };
+    signals.into_iter().find(|signal| signal.name() == name).ok_or_else(damaged)
+}
+
+fn ulid_of(text: &str) -> Result<Ulid, Error> {
+    let damaged = |_| Error::Damaged { catalog: "the PostgreSQL catalog".into(), detail: format!("{text:?} is no ULID") };
+    Ulid::from_string(text).map_err(damaged)
+}
+
+fn commit_in(transaction: &mut Transaction<'_>, commit: &Commit) -> Result<Committed, Error> {
+    let failed = failed("commit");
+    let (commit_id, digest) = (commit.commit_id.to_string(), format!("{:032x}", commit.digest()));
+    let (index, signal) = (&*commit.group.index, commit.group.signal.name());
+    // 1. Recognize a repeated commit. Of two at once the second waits here for the first.
+    let insert = "INSERT INTO commits (commit_id, digest, index_name, signal, node) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    let inserted = transaction.execute(insert, &[&commit_id, &digest, &index, &signal, &&*commit.node]).map_err(&failed)?;
+    if inserted == 0 {
+        let row = transaction.query_one("SELECT digest FROM commits WHERE commit_id = $1", &[&commit_id]).map_err(&failed)?;
+        let known: String = row.get(0);
+        return if known == digest { Ok(Committed::AlreadyCommitted) } else { Err(Error::Clash { commit_id }) };
+    }
+    // 2. Coverage, partitions in one order for all nodes, so that no two commits wait for each other.
+    let mut rows: Vec<&CoverageRow> = commit.coverage.iter().collect();
+    rows.sort_by(|left, right| (&left.partition, left.range.start).cmp(&(&right.partition, right.range.start)));
+    let mut partition: Option<(&PartitionKey, i64)> = None;
+    for row in rows {
+        let id = match partition {
+            Some((same, id)) if *same == row.partition => id,
+            _ => lock_partition(transaction, &row.partition)?,
+        };
+        partition = Some((&row.partition, id));
+        add_coverage(transaction, commit, id, row)?;
+    }
+    // 3. Files and the work they make.
+    let insert_file = transaction.prepare(INSERT_FILE).map_err(&failed)?;
+    let insert_work = transaction.prepare("INSERT INTO index_queue (file_id) VALUES ($1)").map_err(&failed)?;
+    for file in &commit.files {
+        let file_id = file.file.to_string();
+        let (rows, bytes) = (int8(file.rows), int8(file.bytes));
+        let (node, schema_hash) = (&*file.node, &*file.schema_hash);
+        transaction
+            .execute(
+                &insert_file,
+                &[&file_id, &commit_id, &index, &signal, &node, &file.path, &file.day.0, &rows, &bytes, &file.time_min_ns, &file.time_max_ns, &schema_hash],
+            )
+            .map_err(&failed)?;
+        transaction.execute(&insert_work, &[&file_id]).map_err(&failed)?;
+    }
+    if !commit.files.is_empty() {
+        let payload = serde_json::json!({ "index": index, "signal": signal, "commit": commit_id, "files": commit.files.len() }).to_string();
+        transaction.execute("SELECT pg_notify($1, $2)", &[&INDEX_CHANNEL, &payload]).map_err(&failed)?;
+    }
+    Ok(Committed::New)
+}
+
+const INSERT_FILE: &str = "INSERT INTO files (file_id, commit_id, index_name, signal, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash) \
+                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+/// Finds or makes the partition's row and locks it until the transaction ends: what follows sees all earlier commits of the partition.
+fn lock_partition(transaction: &mut Transaction<'_>, partition: &PartitionKey) -> Result<i64, Error> {
+    let upsert = "INSERT INTO partitions (cluster, topic, topic_id, partition) VALUES ($1, $2, $3, $4) \
+                  ON CONFLICT (cluster, topic, topic_id, partition) DO UPDATE SET partition = excluded.partition RETURNING id";
+    let TopicKey { cluster, name, id } = &*partition.topic;
+    let row = transaction.query_one(upsert, &[&&**cluster, &&**name, &&**id, &partition.partition]).map_err(failed("lock a partition"))?;
+    Ok(row.get(0))
+}
+
+/// Checks for overlap and merges the row with those it touches. The exclusion constraint stands behind the check.
+fn add_coverage(transaction: &mut Transaction<'_>, commit: &Commit, partition_id: i64, row: &CoverageRow) -> Result<(), Error> {
+    let failed = failed("register coverage");
+    let Range { start, end } = row.range;
+    let find = "SELECT lower(offsets), upper(offsets) FROM coverage WHERE partition_id = $1 AND offsets && int8range($2, $3) LIMIT 1";
+    if let Some(known) = transaction.query_opt(find, &[&partition_id, &start, &end]).map_err(&failed)? {
+        let known = known.get(0)..known.get(1);
+        let (commit_id, partition) = (commit.commit_id.to_string(), row.partition.clone());
+        return Err(Error::Overlap { commit_id, partition, wanted: row.range.clone(), known });
+    }
+    let mut merged = row.clone();
+    let touching = "DELETE FROM coverage WHERE partition_id = $1 AND offsets -|- int8range($2, $3) \
+                    RETURNING lower(offsets), upper(offsets), stored, duplicates, rejected, skipped, absent, rows";
+    for neighbour in transaction.query(touching, &[&partition_id, &start, &end]).map_err(&failed)? {
+        let neighbour = coverage_row(row.partition.clone(), &neighbour, 0);
+        merged.range = merged.range.start.min(neighbour.range.start)..merged.range.end.max(neighbour.range.end);
+        merged.dispositions += neighbour.dispositions;
+        merged.rows += neighbour.rows;
+    }
+    let insert = "INSERT INTO coverage (partition_id, offsets, stored, duplicates, rejected, skipped, absent, rows) \
+                  VALUES ($1, int8range($2, $3), $4, $5, $6, $7, $8, $9)";
+    let Dispositions { stored, duplicates, rejected, skipped, absent } = merged.dispositions;
+    let [stored, duplicates, rejected, skipped, absent, rows] = [stored, duplicates, rejected, skipped, absent, merged.rows].map(int8);
+    transaction
+        .execute(insert, &[&partition_id, &merged.range.start, &merged.range.end, &stored, &duplicates, &rejected, &skipped, &absent, &rows])
+        .map_err(&failed)?;
+    Ok(())
+}
+
+/// Reads lower, upper and the six counts from `first` on.
+fn coverage_row(partition: PartitionKey, row: &Row, first: usize) -> CoverageRow {
+    let count = |position: usize| row.get::<_, i64>(first + position) as u64;
+    let dispositions = Dispositions { stored: count(2), duplicates: count(3), rejected: count(4), skipped: count(5), absent: count(6) };
+    CoverageRow { partition, range: row.get(first)..row.get(first + 1), dispositions, rows: count(7) }
+}
+
+fn file_row(row: &Row) -> Result<FileRow, Error> {
+    let text = |position: usize| row.get::<_, &str>(position);
+    Ok(FileRow {
+        file: ulid_of(text(0))?,
+        commit_id: ulid_of(text(1))?,
+        group: Group { index: text(2).into(), signal: signal_of(text(3))? },
+        node: text(4).into(),
+        path: text(5).into(),
+        day: Day(row.get(6)),
+        rows: row.get::<_, i64>(7) as u64,
+        bytes: row.get::<_, i64>(8) as u64,
+        time_min_ns: row.get(9),
+        time_max_ns: row.get(10),
+        schema_hash: text(11).into(),
+    })
+}
+
+impl Catalog for PostgresCatalog {
+    fn commit(&self, commit: &Commit) -> Result<Committed, Error> {
+        commit.check()?;
+        if commit.is_empty() {
+            return Ok(Committed::New);
+        }
+        self.with("commit", |client| {
+            let mut transaction = client.transaction().map_err(failed("begin a commit"))?;
+            let committed = commit_in(&mut transaction, commit)?;
+            transaction.commit().map_err(failed("commit"))?;
+            Ok(committed)
+        })
+    }
+
+    fn coverage(&self) -> Result<BTreeMap<PartitionKey, Vec<CoverageRow>>, Error> {
+        let select = "SELECT cluster, topic, topic_id, partition, lower(offsets), upper(offsets), stored, duplicates, rejected, skipped, absent, rows \
+                      FROM coverage JOIN partitions ON partitions.id = partition_id ORDER BY partition_id, lower(offsets)";
+        let rows = self.with("read coverage", |client| client.query(select, &[]).map_err(failed("read coverage")))?;
+        let mut coverage: BTreeMap<PartitionKey, Vec<CoverageRow>> = BTreeMap::new();
+        let mut topic = Arc::new(TopicKey { cluster: "".into(), name: "".into(), id: "".into() });
+        for row in rows {
+            let (cluster, name, id): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+            // Partitions of a topic were mostly made one after the other: share the key.
+            if (&*topic.cluster, &*topic.name, &*topic.id) != (cluster, name, id) {
+                topic = Arc::new(TopicKey { cluster: cluster.into(), name: name.into(), id: id.into() });
+            }
+            let partition = PartitionKey { topic: topic.clone(), partition: row.get(3) };
+            coverage.entry(partition.clone()).or_default().push(coverage_row(partition, &row, 4));
+        }
+        Ok(coverage)
+    }
+
+    fn files(&self, filter: &FileFilter) -> Result<Vec<FileRow>, Error> {
+        let select = "SELECT file_id, commit_id, index_name, signal, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash FROM files \
+                      WHERE ($1::text IS NULL OR (index_name = $1 AND signal = $2)) \
+                      AND ($3::int8 IS NULL OR time_min_ns IS NULL OR (time_min_ns < $4 AND time_max_ns >= $3)) \
+                      AND ($5::int4 IS NULL OR day < $5) AND ($6::text IS NULL OR file_id > $6) ORDER BY file_id LIMIT $7";
+        let index = filter.group.as_ref().map(|group| &*group.index);
+        let signal = filter.group.as_ref().map(|group| group.signal.name());
+        let (start, end) = (filter.time_ns.as_ref().map(|time| time.start), filter.time_ns.as_ref().map(|time| time.end));
+        let (before, after) = (filter.before.map(|day| day.0), filter.after.map(|file| file.to_string()));
+        let limit = filter.limit.map(|limit| int8(limit as u64));
+        let rows = self.with("list files", |client| {
+            client.query(select, &[&index, &signal, &start, &end, &before, &after, &limit]).map_err(failed("list files"))
+        })?;
+        rows.iter().map(file_row).collect()
+    }
+
+    fn remove_files(&self, files: &[Ulid]) -> Result<u64, Error> {
+        let ids: Vec<String> = files.iter().map(|file| file.to_string()).collect();
+        let remove = "DELETE FROM files WHERE file_id = ANY($1)";
+        self.with("remove files", |client| client.execute(remove, &[&ids]).map_err(failed("remove files")))
+    }
+
+    fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
+        let select = "SELECT file_id, index_name, signal, path FROM index_queue JOIN files USING (file_id) ORDER BY file_id LIMIT $1";
+        let limit = int8(limit as u64);
+        let rows = self.with("read index work", |client| client.query(select, &[&limit]).map_err(failed("read index work")))?;
+        let work = |row: &Row| {
+            let group = Group { index: row.get::<_, &str>(1).into(), signal: signal_of(row.get(2))? };
+            Ok(IndexWork { file: ulid_of(row.get(0))?, group, path: row.get(3) })
+        };
+        rows.iter().map(work).collect()
+    }
+
+    fn index_backlog(&self) -> Result<IndexBacklog, Error> {
+        let select = "SELECT count(*), min(file_id) FROM index_queue";
+        let row = self.with("read index work", |client| client.query_one(select, &[]).map_err(failed("read index work")))?;
+        let oldest = row.get::<_, Option<&str>>(1).map(ulid_of).transpose()?;
+        Ok(IndexBacklog { files: row.get::<_, i64>(0) as u64, oldest_ms: oldest.map(|file| file.timestamp_ms()) })
+    }
+
+    fn index_done(&self, file: Ulid) -> Result<bool, Error> {
+        let file_id = file.to_string();
+        let remove = "DELETE FROM index_queue WHERE file_id = $1";
+        let removed = self.with("finish index work", |client| client.execute(remove, &[&file_id]).map_err(failed("finish index work")))?;
+        Ok(removed > 0)
+    }
+
+    fn bind_topic(&self, topic: &TopicKey, group: &Group) -> Result<Binding, Error> {
+        let failed = failed("bind a topic");
+        let TopicKey { cluster, name, id } = topic;
+        let (cluster, name, id, index, signal) = (&**cluster, &**name, &**id, &*group.index, group.signal.name());
+        let insert = "INSERT INTO topics (cluster, topic, topic_id, index_name, signal) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        let select = "SELECT index_name, signal FROM topics WHERE cluster = $1 AND topic = $2 AND topic_id = $3";
+        self.with("bind a topic", |client| {
+            if client.execute(insert, &[&cluster, &name, &id, &index, &signal]).map_err(&failed)? > 0 {
+                return Ok(Binding::New);
+            }
+            let row = client.query_one(select, &[&cluster, &name, &id]).map_err(&failed)?;
+            let bound = Group { index: row.get::<_, &str>(0).into(), signal: signal_of(row.get(1))? };
+            if bound == *group {
+                return Ok(Binding::Same);
+            }
+            Err(Error::Bound { topic: topic.clone(), bound, wanted: group.clone() })
+        })
+    }
+
+    fn rebind_topic(&self, topic: &TopicKey, group: &Group) -> Result<(), Error> {
+        let TopicKey { cluster, name, id } = topic;
+        let (cluster, name, id, index, signal) = (&**cluster, &**name, &**id, &*group.index, group.signal.name());
+        let upsert = "INSERT INTO topics (cluster, topic, topic_id, index_name, signal) VALUES ($1, $2, $3, $4, $5) \
+                      ON CONFLICT (cluster, topic, topic_id) DO UPDATE SET index_name = excluded.index_name, signal = excluded.signal";
+        self.with("bind a topic", |client| {
+            client.execute(upsert, &[&cluster, &name, &id, &index, &signal]).map_err(failed("bind a topic"))?;
+            Ok(())
+        })
+    }
+
+    fn topics(&self) -> Result<BTreeMap<TopicKey, Group>, Error> {
+        let select = "SELECT cluster, topic, topic_id, index_name, signal FROM topics";
+        let rows = self.with("read topics", |client| client.query(select, &[]).map_err(failed("read topics")))?;
+        let text = |row: &Row, position: usize| Arc::<str>::from(row.get::<_, &str>(position));
+        let topic = |row: &Row| {
+            let group = Group { index: text(row, 3), signal: signal_of(row.get(4))? };
+            Ok((TopicKey { cluster: text(row, 0), name: text(row, 1), id: text(row, 2) }, group))
+        };
+        rows.iter().map(topic).collect()
+    }
+}

@@ -1,0 +1,355 @@
+//! `object_upload`: brings the files of a closed commit into the object store.
+//!
+//! # In
+//! `ClosedCommit` with its files in the local `stable/` folder.
+//!
+//! # Out
+//! The same commit, once every file lies in the object store with the size it has locally.
+//!
+//! # Holds
+//! Per file in flight `chunk_bytes` x `chunks_concurrent` of memory; nothing between commits. Local files stay until the catalog has
+//! the commit: `remove_local` is called after that, never before.
+//!
+//! # Closes when
+//! Each commit by itself, in the order of closing within a group (see `parquet_roll`).
+//!
+//! # Fails when
+//! An error is not worth repeating (wrong credentials, no such bucket, local file gone), or `attempts_max` attempts failed.
+//!
+//! # Invariants
+//! - The last file of a commit is uploaded after all others are verified: where it is, the commit is complete (`rebuild` rests on it).
+//! - Uploading again is harmless: same path, same bytes. An interrupted upload leaves no object, at worst parts of a multipart
+//!   upload; a bucket's lifecycle rule for incomplete uploads removes them.
+//! - In a local folder (`fs`) an object appears whole, and it and its folders are synced before the upload counts as done.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use opendal::layers::TimeoutLayer;
+use opendal::{ErrorKind, Operator, services};
+
+use crate::object_upload::backoff::Backoff;
+use crate::parquet_roll::{ClosedCommit, StableFile};
+
+pub mod backoff;
+
+#[cfg(test)]
+mod tests;
+
+/// The operator's name in config, metrics and faults.
+pub const NAME: &str = "object_upload";
+
+/// Where objects are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectStore {
+    /// A local or mounted folder.
+    Fs {
+        /// The folder; created when missing.
+        root: PathBuf,
+    },
+    /// Memory of this process, for tests.
+    Memory,
+    /// Amazon S3 or a compatible service.
+    S3(S3),
+}
+
+/// An S3 bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3 {
+    /// The bucket.
+    pub bucket: String,
+    /// Folder in the bucket; empty for its root.
+    pub root: String,
+    /// Address of a compatible service; `None` for Amazon's.
+    pub endpoint: Option<String>,
+    /// The region; `us-east-1` where a compatible service does not care.
+    pub region: Option<String>,
+    /// Access key; `None` takes credentials from the environment, profile or instance.
+    pub access_key_id: Option<Secret>,
+    /// Secret key.
+    pub secret_access_key: Option<Secret>,
+    /// Put the bucket into the host name, not into the path.
+    pub virtual_host_style: bool,
+}
+
+/// Text that no log or error may show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Secret(secret.into())
+    }
+
+    /// The secret itself, for the one who needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How files are uploaded.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Size of a part. S3 wants at least 5 MiB and at most 10,000 parts.
+    pub chunk_bytes: usize,
+    /// Parts of one file in flight.
+    pub chunks_concurrent: usize,
+    /// Files of one commit in flight.
+    pub files_concurrent: usize,
+    /// Attempts per file before the graph stops.
+    pub attempts_max: u32,
+    /// First wait between attempts; doubles, with jitter.
+    pub backoff_ms: u64,
+    /// Longest wait between attempts.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            chunk_bytes: 8 << 20,
+            chunks_concurrent: 4,
+            files_concurrent: 4,
+            // About four minutes in all: an object store that is away for longer should page somebody, and a restart loses nothing.
+            attempts_max: 12,
+            backoff_ms: 200,
+            backoff_max_ms: 30_000,
+        }
+    }
+}
+
+/// Why a file is not in the object store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings of the store are refused.
+    #[error("cannot set up object store {scheme}")]
+    Setup {
+        /// The scheme.
+        scheme: &'static str,
+        /// Why.
+        source: opendal::Error,
+    },
+    /// The object store refuses or cannot be reached.
+    #[error("cannot {doing} object {path}")]
+    Object {
+        /// What was being done.
+        doing: &'static str,
+        /// To which object.
+        path: String,
+        /// Why it failed.
+        source: opendal::Error,
+    },
+    /// A local file operation failed.
+    #[error("cannot {doing} {}", path.display())]
+    Local {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The object has not the size of its file.
+    #[error("object {path} has {found} bytes, its file has {expected}")]
+    Size {
+        /// The object.
+        path: String,
+        /// Its size.
+        found: u64,
+        /// The file's size.
+        expected: u64,
+    },
+}
+
+impl Error {
+    /// True if the same call may succeed later. What OpenDAL cannot classify is repeated: a network fails in many ways, and the
+    /// number of attempts is bounded.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Error::Object { source, .. } => {
+                let worth = matches!(source.kind(), ErrorKind::Unexpected | ErrorKind::RateLimited | ErrorKind::Conflict);
+                source.is_temporary() || worth
+            }
+            Error::Size { .. } => true,
+            Error::Setup { .. } | Error::Local { .. } => false,
+        }
+    }
+}
+
+/// What an upload took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Files uploaded.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Attempts that failed on the way.
+    pub failures: u64,
+}
+
+impl std::ops::AddAssign for Uploaded {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.failures += other.failures;
+    }
+}
+
+/// Folder of half-written objects in a local store: outside of every index, whose names cannot start with a dot and a bracket.
+const TEMPORARY_FOLDER: &str = ".[openwit-uploads]";
+/// Older leftovers there are of dead processes: no upload takes a day.
+const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// A request without progress for this long has failed.
+const IO_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects to an object store. No request is made yet.
+pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
+    let setup = |scheme| move |source| Error::Setup { scheme, source };
+    let operator = match store {
+        ObjectStore::Memory => Operator::new(services::Memory::default()).map_err(setup("memory"))?,
+        ObjectStore::Fs { root } => {
+            let temporary = root.join(TEMPORARY_FOLDER);
+            remove_stale(&temporary);
+            let builder = services::Fs::default().root(&root.to_string_lossy()).atomic_write_dir(&temporary.to_string_lossy());
+            Operator::new(builder).map_err(setup("fs"))?
+        }
+        ObjectStore::S3(s3) => Operator::new(s3_builder(s3)).map_err(setup("s3"))?,
+    };
+    Ok(operator.layer(TimeoutLayer::new().with_timeout(IO_TIMEOUT).with_io_timeout(IO_TIMEOUT)))
+}
+
+fn s3_builder(s3: &S3) -> services::S3 {
+    let mut builder = services::S3::default().bucket(&s3.bucket).root(&s3.root);
+    if let Some(endpoint) = &s3.endpoint {
+        builder = builder.endpoint(endpoint).region(s3.region.as_deref().unwrap_or("us-east-1"));
+    } else if let Some(region) = &s3.region {
+        builder = builder.region(region);
+    }
+    if let (Some(id), Some(secret)) = (&s3.access_key_id, &s3.secret_access_key) {
+        // Given keys are meant: without this a wrong one would be hidden by the environment's, or by a slow search for it.
+        builder = builder.access_key_id(id.reveal()).secret_access_key(secret.reveal()).disable_config_load().disable_ec2_metadata();
+    }
+    if s3.virtual_host_style { builder.enable_virtual_host_style() } else { builder }
+}
+
+/// Best effort: leftovers take room, nothing else.
+fn remove_stale(temporary: &Path) {
+    let Ok(entries) = std::fs::read_dir(temporary) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed().unwrap_or_default());
+        if age.is_ok_and(|age| age > TEMPORARY_AGE_MAX) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Uploads all files of a commit, the last one after all others.
+pub async fn upload_commit(operator: &Operator, commit: &ClosedCommit, config: &Config) -> Result<Uploaded, Error> {
+    let mut uploaded = Uploaded::default();
+    let Some((last, others)) = commit.files.split_last() else { return Ok(uploaded) };
+    let uploads = futures::stream::iter(others).map(|file| upload_file(operator, file, config));
+    let done: Vec<Uploaded> = uploads.buffer_unordered(config.files_concurrent.max(1)).try_collect().await?;
+    done.into_iter().for_each(|one| uploaded += one);
+    uploaded += upload_file(operator, last, config).await?;
+    Ok(uploaded)
+}
+
+/// Uploads one file and verifies its size, trying again after errors worth it.
+pub async fn upload_file(operator: &Operator, file: &StableFile, config: &Config) -> Result<Uploaded, Error> {
+    // Seeded by the file: repeatable, and different for files that failed together.
+    let mut backoff = Backoff::new(config.backoff_ms, config.backoff_max_ms, file.file.random() as u64);
+    let mut failures = 0;
+    loop {
+        let error = match attempt(operator, file, config).await {
+            Ok(()) => return Ok(Uploaded { files: 1, bytes: file.bytes, failures }),
+            Err(error) => error,
+        };
+        failures += 1;
+        if !error.is_retriable() || failures >= u64::from(config.attempts_max) {
+            return Err(error);
+        }
+        let wait = backoff.next_wait();
+        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, %error, "upload failed");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn attempt(operator: &Operator, file: &StableFile, config: &Config) -> Result<(), Error> {
+    let object = |doing| move |source| Error::Object { doing, path: file.path.clone(), source };
+    let writer = operator.writer_with(&file.path).chunk(config.chunk_bytes).concurrent(config.chunks_concurrent.max(1));
+    let mut writer = writer.await.map_err(object("start"))?;
+    let written = match copy(file, &mut writer, config.chunk_bytes).await {
+        Ok(()) => writer.close().await.map_err(object("complete")),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        // The error that matters is the first; what the abort leaves behind, the next attempt or a lifecycle rule replaces.
+        let _ = writer.abort().await;
+        return Err(error);
+    }
+    let found = operator.stat(&file.path).await.map_err(object("stat"))?.content_length();
+    if found != file.bytes {
+        return Err(Error::Size { path: file.path.clone(), found, expected: file.bytes });
+    }
+    sync_folders(operator, &file.path).await
+}
+
+async fn copy(file: &StableFile, writer: &mut opendal::Writer, chunk_bytes: usize) -> Result<(), Error> {
+    use tokio::io::AsyncReadExt;
+    let local = |doing| move |source| Error::Local { doing, path: file.local.clone(), source };
+    let mut source = tokio::fs::File::open(&file.local).await.map_err(local("open"))?;
+    let mut left = file.bytes;
+    while left > 0 {
+        let size = left.min(chunk_bytes.max(1) as u64);
+        // Owned by the part in flight, so it cannot be reused.
+        let mut chunk = vec![0; size as usize];
+        source.read_exact(&mut chunk).await.map_err(local("read"))?;
+        let written = writer.write(chunk).await;
+        written.map_err(|source| Error::Object { doing: "write", path: file.path.clone(), source })?;
+        left -= size;
+    }
+    Ok(())
+}
+
+/// OpenDAL syncs a local object, but not the folders that lead to it: after a power failure the catalog would name a file that is gone.
+async fn sync_folders(operator: &Operator, path: &str) -> Result<(), Error> {
+    let info = operator.info();
+    if info.scheme() != "fs" {
+        return Ok(());
+    }
+    let root = PathBuf::from(info.root());
+    for folder in Path::new(path).ancestors().skip(1) {
+        let folder = root.join(folder);
+        let synced = async { tokio::fs::File::open(&folder).await?.sync_all().await };
+        synced.await.map_err(|source| Error::Local { doing: "sync", path: folder.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Removes the local files of a commit that is in the catalog, or that was abandoned.
+pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
+    for file in &commit.files {
+        match std::fs::remove_file(&file.local) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done.map_err(|source| Error::Local { doing: "remove", path: file.local.clone(), source })?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes the objects of an abandoned commit; the last file first, so that the rest no longer looks complete.
+pub async fn remove_objects(operator: &Operator, commit: &ClosedCommit) -> Result<(), Error> {
+    for file in commit.files.iter().rev() {
+        let removed = operator.delete(&file.path).await;
+        removed.map_err(|source| Error::Object { doing: "remove", path: file.path.clone(), source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! One open Parquet file: how rows are encoded, and how a file is finished so that it can be trusted.
+//!
+//! ```text
+//! create active/F  ->  row groups, as rows come  ->  footer, fsync  ->  read the footer back  ->  rename to stable/F, fsync folder
+//! ```
+//! FIGURES
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnDescriptor;
+use ulid::Ulid;
+
+use crate::parquet_roll::day::Dated;
+use crate::parquet_roll::{Error, footer};
+
+/// Random bytes: neither a dictionary nor minima and maxima help, a bloom filter does.
+const ID_COLUMNS: [&str; 3] = ["trace_id", "span_id", "parent_span_id"];
+/// The id that is searched for.
+const BLOOM_COLUMN: &str = "trace_id";
+/// Distinct trace ids the bloom filter of a row group is sized for, as a part of its rows: traces have many spans.
+const ROWS_PER_TRACE: usize = 4;
+/// One in a hundred row groups is read in vain: 1.2 bytes per distinct id.
+const BLOOM_FALSE_POSITIVES: f64 = 0.01;
+
+/// A schema with what follows from it: computed once per schema, not per file.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The schema.
+    pub schema: SchemaRef,
+    /// Equal for equal field names, types and nullability.
+    pub hash: Arc<str>,
+    properties: WriterProperties,
+}
+
+impl Layout {
+    /// The layout of files of `schema` with row groups of at most `row_group_rows_max` rows.
+    pub fn new(schema: SchemaRef, row_group_rows_max: usize) -> Result<Self, ParquetError> {
+        let properties = properties(&schema, row_group_rows_max)?;
+        Ok(Layout { hash: schema_hash(&schema).into(), schema, properties })
+    }
+}
+
+fn schema_hash(schema: &Schema) -> String {
+    let mut text = String::new();
+    for field in schema.fields() {
+        text.push_str(&format!("{}\u{0}{}\u{0}{}\n", field.name(), field.data_type(), field.is_nullable()));
+    }
+    format!("{:032x}", twox_hash::XxHash3_128::oneshot(text.as_bytes()))
+}
+
+/// See the module's figures for why each is set as it is.
+pub(crate) fn properties(schema: &Schema, row_group_rows_max: usize) -> Result<WriterProperties, ParquetError> {
+    let mut builder = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(row_group_rows_max))
+        .set_created_by(concat!("openwit-ingest version ", env!("CARGO_PKG_VERSION")).into())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
+    let columns = ArrowSchemaConverter::new().convert(schema)?;
+    for column in columns.columns() {
+        let path = column.path().clone();
+        let root = path.parts().first().map_or("", String::as_str);
+        if ID_COLUMNS.contains(&root) {
+            builder = builder.set_column_dictionary_enabled(path.clone(), false);
+            builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+            if root == BLOOM_COLUMN {
+                builder = builder.set_column_bloom_filter_fpp(path.clone(), BLOOM_FALSE_POSITIVES);
+                builder = builder.set_column_bloom_filter_max_ndv(path, (row_group_rows_max / ROWS_PER_TRACE).max(1) as u64);
+            }
+        } else if let Some(encoding) = number_encoding(column) {
+            builder = builder.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding);
+        }
+    }
+    Ok(builder.build())
+}
+
+/// How a numeric column is encoded; `None` for what is no number.
+fn number_encoding(column: &ColumnDescriptor) -> Option<Encoding> {
+    match column.physical_type() {
+        Type::INT32 | Type::INT64 => Some(Encoding::DELTA_BINARY_PACKED),
+        Type::FLOAT | Type::DOUBLE => Some(Encoding::PLAIN),
+        _ => None,
+    }
+}
+
+/// A file being written.
+pub struct FileWriter {
+    /// The file's id.
+    pub file: Ulid,
+    /// Rows so far.
+    pub rows: u64,
+    /// The least event time so far.
+    pub time_min_ns: Option<i64>,
+    /// The greatest event time so far.
+    pub time_max_ns: Option<i64>,
+    /// Bytes so far, those of the row group in memory estimated.
+    pub bytes: u64,
+    /// Memory held by the row group being built.
+    pub memory_bytes: usize,
+    writer: ArrowWriter<File>,
+    path: PathBuf,
+}
+
+impl FileWriter {
+    /// Creates `file` in the folder `active`.
+    pub fn create(active: &Path, file: Ulid, layout: &Layout) -> Result<Self, Error> {
+        let path = active.join(format!("{}.parquet", file.to_string()));
+        let handle = File::create_new(&path).map_err(|source| Error::Io { doing: "create", path: path.clone(), source })?;
+        let writer = ArrowWriter::try_new(handle, layout.schema.clone(), Some(layout.properties.clone()))
+            .map_err(|source| Error::Parquet { doing: "start", path: path.clone(), source })?;
+        Ok(FileWriter { file, rows: 0, time_min_ns: None, time_max_ns: None, bytes: 0, memory_bytes: 0, writer, path })
+    }
+
+    /// Appends rows.
+    pub fn write(&mut self, dated: &Dated) -> Result<(), Error> {
+        self.writer.write(&dated.rows).map_err(|source| Error::Parquet { doing: "write rows to", path: self.path.clone(), source })?;
+        self.rows += dated.rows.num_rows() as u64;
+        // `None` is less than any time, so the least needs its own word.
+        self.time_min_ns = self.time_min_ns.into_iter().chain(dated.time_min_ns).min();
+        self.time_max_ns = self.time_max_ns.max(dated.time_max_ns);
+        self.measure();
+        Ok(())
+    }
+
+    /// Ends the row group being built: its memory is freed.
+    pub fn end_row_group(&mut self) -> Result<(), Error> {
+        self.writer.flush().map_err(|source| Error::Parquet { doing: "end a row group of", path: self.path.clone(), source })?;
+        self.measure();
+        Ok(())
+    }
+
+    fn measure(&mut self) {
+        self.bytes = (self.writer.bytes_written() + self.writer.in_progress_size()) as u64;
+        self.memory_bytes = self.writer.memory_size();
+    }
+
+    /// Writes the footer with `notes`, syncs, reads the footer back and renames the file into the folder `stable`.
+    pub fn finish(mut self, notes: Vec<KeyValue>, stable: &Path) -> Result<Finished, Error> {
+        let parquet = |doing| move |path: &Path, source| Error::Parquet { doing, path: path.to_path_buf(), source };
+        let io = |doing| move |path: &Path, source| Error::Io { doing, path: path.to_path_buf(), source };
+        for note in &notes {
+            self.writer.append_key_value_metadata(note.clone());
+        }
+        self.writer.finish().map_err(|error| parquet("write the footer of")(&self.path, error))?;
+        self.writer.inner().sync_all().map_err(|error| io("sync")(&self.path, error))?;
+        let bytes = read_back(&self.path, self.rows, &notes)?;
+        let path = stable.join(format!("{}.parquet", self.file.to_string()));
+        std::fs::rename(&self.path, &path).map_err(|error| io("rename")(&self.path, error))?;
+        Ok(Finished { path, bytes })
+    }
+
+    /// Gives the file up.
+    pub fn discard(self) -> Result<(), Error> {
+        std::fs::remove_file(&self.path).map_err(|source| Error::Io { doing: "remove", path: self.path.clone(), source })
+    }
+}
+
+/// A file in `stable/`.
+pub struct Finished {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Opens the finished file anew and compares what its footer says with what was meant. Gives the file's size.
+fn read_back(path: &Path, rows: u64, notes: &[KeyValue]) -> Result<u64, Error> {
+    let parquet = |source| Error::Parquet { doing: "read back", path: path.to_path_buf(), source };
+    let io = |source| Error::Io { doing: "read back", path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(parquet)?;
+    let found = metadata.file_metadata().num_rows();
+    if u64::try_from(found) != Ok(rows) {
+        return Err(Error::Readback { path: path.into(), detail: format!("{found} rows instead of {rows}") });
+    }
+    let pairs = metadata.file_metadata().key_value_metadata();
+    let missing = notes.iter().find(|note| !pairs.is_some_and(|pairs| pairs.contains(note)));
+    if let Some(note) = missing {
+        return Err(Error::Readback { path: path.into(), detail: format!("footer key {:?} differs", note.key) });
+    }
+    let readable = footer::read(&metadata);
+    readable.map_err(|error| Error::Readback { path: path.into(), detail: error.to_string() })?;
+    Ok(bytes)
+}
+
+/// Makes renames and new files in `folder` survive a power failure.
+pub fn sync_folder(folder: &Path) -> Result<(), Error> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| Error::Io { doing: "sync", path: folder.to_path_buf(), source })
+}

@@ -1,0 +1,204 @@
+//! `wal_commit`: makes every batch durable in the short-term write-ahead log before its offsets may be committed.
+//!
+//! # In
+//! `UniqueBatch`, on the worker that decoded it. Nothing is exchanged.
+//!
+//! # Out
+//! `DurableBatch`: the same batches, once their frames are synced (or written, with [`Sync::Every`]).
+//!
+//! # Holds
+//! The capability of an epoch while one of its frames is not yet acknowledged. The log itself holds each batch until it is
+//! written, the keys of the segment being written, and the list of segments; see [`log`].
+//!
+//! # Closes when
+//! The input frontier is empty and every ticket came back.
+//!
+//! # Fails when
+//! A write or a sync fails: the log is poisoned, no ticket comes back any more, and a fault is raised. A full disk, or a log at
+//! `bytes_max`, is no failure: the writer waits until segments are released.
+//!
+//! # Invariants
+//! ```text
+//! W-1  A ticket comes back only after a sync that covers all its frames (`Sync::OnWrite`).
+//! W-2  end >= written >= synced in the active segment; a sealed segment is synced to its end before its successor exists.
+//! W-3  What recovery yields is one unbroken run of the frames appended, short of reported damage: never a frame behind an
+//!      unsynced hole, never a frame of a segment's former life.
+//! W-4  A segment is reused only when all its frames are released and its dedup keys are synced in a file of their own.
+//! W-5  After a failed sync nothing is written and nothing acknowledged.
+//! ```
+//!
+//! One log and one writer thread serve all timely workers of a process:
+//!
+//! ```text
+//! worker 0 --job--> +-------+   one write per MiB,    +--------+  sealed keys  +--------+
+//! worker 1 --job--> | queue | ----------------------> | writer | ------------> | keeper |
+//!    ...            +-------+   one sync per group    +--------+ <--- saved -- +--------+
+//!     ^                                                   |
+//!     +----------------- acks, per worker ----------------+
+//! ```
+//!
+//! The bytes on disk are described in `docs/wal-format.md` and held by the golden files beside this module.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod buffer;
+mod codec;
+pub mod disk;
+pub mod frame;
+pub mod inspect;
+pub mod keys;
+pub mod log;
+pub mod memory;
+pub mod read;
+pub mod recovery;
+pub mod segment;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use log::Log;
+pub use writer::{Ack, Appended, Job, Port, Writer};
+
+/// The stage's name in config, metrics and faults.
+pub const NAME: &str = "wal_commit";
+
+/// When appended frames are synced, and with that when their tickets come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Before every acknowledgement (`sync_on_write: true`). Nothing acknowledged is ever lost.
+    OnWrite,
+    /// At least this often. Acknowledged after the write: a machine that dies loses up to this long, a process that dies nothing.
+    Every(Duration),
+}
+
+/// What the log needs to know. [`Config::check`] says what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the segments lie; created if missing. One process at a time.
+    pub directory: PathBuf,
+    /// Size of a segment file. Too small: a sync and a rename more often; too large: space is released in large steps.
+    pub segment_bytes: u64,
+    /// Bound of all segment files together, free ones included; at least two segments. When reached the writer waits.
+    /// It must exceed what is in flight between source and publication, or an epoch could wait for its own release.
+    pub bytes_max: u64,
+    /// When frames are synced.
+    pub sync: Sync,
+    /// How long dedup keys outlive their segment, by epoch and by record time; 0 keeps none.
+    pub keys_retention_ms: u64,
+    /// Bound of all key files together. When reached the oldest are dropped, counted in `Stats::keys_dropped`: a duplicate that
+    /// old may pass after a restart.
+    pub keys_bytes_max: u64,
+    /// Bypass the page cache where the file system can: several times the throughput on a busy machine. False only where it is
+    /// known to misbehave.
+    pub direct_io: bool,
+}
+
+impl Config {
+    /// The defaults of `processing.wal` for a log in `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Config {
+            directory: directory.into(),
+            segment_bytes: 128 << 20,
+            bytes_max: 10 << 30,
+            sync: Sync::OnWrite,
+            keys_retention_ms: 3_600_000,
+            keys_bytes_max: 1 << 30,
+            direct_io: true,
+        }
+    }
+
+    /// The first relation between the values that cannot work.
+    pub fn check(&self) -> Result<(), Error> {
+        let problem = if self.segment_bytes < segment::BYTES_MIN || self.segment_bytes % disk::BLOCK_BYTES != 0 {
+            format!("segment_bytes is {}: it must be a multiple of 4096, at least {}", self.segment_bytes, segment::BYTES_MIN)
+        } else if self.bytes_max / 2 < self.segment_bytes {
+            format!("bytes_max is {}: it must hold at least two segments of {} bytes", self.bytes_max, self.segment_bytes)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Config { problem })
+    }
+}
+
+/// Why the log could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot work.
+    #[error("write-ahead log configuration: {problem}")]
+    Config {
+        /// What and why.
+        problem: String,
+    },
+    /// Another process has the directory.
+    #[error("write-ahead log {} is in use by another process; give each process its own directory", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The file was written by a program newer than this one. It is left as it is.
+    #[error("{} has format version {found}, this program reads up to {}", path.display(), segment::VERSION)]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// No room: the disk is full or the log has reached `bytes_max`. Nothing changed; the same call succeeds once there is room.
+    #[error("no room in the write-ahead log: {cause}")]
+    Full {
+        /// What ran out.
+        cause: String,
+    },
+    /// The frame would not fit into an otherwise empty log.
+    #[error("a frame of {bytes} bytes cannot be stored: bytes_max is {bytes_max}")]
+    FrameTooLarge {
+        /// The frame's length.
+        bytes: u64,
+        /// The configured bound.
+        bytes_max: u64,
+    },
+    /// The batch breaks the rules of `NormalizedBatch` and could not be read back.
+    #[error("batch cannot be logged: {problem}")]
+    Batch {
+        /// The broken rule.
+        problem: &'static str,
+    },
+    /// A frame that should be whole is not.
+    #[error("{}, byte {at}: {source}", path.display())]
+    Frame {
+        /// The segment.
+        path: PathBuf,
+        /// The frame's first byte.
+        at: u64,
+        /// What is wrong with it.
+        source: frame::Error,
+    },
+    /// A file operation failed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// The operation, as a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// An earlier write or sync failed.
+    #[error("the write-ahead log is closed after a failed write or sync")]
+    Poisoned,
+}
+
+impl Error {
+    /// True if the same call can succeed later, once space was released.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::Full { .. })
+    }
+}
+
+impl From<(&'static str, PathBuf, std::io::Error)> for Error {
+    fn from((action, path, source): (&'static str, PathBuf, std::io::Error)) -> Self {
+        Error::Io { action, path, source }
+    }
+}

@@ -1,0 +1,349 @@
+//! A frame: one batch in the log.
+//!
+//! ```text
+//!  0  u32  magic "OWF1"           32  u64  epoch
+//!  4  u32  crc32c of 8..64        40  u32  bytes of meta
+//!  8  u64  segment number         44  u32  bytes of payload
+//! 16  u64  position in the file   48  u32  crc32c of meta
+//! 24  u64  synced: all before it  52  u32  crc32c of payload and padding
+//!          was durable when       56  u32  records
+//!          this was written       60  u8   kind (1: batch)   61..64 zero
+//! 64  meta: group, coverage, then per record offset, timestamp, key, length
+//!     payload: the records' payloads, back to back
+//!     padding: zeros to a multiple of 8
+//! ```
+//!
+//! Segment number and position tell a frame from one that lies there from the file's former life, and from bytes inside a
+//! payload that look like a frame. `synced` lets recovery tell a torn tail (nothing behind the hole proves that the hole was
+//! ever durable) from damage. Header, meta and payload have checksums of their own: with a whole header the frame's length is
+//! known, with a whole meta it is known exactly which offsets a damaged payload held.
+
+use bytes::Bytes;
+
+use super::Error as WalError;
+use super::buffer::AlignedBuffer;
+use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u32_at, u64_at};
+use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use crate::coverage::Coverage;
+use crate::epoch::Epoch;
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 64;
+/// Frames start at multiples of this, so that a search for the next one looks at every eighth byte only.
+pub const ALIGNMENT: u64 = 8;
+/// The first bytes of every frame, last digit the version.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"OWF1");
+
+const KIND_BATCH: u8 = 1;
+/// The least a record takes up in meta: offset, timestamp, key, length.
+const RECORD_META_BYTES_MIN: usize = 19;
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No header of this segment and position is here.
+    #[error("no frame starts here")]
+    NoFrame,
+    /// The header is whole, but the frame reaches beyond the end.
+    #[error("the frame is cut short")]
+    Cut,
+    /// The group, coverage and record table are damaged.
+    #[error("the checksum of the frame's meta does not match")]
+    MetaChecksum,
+    /// The payloads are damaged.
+    #[error("the checksum of the frame's payload does not match")]
+    PayloadChecksum,
+    /// The checksums match, yet no version of this program writes such a frame.
+    #[error("the frame's meta is malformed")]
+    Malformed,
+}
+
+/// The fixed part of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Number of the segment.
+    pub segment: u64,
+    /// The frame's first byte in the segment's file.
+    pub position: u64,
+    /// Everything before this position was durable when the frame was written.
+    pub synced: u64,
+    /// The epoch in which the batch was logged.
+    pub epoch: Epoch,
+    /// Bytes of meta.
+    pub meta_bytes: u32,
+    /// Bytes of payload.
+    pub payload_bytes: u32,
+    /// Records.
+    pub records: u32,
+    meta_crc: u32,
+    payload_crc: u32,
+}
+
+impl Header {
+    /// Reads the header of the frame that starts at `position` of segment `segment`.
+    pub fn parse(bytes: &[u8], segment: u64, position: u64) -> Result<Header, Error> {
+        if bytes.len() < HEADER_BYTES || u32_at(bytes, 0) != MAGIC {
+            return Err(Error::NoFrame);
+        }
+        let expected_place = u64_at(bytes, 8) == segment && u64_at(bytes, 16) == position;
+        if !expected_place || u32_at(bytes, 4) != crc32c::crc32c(&bytes[8..HEADER_BYTES]) {
+            return Err(Error::NoFrame);
+        }
+        if bytes[60] != KIND_BATCH || bytes[61..HEADER_BYTES] != [0; 3] {
+            return Err(Error::Malformed);
+        }
+        Ok(Header {
+            segment,
+            position,
+            synced: u64_at(bytes, 24),
+            epoch: Epoch(u64_at(bytes, 32)),
+            meta_bytes: u32_at(bytes, 40),
+            payload_bytes: u32_at(bytes, 44),
+            meta_crc: u32_at(bytes, 48),
+            payload_crc: u32_at(bytes, 52),
+            records: u32_at(bytes, 56),
+        })
+    }
+
+    fn write(&self, out: &mut [u8]) {
+        out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        out[8..16].copy_from_slice(&self.segment.to_le_bytes());
+        out[16..24].copy_from_slice(&self.position.to_le_bytes());
+        out[24..32].copy_from_slice(&self.synced.to_le_bytes());
+        out[32..40].copy_from_slice(&self.epoch.0.to_le_bytes());
+        out[40..44].copy_from_slice(&self.meta_bytes.to_le_bytes());
+        out[44..48].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[48..52].copy_from_slice(&self.meta_crc.to_le_bytes());
+        out[52..56].copy_from_slice(&self.payload_crc.to_le_bytes());
+        out[56..60].copy_from_slice(&self.records.to_le_bytes());
+        out[60..64].copy_from_slice(&[KIND_BATCH, 0, 0, 0]);
+        let crc = crc32c::crc32c(&out[8..HEADER_BYTES]);
+        out[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Bytes of the whole frame, padding included.
+    pub fn frame_bytes(&self) -> u64 {
+        frame_bytes(self.meta_bytes, self.payload_bytes)
+    }
+
+    /// Checks and reads the meta that follows the header.
+    pub fn meta(&self, bytes: &[u8]) -> Result<Meta, Error> {
+        if crc32c::crc32c(bytes) != self.meta_crc {
+            return Err(Error::MetaChecksum);
+        }
+        Meta::decode(bytes, self).ok_or(Error::Malformed)
+    }
+
+    /// Checks the checksum of payload and padding.
+    pub fn check_payload(&self, crc: u32) -> Result<(), Error> {
+        if crc == self.payload_crc { Ok(()) } else { Err(Error::PayloadChecksum) }
+    }
+}
+
+fn frame_bytes(meta_bytes: u32, payload_bytes: u32) -> u64 {
+    (HEADER_BYTES as u64 + u64::from(meta_bytes) + u64::from(payload_bytes)).next_multiple_of(ALIGNMENT)
+}
+
+/// A batch that is ready to be written: its meta is encoded and its length known.
+pub struct Prepared<'a> {
+    batch: &'a NormalizedBatch,
+    meta: &'a [u8],
+    payload_bytes: u32,
+}
+
+/// Where a frame is about to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Number of the segment.
+    pub segment: u64,
+    /// The frame's first byte in the segment's file.
+    pub position: u64,
+    /// Everything before this position is durable.
+    pub synced: u64,
+    /// The batch's epoch.
+    pub epoch: Epoch,
+}
+
+impl<'a> Prepared<'a> {
+    /// Encodes the batch's meta into `meta`. Refuses what `Meta::decode` could not read back: better no acknowledgement now than
+    /// a lost batch at recovery.
+    pub fn new(batch: &'a NormalizedBatch, meta: &'a mut Vec<u8>) -> Result<Self, WalError> {
+        meta.clear();
+        encode_meta(batch, meta).map_err(|problem| WalError::Batch { problem })?;
+        let whole = HEADER_BYTES + meta.len() + batch.payload_bytes() + ALIGNMENT as usize;
+        if u32::try_from(whole).is_err() {
+            return Err(WalError::Batch { problem: "it is larger than 4 GiB" });
+        }
+        Ok(Prepared { batch, payload_bytes: batch.payload_bytes() as u32, meta })
+    }
+
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> u64 {
+        frame_bytes(self.meta.len() as u32, self.payload_bytes)
+    }
+
+    /// Appends the frame to `out`.
+    pub(super) fn write(&self, place: Place, out: &mut AlignedBuffer) {
+        let start = out.len();
+        out.extend_zeros(HEADER_BYTES);
+        out.extend(self.meta);
+        let payload = out.len();
+        for record in &self.batch.records {
+            out.extend(self.batch.payload(record));
+        }
+        out.extend_zeros(self.frame_bytes() as usize - (out.len() - start));
+        let header = Header {
+            segment: place.segment,
+            position: place.position,
+            synced: place.synced,
+            epoch: place.epoch,
+            meta_bytes: self.meta.len() as u32,
+            payload_bytes: self.payload_bytes,
+            meta_crc: crc32c::crc32c(self.meta),
+            payload_crc: crc32c::crc32c(&out.bytes()[payload..]),
+            records: self.batch.records.len() as u32,
+        };
+        header.write(&mut out.bytes_mut()[start..start + HEADER_BYTES]);
+    }
+}
+
+/// The whole frame in `bytes`, which must be found at `position` of segment `segment`. The payloads stay in `bytes`.
+pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, NormalizedBatch), Error> {
+    let header = Header::parse(bytes, segment, position)?;
+    if bytes.len() as u64 != header.frame_bytes() {
+        return Err(Error::Cut);
+    }
+    let payload = HEADER_BYTES + header.meta_bytes as usize;
+    let meta = header.meta(&bytes[HEADER_BYTES..payload])?;
+    header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
+    let raw = bytes.slice(payload..payload + header.payload_bytes as usize);
+    let Meta { group, coverage, records } = meta;
+    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written: Bytes::new(), records }))
+}
+
+/// What a frame tells about its batch besides the payloads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meta {
+    /// The batch's group.
+    pub group: Group,
+    /// The batch's coverage.
+    pub coverage: Coverage,
+    /// The records, their payloads being pieces of the frame's payload.
+    pub records: Vec<Record>,
+}
+
+fn encode_meta(batch: &NormalizedBatch, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    let coverage = &batch.coverage;
+    out.push(signal_code(batch.group.signal));
+    put_string(out, &batch.group.index);
+    put_partition(out, &coverage.partition);
+    put_signed(out, coverage.start);
+    let length = coverage.end.checked_sub(coverage.start).filter(|&length| length >= 0);
+    put_varint(out, length.ok_or("its coverage ends before it starts")? as u64);
+    for offsets in [&coverage.duplicates, &coverage.rejected, &coverage.skipped] {
+        put_varint(out, offsets.len() as u64);
+        let mut next = coverage.start;
+        for &offset in offsets {
+            put_step(out, &mut next, offset, coverage.end)?;
+        }
+    }
+    put_varint(out, coverage.absent.len() as u64);
+    let mut next = coverage.start;
+    for absent in &coverage.absent {
+        put_step(out, &mut next, absent.start, coverage.end)?;
+        let last = absent.end.checked_sub(1).filter(|&last| last >= absent.start);
+        next = absent.start;
+        put_step(out, &mut next, last.ok_or("an absent range is empty")?, coverage.end)?;
+    }
+    let (mut next, mut previous_ms) = (coverage.start, 0i64);
+    for record in &batch.records {
+        put_step(out, &mut next, record.offset, coverage.end)?;
+        put_signed(out, record.timestamp_ms.wrapping_sub(previous_ms));
+        previous_ms = record.timestamp_ms;
+        out.extend_from_slice(&record.key.to_le_bytes());
+        put_varint(out, u64::from(record.payload.len));
+    }
+    if u32::try_from(batch.records.len()).is_err() { Err("it has more than 2^32 records") } else { Ok(()) }
+}
+
+/// Writes how far `offset` lies beyond `next`, the least it may be, and makes the offset after it the next.
+fn put_step(out: &mut Vec<u8>, next: &mut i64, offset: i64, end: i64) -> Result<(), &'static str> {
+    if offset < *next || offset >= end {
+        return Err("its offsets are not ascending inside its coverage");
+    }
+    put_varint(out, (offset - *next) as u64);
+    *next = offset + 1;
+    Ok(())
+}
+
+fn signal_code(signal: Signal) -> u8 {
+    match signal {
+        Signal::Traces => 0,
+        Signal::Logs => 1,
+        Signal::Metrics => 2,
+    }
+}
+
+impl Meta {
+    fn decode(bytes: &[u8], header: &Header) -> Option<Meta> {
+        let mut cursor = Cursor::new(bytes);
+        let signal = match cursor.byte()? {
+            0 => Signal::Traces,
+            1 => Signal::Logs,
+            2 => Signal::Metrics,
+            _ => return None,
+        };
+        let group = Group { index: cursor.string()?.into(), signal };
+        let coverage = decode_coverage(&mut cursor)?;
+        let records = decode_records(&mut cursor, header, &coverage, bytes)?;
+        cursor.is_empty().then_some(Meta { group, coverage, records })
+    }
+}
+
+fn decode_coverage(cursor: &mut Cursor<'_>) -> Option<Coverage> {
+    let partition = cursor.partition()?;
+    let start = cursor.signed()?;
+    let end = start.checked_add(i64::try_from(cursor.varint()?).ok()?)?;
+    let mut coverage = Coverage::stored(partition, start..end);
+    for offsets in [&mut coverage.duplicates, &mut coverage.rejected, &mut coverage.skipped] {
+        let count = cursor.count(1)?;
+        offsets.reserve_exact(count);
+        let mut next = start;
+        for _ in 0..count {
+            offsets.push(take_step(cursor, &mut next, end)?);
+        }
+    }
+    let mut next = start;
+    for _ in 0..cursor.count(2)? {
+        let first = take_step(cursor, &mut next, end)?;
+        next = first;
+        let last = take_step(cursor, &mut next, end)?;
+        coverage.absent.push(first..last + 1);
+    }
+    Some(coverage)
+}
+
+fn take_step(cursor: &mut Cursor<'_>, next: &mut i64, end: i64) -> Option<i64> {
+    let offset = next.checked_add(i64::try_from(cursor.varint()?).ok()?).filter(|&offset| offset < end)?;
+    *next = offset + 1;
+    Some(offset)
+}
+
+fn decode_records(cursor: &mut Cursor<'_>, header: &Header, coverage: &Coverage, meta: &[u8]) -> Option<Vec<Record>> {
+    let count = header.records as usize;
+    // Refused before the table is allocated.
+    if count > (meta.len() - cursor.position_in(meta)) / RECORD_META_BYTES_MIN {
+        return None;
+    }
+    let mut records = Vec::with_capacity(count);
+    let (mut next, mut timestamp_ms, mut start) = (coverage.start, 0i64, 0u32);
+    for _ in 0..count {
+        let offset = take_step(cursor, &mut next, coverage.end)?;
+        timestamp_ms = timestamp_ms.wrapping_add(cursor.signed()?);
+        let key = cursor.key()?;
+        let len = u32::try_from(cursor.varint()?).ok()?;
+        records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload: Span { start, len } });
+        start = start.checked_add(len)?;
+    }
+    (start == header.payload_bytes).then_some(records)
+}

@@ -1,0 +1,645 @@
+//! The log: an active segment that grows, sealed ones that wait for their release, free ones that wait for reuse.
+//!
+//! Plain and single-threaded: it reads no clock but to measure its syncs, starts no thread and never waits. The writer thread
+//! owns it. The life of a segment is drawn in [`super::segment`]; frames in [`super::frame`].
+//!
+//! ```text
+//! active segment:   | header | frame frame frame | frame frame | frame . zeros | former life or nothing ...
+//!                            0..............synced........written.....end
+//! ```
+//!
+//! Frames are gathered in a buffer and written in whole blocks, so that direct I/O can be used. The last block of a write is
+//! rarely full: it is kept, and written again, longer, with the next. The bytes it already held do not change, so a write that
+//! is torn by a crash cannot harm them as long as the disk writes sectors whole.
+//!
+//! Segments are released, and so reused, oldest first. Reuse is what makes syncs cheap: overwriting blocks that were written
+//! before needs no journal commit, which doubles the throughput of an idle disk and is worth more on a busy one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::buffer::AlignedBuffer;
+use super::disk::{self, Access, BLOCK_BYTES, Directory, Disk, File, Lock};
+use super::frame::{self, Place, Prepared};
+use super::read::{Frames, Position, Reader, Run};
+use super::recovery::{self, Recovery, Surveyed};
+use super::segment::{self, FRAMES_START, Layout, corrupt_name, free_name, segment_name, temporary_name};
+use super::{Config, Error, keys};
+use crate::batch::NormalizedBatch;
+use crate::epoch::Epoch;
+
+/// The buffer is written when it holds this much. Writes of 1 MiB reach the disk's full rate; larger ones only cost memory.
+const WRITE_BYTES: usize = 1 << 20;
+/// Buffers above this are given back after a huge frame.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// Free segments kept for reuse; more are removed. Enough for a second at full rate between two releases.
+const FREE_SEGMENTS_MAX: usize = 8;
+/// Sealed segments whose keys are not saved yet. One is the rule; when a second has to wait no segment is started, so that
+/// memory stays bounded and older segments always have their keys and can be released.
+const KEYS_AWAITING_MAX: usize = 2;
+/// Damaged files kept for a person to look at; the oldest are removed.
+const CORRUPT_FILES_MAX: usize = 16;
+/// Upper bounds of the sync latency histogram, in microseconds; above the last there is one more bucket.
+pub const SYNC_BUCKETS_US: [u64; 11] = [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+/// What the log did since it was opened, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Frames appended.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// Bytes of the frames: with `payload_bytes` the space amplification.
+    pub frame_bytes: u64,
+    /// Bytes written to segments, blocks written again and padding included: the write amplification.
+    pub written_bytes: u64,
+    /// Bytes of key files written.
+    pub keys_written_bytes: u64,
+    /// Syncs of segments.
+    pub syncs: u64,
+    /// Time spent in them, in microseconds.
+    pub sync_us: u64,
+    /// The longest, in microseconds.
+    pub sync_us_max: u64,
+    /// How many syncs took up to each of `SYNC_BUCKETS_US`; not cumulative.
+    pub sync_histogram: [u64; SYNC_BUCKETS_US.len() + 1],
+    /// Segments created.
+    pub segments_created: u64,
+    /// Segments reused.
+    pub segments_reused: u64,
+    /// Segments with frames that may be needed, the active one included.
+    pub segments: u64,
+    /// Free segments.
+    pub segments_free: u64,
+    /// Bytes of all segment files; at most `bytes_max`.
+    pub total_bytes: u64,
+    /// Bytes of segments that are not free: the backlog on disk.
+    pub live_bytes: u64,
+    /// Key files.
+    pub key_files: u64,
+    /// Bytes of the key files.
+    pub keys_bytes: u64,
+    /// Key files dropped before their time because of `keys_bytes_max`.
+    pub keys_dropped: u64,
+    /// Jobs that wait for the writer.
+    pub queued_jobs: u64,
+    /// Bytes of their payloads.
+    pub queued_bytes: u64,
+    /// True while the writer waits for space.
+    pub stalled: bool,
+    /// How often it had to.
+    pub stalls: u64,
+    /// True if blocks are written past the page cache.
+    pub direct_io: bool,
+}
+
+/// The segment being written. end >= written >= synced, in order of appending, writing, syncing.
+struct Active {
+    number: u64,
+    file: Box<dyn File>,
+    file_bytes: u64,
+    end: u64,
+    written: u64,
+    synced: u64,
+    epoch_max: Epoch,
+    keys: keys::Builder,
+}
+
+/// A segment that is not written any more.
+struct Sealed {
+    number: u64,
+    file_bytes: u64,
+    /// Released when every epoch up to this one is.
+    epoch_max: Epoch,
+    damaged: bool,
+}
+
+/// The key files, and the keys on their way there.
+#[derive(Default)]
+struct KeyShelf {
+    saved: BTreeMap<u64, SavedKeys>,
+    saved_bytes: u64,
+    /// Not yet handed out to be saved.
+    unsaved: VecDeque<keys::File>,
+    /// Handed out or not, but not saved.
+    awaiting: BTreeSet<u64>,
+    newest: keys::Age,
+}
+
+struct SavedKeys {
+    age: keys::Age,
+    bytes: u64,
+}
+
+/// The log of one process.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    config: Config,
+    run_epoch: Epoch,
+    released: Epoch,
+    active: Option<Active>,
+    sealed: VecDeque<Sealed>,
+    free: VecDeque<u64>,
+    corrupt: VecDeque<String>,
+    keys: KeyShelf,
+    /// The last segment that was sealed, and where it ends.
+    previous: (u64, u64),
+    next_number: u64,
+    /// Names were changed since the directory was last synced.
+    names_changed: bool,
+    buffer: AlignedBuffer,
+    /// Where the buffer's first byte belongs in the active segment.
+    buffer_start: u64,
+    meta: Vec<u8>,
+    poisoned: bool,
+    stats: Stats,
+    lock: Arc<dyn Lock>,
+}
+
+impl Log {
+    /// Opens the log in `config.directory` and finds out what it holds. `run_epoch` is the epoch at which recovered frames enter
+    /// the dataflow again: they are released with it.
+    pub fn open(config: Config, run_epoch: Epoch) -> Result<(Log, Recovery), Error> {
+        config.check()?;
+        let disk = Directory::create(&config.directory, config.direct_io)?;
+        Log::open_on(Arc::new(disk), config, run_epoch)
+    }
+
+    /// Opens the log on `disk`.
+    pub fn open_on(disk: Arc<dyn Disk>, config: Config, run_epoch: Epoch) -> Result<(Log, Recovery), Error> {
+        config.check()?;
+        let lock = disk.lock().map_err(|error| ("lock", disk.path("lock"), error))?;
+        let lock = lock.ok_or_else(|| Error::Locked { path: disk.path("lock") })?;
+        let layout = Layout::read(&*disk)?;
+        let surveyed = recovery::survey(&*disk, &layout)?;
+        let mut log = Log {
+            run_epoch,
+            released: Epoch(0),
+            active: None,
+            sealed: VecDeque::new(),
+            free: VecDeque::new(),
+            corrupt: layout.corrupt.iter().cloned().collect(),
+            keys: KeyShelf::default(),
+            previous: surveyed.last().map_or((0, 0), |last| (last.number, last.scan.end)),
+            next_number: layout.number_max + 1,
+            names_changed: true,
+            buffer: AlignedBuffer::default(),
+            buffer_start: 0,
+            meta: Vec::new(),
+            poisoned: false,
+            stats: Stats { direct_io: disk.direct(), ..Stats::default() },
+            lock: lock.into(),
+            disk,
+            config,
+        };
+        let recovery = log.take_over(&layout, &surveyed)?;
+        Ok((log, recovery))
+    }
+
+    /// Makes what was found the log's own.
+    fn take_over(&mut self, layout: &Layout, surveyed: &[Surveyed]) -> Result<Recovery, Error> {
+        let mut report = recovery::report(&*self.disk, surveyed);
+        for name in &layout.temporary {
+            self.remove(name)?;
+        }
+        for (&number, &bytes) in &layout.free {
+            // Of another size when the configuration changed.
+            if bytes == self.config.segment_bytes && self.free.len() < FREE_SEGMENTS_MAX {
+                self.free.push_back(number);
+            } else {
+                self.remove(&free_name(number))?;
+            }
+        }
+        let mut coverage = BTreeMap::new();
+        let mut runs = Vec::new();
+        for Surveyed { number, file_bytes, scan, .. } in surveyed {
+            recovery::merge(&mut coverage, &scan.coverage);
+            runs.extend(scan.runs.iter().map(|bytes| Run { segment: *number, bytes: bytes.clone() }));
+        }
+        self.sealed.extend(surveyed.iter().map(|found| Sealed {
+            number: found.number,
+            file_bytes: found.file_bytes,
+            epoch_max: self.run_epoch,
+            damaged: found.is_damaged(),
+        }));
+        report.damaged_keys = self.take_over_keys(layout, surveyed, &runs)?;
+        let key_files = self.keys.saved.keys().copied().collect();
+        let unsaved_keys = self.keys.unsaved.iter().cloned().collect();
+        Ok(Recovery { coverage, report, disk: self.disk.clone(), runs, key_files, unsaved_keys })
+    }
+
+    /// Reads the key files and writes those that live segments lack. Returns the damaged ones.
+    fn take_over_keys(
+        &mut self,
+        layout: &Layout,
+        surveyed: &[Surveyed],
+        runs: &[Run],
+    ) -> Result<Vec<std::path::PathBuf>, Error> {
+        let mut damaged = Vec::new();
+        self.keys.newest.epoch = self.run_epoch;
+        for &number in layout.keys.keys() {
+            let wanted = surveyed.iter().find(|found| found.number == number).map_or(0, |found| found.scan.records);
+            match keys::File::read(&*self.disk, number)? {
+                Some(file) if file.entries >= wanted => self.keys.shelve(number, file.age, file.bytes().len() as u64),
+                _ => {
+                    let name = segment::keys_name(number);
+                    // Those of a live segment are written again below; nothing is lost then.
+                    if wanted == 0 {
+                        damaged.push(self.disk.path(&corrupt_name(&name)));
+                    }
+                    self.set_aside(&name)?;
+                }
+            }
+        }
+        for Surveyed { number, scan, .. } in surveyed {
+            if self.config.keys_retention_ms > 0 && scan.records > 0 && !self.keys.saved.contains_key(number) {
+                let runs = runs.iter().filter(|run| run.segment == *number).cloned();
+                let mut builder = keys::Builder::default();
+                // What became unreadable since the survey is reported by whoever replays it.
+                for frame in Frames::new(self.disk.clone(), runs).filter_map(Result::ok) {
+                    builder.add(frame.epoch, &frame.batch.coverage.partition, &frame.batch.records);
+                }
+                self.keys.queue(builder, *number);
+            }
+        }
+        match self.save_keys() {
+            // The writer tries again; the log can be used as long as it has free segments.
+            Err(Error::Full { .. }) => {}
+            saved => saved?,
+        }
+        self.expire_keys();
+        Ok(damaged)
+    }
+
+    /// Appends one frame. It is durable after the next `sync`. On `Error::Full` nothing was appended: the same call succeeds once
+    /// there is room.
+    pub fn append(&mut self, epoch: Epoch, batch: &NormalizedBatch) -> Result<Position, Error> {
+        self.usable()?;
+        let mut meta = std::mem::take(&mut self.meta);
+        let appended = Prepared::new(batch, &mut meta).and_then(|frame| self.append_prepared(epoch, batch, &frame));
+        self.meta = meta;
+        appended
+    }
+
+    fn append_prepared(&mut self, epoch: Epoch, batch: &NormalizedBatch, frame: &Prepared<'_>) -> Result<Position, Error> {
+        let bytes = frame.frame_bytes();
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write()?;
+        }
+        let fits = self.active.as_ref().is_some_and(|active| active.end + bytes <= active.file_bytes);
+        if !fits {
+            self.next_segment(bytes)?;
+        }
+        let Some(active) = self.active.as_mut() else { return Err(Error::Poisoned) };
+        assert!(active.end + bytes <= active.file_bytes, "segment {} has no room for the frame", active.number);
+        let Active { number: segment, end: position, synced, .. } = *active;
+        frame.write(Place { segment, position, synced, epoch }, &mut self.buffer);
+        active.end += bytes;
+        assert_eq!(self.buffer_start + self.buffer.len() as u64, active.end, "segment {segment}: buffer and end differ");
+        active.epoch_max = active.epoch_max.max(epoch);
+        if self.config.keys_retention_ms > 0 {
+            active.keys.add(epoch, &batch.coverage.partition, &batch.records);
+        }
+        self.stats.frames += 1;
+        self.stats.records += batch.records.len() as u64;
+        self.stats.payload_bytes += batch.payload_bytes() as u64;
+        self.stats.frame_bytes += bytes;
+        Ok(Position { segment, at: position, bytes: bytes as u32 })
+    }
+
+    /// Hands everything appended to the operating system. On `Error::Full` all of it is kept and written by the next call.
+    pub fn write(&mut self) -> Result<(), Error> {
+        self.usable()?;
+        let Some(active) = self.active.as_mut().filter(|active| active.written < active.end) else { return Ok(()) };
+        // Zeros for one header more, so that the end of the log can be told from whatever the file held before.
+        let terminated = (self.buffer.len() + frame::HEADER_BYTES) as u64;
+        let room = active.file_bytes - self.buffer_start;
+        let padded = terminated.next_multiple_of(BLOCK_BYTES).min(room);
+        let written = active.file.write_all_at(self.buffer.padded(padded as usize), self.buffer_start);
+        let (number, end) = (active.number, active.end);
+        if let Err(error) = written {
+            return Err(self.failed("write", &segment_name(number), error));
+        }
+        active.written = end;
+        self.stats.written_bytes += padded;
+        let whole_blocks = end / BLOCK_BYTES * BLOCK_BYTES - self.buffer_start;
+        self.buffer.keep_from(whole_blocks as usize);
+        self.buffer_start += whole_blocks;
+        self.buffer.shrink_to(BUFFER_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Makes everything appended durable.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.write()?;
+        let Some(active) = self.active.as_mut().filter(|active| active.synced < active.end) else { return Ok(()) };
+        assert_eq!(active.written, active.end, "segment {} is synced before it is written", active.number);
+        let start = Instant::now();
+        let synced = active.file.sync();
+        let (elapsed, number) = (start.elapsed(), active.number);
+        if let Err(source) = synced {
+            return Err(self.failed_sync(&segment_name(number), source));
+        }
+        active.synced = active.end;
+        self.stats.count_sync(elapsed);
+        Ok(())
+    }
+
+    /// True if something was appended and not synced.
+    pub fn is_dirty(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.synced < active.end)
+    }
+
+    /// States that every frame of an epoch before `epoch` is published. Sealed segments without other frames are made free.
+    pub fn release(&mut self, epoch: Epoch) -> Result<(), Error> {
+        self.usable()?;
+        self.released = self.released.max(epoch);
+        self.retire_released()
+    }
+
+    /// Keys that must be saved before their segment can be reused. Pass the number to `keys_saved` when they are.
+    pub fn take_unsaved_keys(&mut self) -> Option<keys::File> {
+        self.keys.unsaved.pop_front()
+    }
+
+    /// States that this file is saved.
+    pub fn keys_saved(&mut self, file: &keys::File) -> Result<(), Error> {
+        self.usable()?;
+        self.keys.awaiting.remove(&file.segment);
+        self.keys.shelve(file.segment, file.age, file.bytes().len() as u64);
+        self.stats.keys_written_bytes += file.bytes().len() as u64;
+        self.expire_keys();
+        self.retire_released()
+    }
+
+    /// Saves all keys that are not, on this thread.
+    pub fn save_keys(&mut self) -> Result<(), Error> {
+        while let Some(file) = self.take_unsaved_keys() {
+            if let Err(error) = file.save(&*self.disk) {
+                let name = segment::keys_name(file.segment);
+                self.keys.unsaved.push_front(file);
+                return Err(self.failed("write", &name, error));
+            }
+            self.keys_saved(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Gives one free segment's space back to the disk. False if there is none.
+    pub fn drop_free_segment(&mut self) -> Result<bool, Error> {
+        self.usable()?;
+        let Some(number) = self.free.pop_back() else { return Ok(false) };
+        self.remove(&free_name(number))?;
+        Ok(true)
+    }
+
+    /// Refuses all further work, because something outside the log's sight failed.
+    pub fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    /// Reads frames back.
+    pub fn reader(&self) -> Reader {
+        Reader { disk: self.disk.clone() }
+    }
+
+    /// The disk the log is on.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
+    /// The lock on the directory, for whoever writes there besides the log: it is held until the last clone is dropped.
+    pub fn lock(&self) -> Arc<dyn Lock> {
+        self.lock.clone()
+    }
+
+    /// The configuration it was opened with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the log did and holds. The queue's fields are the writer's.
+    pub fn stats(&self) -> Stats {
+        let live_bytes = self.live_bytes();
+        Stats {
+            segments: (self.sealed.len() + usize::from(self.active.is_some())) as u64,
+            segments_free: self.free.len() as u64,
+            total_bytes: live_bytes + self.free.len() as u64 * self.config.segment_bytes,
+            live_bytes,
+            key_files: self.keys.saved.len() as u64,
+            keys_bytes: self.keys.saved_bytes,
+            ..self.stats
+        }
+    }
+
+    fn usable(&self) -> Result<(), Error> {
+        if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    fn live_bytes(&self) -> u64 {
+        let sealed = self.sealed.iter().map(|sealed| sealed.file_bytes).sum::<u64>();
+        sealed + self.active.as_ref().map_or(0, |active| active.file_bytes)
+    }
+
+    /// Seals the active segment and starts one that has room for `frame_bytes`. It is sealed even if there is no room for the
+    /// next: it may be the one whose release makes room.
+    fn next_segment(&mut self, frame_bytes: u64) -> Result<(), Error> {
+        self.sync()?;
+        let needed = (FRAMES_START + frame_bytes).next_multiple_of(BLOCK_BYTES);
+        if needed > self.config.bytes_max {
+            return Err(Error::FrameTooLarge { bytes: frame_bytes, bytes_max: self.config.bytes_max });
+        }
+        if self.keys.awaiting.len() >= KEYS_AWAITING_MAX {
+            return Err(Error::Full { cause: "the dedup keys of sealed segments are not saved yet".into() });
+        }
+        if let Some(Active { number, file_bytes, end, synced, epoch_max, keys, .. }) = self.active.take() {
+            assert_eq!(synced, end, "segment {number} is sealed before it is synced");
+            self.previous = (number, end);
+            self.sealed.push_back(Sealed { number, file_bytes, epoch_max, damaged: false });
+            self.keys.queue(keys, number);
+        }
+        self.retire_released()?;
+        self.active = Some(self.start_segment(needed.max(self.config.segment_bytes))?);
+        self.buffer.clear();
+        self.buffer_start = FRAMES_START;
+        Ok(())
+    }
+
+    /// Makes the file of the next segment: reused if possible. Its header is durable before it gets its name.
+    fn start_segment(&mut self, file_bytes: u64) -> Result<Active, Error> {
+        let number = self.next_number;
+        if self.names_changed {
+            // Else a crash could bring back the name that a reused file had when its frames were still needed.
+            self.sync_directory()?;
+        }
+        let reused = self.free.front().copied().filter(|_| file_bytes == self.config.segment_bytes);
+        let (name, made) = match reused {
+            Some(free) => (free_name(free), self.disk.open(&free_name(free))),
+            None => {
+                self.make_room(file_bytes)?;
+                let name = temporary_name(number, "wal");
+                let made = self.disk.create(&name, file_bytes, Access::Blocks);
+                (name, made)
+            }
+        };
+        let made = made.and_then(|file| self.write_header(&*file, number).map(|()| file));
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // What cannot be removed now is removed at the next start.
+                let _ = reused.is_none() && self.disk.remove(&name).is_ok();
+                return Err(self.failed("create", &name, error));
+            }
+        };
+        file.sync().map_err(|error| self.failed_sync(&name, error))?;
+        self.disk.rename(&name, &segment_name(number)).map_err(|error| self.failed("rename", &name, error))?;
+        self.sync_directory()?;
+        self.next_number += 1;
+        match reused.and_then(|_| self.free.pop_front()) {
+            Some(_) => self.stats.segments_reused += 1,
+            None => self.stats.segments_created += 1,
+        }
+        let (end, epoch_max, keys) = (FRAMES_START, Epoch(0), keys::Builder::default());
+        Ok(Active { number, file, file_bytes, end, written: end, synced: end, epoch_max, keys })
+    }
+
+    fn write_header(&self, file: &dyn File, number: u64) -> io::Result<()> {
+        let (previous, previous_end) = self.previous;
+        let header = segment::Header { number, previous, previous_end, run_epoch: self.run_epoch.0 };
+        let mut block = AlignedBuffer::default();
+        block.extend(&header.encode());
+        // An empty first header, as behind every group: a reused file must not look as if a write had been torn there.
+        block.extend_zeros(BLOCK_BYTES as usize);
+        file.write_all_at(block.bytes(), 0)
+    }
+
+    /// Makes sure that a new file of `file_bytes` keeps the log below its bound.
+    fn make_room(&mut self, file_bytes: u64) -> Result<(), Error> {
+        while self.stats().total_bytes + file_bytes > self.config.bytes_max {
+            if !self.drop_free_segment()? {
+                let cause = format!("bytes_max of {} bytes is reached and no segment is released", self.config.bytes_max);
+                return Err(Error::Full { cause });
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the oldest sealed segments as far as they are released and their keys are saved.
+    fn retire_released(&mut self) -> Result<(), Error> {
+        let released = self.released;
+        while let Some(&Sealed { number, file_bytes, epoch_max, damaged }) = self.sealed.front() {
+            if epoch_max >= released || self.keys.awaiting.contains(&number) {
+                break;
+            }
+            let name = segment_name(number);
+            if damaged {
+                self.set_aside(&name)?;
+            } else if file_bytes == self.config.segment_bytes && self.free.len() < FREE_SEGMENTS_MAX {
+                let renamed = self.disk.rename(&name, &free_name(number));
+                renamed.map_err(|error| self.failed("rename", &name, error))?;
+                self.names_changed = true;
+                self.free.push_back(number);
+            } else {
+                self.remove(&name)?;
+            }
+            self.sealed.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Moves a damaged file to `corrupt/`, where the oldest make room.
+    fn set_aside(&mut self, name: &str) -> Result<(), Error> {
+        let aside = corrupt_name(name);
+        self.disk.rename(name, &aside).map_err(|error| self.failed("set aside", name, error))?;
+        self.names_changed = true;
+        self.corrupt.push_back(aside);
+        while self.corrupt.len() > CORRUPT_FILES_MAX {
+            if let Some(oldest) = self.corrupt.pop_front() {
+                self.remove(&oldest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes key files that are too old, or the oldest if there are too many. Those of live segments stay.
+    fn expire_keys(&mut self) {
+        let live = self.sealed.front().map(|oldest| oldest.number).or(self.active.as_ref().map(|active| active.number));
+        let live = live.unwrap_or(self.next_number);
+        let (newest, retention_ms) = (self.keys.newest, self.config.keys_retention_ms);
+        let over = |shelf: &KeyShelf| shelf.saved_bytes > self.config.keys_bytes_max;
+        while let Some((&number, oldest)) = self.keys.saved.first_key_value().filter(|(number, _)| **number < live) {
+            let expired = oldest.age.expired(newest, retention_ms);
+            if !expired && !over(&self.keys) {
+                return;
+            }
+            self.stats.keys_dropped += u64::from(!expired);
+            self.keys.saved_bytes -= oldest.bytes;
+            self.keys.saved.remove(&number);
+            let name = segment::keys_name(number);
+            if let Err(error) = self.disk.remove(&name) {
+                // It is found again at the next start.
+                tracing::warn!(path = %self.disk.path(&name).display(), %error, "expired key file was not removed");
+            }
+            self.names_changed = true;
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), Error> {
+        self.disk.remove(name).map_err(|error| self.failed("remove", name, error))?;
+        self.names_changed = true;
+        Ok(())
+    }
+
+    fn sync_directory(&mut self) -> Result<(), Error> {
+        self.disk.sync_directory().map_err(|error| self.failed_sync("", error))?;
+        self.names_changed = false;
+        Ok(())
+    }
+
+    /// The error of a failed operation, which closes the log unless only space was missing.
+    fn failed(&mut self, action: &'static str, name: &str, source: io::Error) -> Error {
+        let path = self.disk.path(name);
+        if disk::is_full(&source) {
+            return Error::Full { cause: format!("{}: {source}", path.display()) };
+        }
+        self.poisoned = true;
+        Error::Io { action, path, source }
+    }
+
+    /// A failed sync always closes the log, even if only space was missing: pages that did not reach the disk may be gone from
+    /// memory too, and a second sync would succeed without them.
+    fn failed_sync(&mut self, name: &str, source: io::Error) -> Error {
+        self.poisoned = true;
+        Error::Io { action: "sync", path: self.disk.path(name), source }
+    }
+}
+
+impl KeyShelf {
+    fn queue(&mut self, builder: keys::Builder, segment: u64) {
+        if let Some(file) = builder.finish(segment) {
+            self.awaiting.insert(segment);
+            self.unsaved.push_back(file);
+        }
+    }
+
+    fn shelve(&mut self, segment: u64, age: keys::Age, bytes: u64) {
+        self.newest = self.newest.max(age);
+        let before = self.saved.insert(segment, SavedKeys { age, bytes });
+        self.saved_bytes = self.saved_bytes + bytes - before.map_or(0, |before| before.bytes);
+    }
+}
+
+impl Stats {
+    fn count_sync(&mut self, elapsed: Duration) {
+        let elapsed_us = elapsed.as_micros() as u64;
+        self.syncs += 1;
+        self.sync_us += elapsed_us;
+        self.sync_us_max = self.sync_us_max.max(elapsed_us);
+        let bucket = SYNC_BUCKETS_US.iter().position(|&bound| elapsed_us <= bound).unwrap_or(SYNC_BUCKETS_US.len());
+        self.sync_histogram[bucket] += 1;
+    }
+}

@@ -1,0 +1,391 @@
+//! The command line: every command and flag, with the help a user reads.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use openwit_operators::batch::Signal;
+
+use crate::generate::{Format, Ppm, time};
+
+/// Longest message asked for: Kafka's default limit is 1 MB, and brokers are rarely configured beyond this.
+const MESSAGE_BYTES_MAX: u64 = 32 << 20;
+/// Most records in a message: at about 344 bytes a span, 34 MB.
+const RECORDS_PER_MESSAGE_MAX: u64 = 100_000;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a fault: a broker, disk, store or operator failed; the message names it
+  2  wrong arguments or configuration; nothing was started
+  3  an audit found a difference: data missing, doubled or unaccounted for
+
+Environment:
+  OPENWIT_LOG  what is logged to stderr: error, warn, info, debug, or per module,
+               as in `info,openwit_operators=debug`  [default: info]";
+
+/// Kafka to Parquet for telemetry: loses nothing, doubles nothing, and can prove it.
+///
+/// Reads traces, logs and metrics from Kafka, makes them durable in a write-ahead log, commits the offsets, and publishes each record
+/// exactly once as Parquet files with a catalog.
+#[derive(Debug, Parser)]
+#[command(name = "openwit-ingest", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See everything work in one process: broker, load, pipeline, storage, audit
+    Demo(DemoArgs),
+    /// Run the graph of a configuration
+    Run(RunArgs),
+    /// Check a configuration and name every problem in it
+    Check(CheckArgs),
+    /// Draw the graph of a configuration
+    Graph(GraphArgs),
+    /// Send realistic and hostile telemetry to Kafka
+    Generate(GenerateArgs),
+    /// Prove that all that came in was stored once, was a duplicate, or was rejected
+    Audit(AuditArgs),
+    /// Look into a write-ahead log
+    Wal(WalArgs),
+}
+
+/// A `KEY=VALUE` of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// What is set.
+    pub key: String,
+    /// To what.
+    pub value: String,
+}
+
+impl std::str::FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Assignment { key: key.to_owned(), value: value.to_owned() }),
+            _ => Err(format!("`{text}` is not KEY=VALUE")),
+        }
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration, a YAML file; `config/reference.yaml` explains every key
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Override a key of the configuration; may be repeated
+    ///
+    /// KEY is the path in the file with dots, VALUE is YAML: `--set ingestion.kafka.batch_size=2000`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<Assignment>,
+}
+
+/// Arguments of `demo`.
+///
+/// Starts an in-process Kafka broker, generates telemetry with duplicates and invalid messages among it, runs the standalone graph
+/// until all is published, and audits the result. Nothing is needed but this program.
+///
+/// The embedded broker keeps little: the load is paced by what the pipeline has consumed, so the demo's speed is the pipeline's.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  openwit-ingest demo\n  openwit-ingest demo --records 5000000 --dir /tmp/demo --keep")]
+pub struct DemoArgs {
+    /// Records (spans) to generate, about 344 bytes each
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub records: u64,
+    /// Where logs, files and the catalog go [default: a new directory under the system's temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the files there at the end, to look at them with DuckDB, pyarrow or DataFusion
+    #[arg(long)]
+    pub keep: bool,
+    /// Print the summary as JSON and show no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  openwit-ingest run --config config/standalone.yaml
+  openwit-ingest run --config config/standalone.yaml --until-end --json
+  openwit-ingest run --config c.yaml --processes 2 --process 0 --hostfile hosts.txt
+
+SIGTERM and SIGINT stop the sources, let what was read become durable, commit and end with 0.
+A second signal ends at once; the write-ahead log makes the next start complete what was begun.")]
+pub struct RunArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Worker threads in this process [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub workers: Option<u64>,
+    /// Processes in the timely cluster; more than 1 makes them share one dedup window
+    #[arg(long, value_name = "P", default_value_t = 1, requires = "process", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub processes: u64,
+    /// Number of this process in the cluster, from 0
+    #[arg(long, value_name = "I", requires = "processes")]
+    pub process: Option<u64>,
+    /// Addresses of the cluster's processes, one `host:port` a line, in order [default: localhost, ports from 2101]
+    #[arg(long, value_name = "FILE", requires = "process")]
+    pub hostfile: Option<PathBuf>,
+    /// End when all that was in the topics at the start is published, then print a summary
+    #[arg(long)]
+    pub until_end: bool,
+    /// Print the summary as JSON and show no progress
+    #[arg(long, requires = "until_end")]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every problem is named at once: file, key path, value, what is allowed. Ends with 2 if there is any.
+
+Examples:
+  openwit-ingest check --config config/ingest.yaml
+  openwit-ingest check --config config/ingest.yaml --connect")]
+pub struct CheckArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Also reach the brokers, the object store, the catalog and the Flight endpoints
+    #[arg(long)]
+    pub connect: bool,
+}
+
+/// Arguments of `graph`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  openwit-ingest graph --config config/standalone.yaml --format dot | dot -Tsvg > graph.svg")]
+pub struct GraphArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How to draw it
+    #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+    pub format: GraphFormat,
+}
+
+/// How a graph is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// For the terminal
+    Text,
+    /// For Markdown
+    Mermaid,
+    /// For Graphviz
+    Dot,
+}
+
+/// Arguments of `generate`.
+///
+/// Messages depend on the arguments alone: the same seed, start time and topics give the same bytes in the same partitions
+/// (message n goes to topic n % topics, partition n / topics % partitions). Valid messages are distinct, trace and span ids unique.
+///
+/// The summary tells what a correct pipeline must find: distinct records stored, duplicates dropped, invalid messages rejected.
+/// A failed delivery ends the run with exit code 1.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("length").args(["count", "rate", "seconds"]).required(true).multiple(true),
+    after_help = "\
+Invalid messages are empty, cut off, random bytes, nested 1,000 to 100,000 levels deep, not UTF-8, or of another
+signal, as far as the format can tell. Without --count and --seconds a run goes on until SIGINT.
+
+Examples:
+  openwit-ingest generate -b localhost:9092 -t demo.traces --count 20000
+  openwit-ingest generate -b localhost:9092 -t a -t b --signal logs --format json --rate 5000 --seconds 60
+  openwit-ingest generate -b localhost:9092 -t t --count 100000 --duplicates 5 --invalid 1 --seed 7 \\
+      --start-time 2026-01-01T00:00:00Z --compression zstd --json")]
+pub struct GenerateArgs {
+    /// Kafka bootstrap servers, `host:port`, separated by commas
+    #[arg(long, short, value_name = "HOSTS")]
+    pub brokers: String,
+    /// Topic to send to; may be repeated, messages then take turns; created if missing
+    #[arg(long = "topic", short, value_name = "TOPIC", required = true)]
+    pub topics: Vec<String>,
+    /// Partitions to use and to create a missing topic with [default: all there are; 4 for a new topic]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub partitions: Option<i32>,
+    /// Replicas of a topic that is created; -1 is the broker's default
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    pub replication_factor: i32,
+    /// How messages are encoded
+    #[arg(long, short, value_enum, default_value_t = Format::Otlp)]
+    pub format: Format,
+    /// What they carry: traces, logs or metrics
+    #[arg(long, short, default_value = "traces", value_parser = signal())]
+    pub signal: Signal,
+    /// Messages to send
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Messages per second [default: as fast as brokers take them]
+    #[arg(long, short, value_name = "R", value_parser = positive)]
+    pub rate: Option<f64>,
+    /// Longest time to send for, in seconds; with --rate it sets the count
+    #[arg(long, value_name = "S", value_parser = positive)]
+    pub seconds: Option<f64>,
+    /// Spans, log records or data points in each OTLP message [default: 50]
+    #[arg(long, value_name = "N", value_parser = ranged(1, RECORDS_PER_MESSAGE_MAX))]
+    pub records_per_message: Option<usize>,
+    /// Size of a message to aim for: OTLP takes as many records, json and raw are filled with text
+    #[arg(long, value_name = "BYTES", conflicts_with = "records_per_message", value_parser = ranged(1, MESSAGE_BYTES_MAX))]
+    pub message_bytes: Option<usize>,
+    /// Percent of messages that repeat one of the last few thousand exactly
+    #[arg(long, value_name = "PERCENT", default_value = "0")]
+    pub duplicates: Ppm,
+    /// Percent of messages that must be rejected
+    #[arg(long, value_name = "PERCENT", default_value = "0")]
+    pub invalid: Ppm,
+    /// Percent of messages without payload
+    #[arg(long, value_name = "PERCENT", default_value = "0")]
+    pub tombstones: Ppm,
+    /// What the run's randomness is drawn from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Time of the first event: RFC 3339 in UTC or Unix seconds [default: now, to the second]
+    ///
+    /// Give it to make two runs the same. Kafka's own timestamps are always the time of sending.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub start_time: Option<u64>,
+    /// Event time between two messages, in microseconds [default: 1 s / rate; 10 without a rate]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..))]
+    pub time_step_us: Option<u64>,
+    /// Give each message a key: unique, and the same for its duplicates
+    #[arg(long)]
+    pub keyed: bool,
+    /// How batches are compressed
+    #[arg(long, value_name = "CODEC", default_value = "none", value_parser = ["none", "lz4", "zstd", "gzip", "snappy"])]
+    pub compression: String,
+    /// Set a librdkafka property, such as `security.protocol=ssl`; may be repeated
+    #[arg(long = "property", short = 'X', value_name = "KEY=VALUE")]
+    pub properties: Vec<Assignment>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `audit`.
+///
+/// Compares the offsets of the topics with the catalog's coverage: every offset is stored, a duplicate, rejected, skipped by policy or
+/// absent in Kafka. A gap is a lost message, an overlap a doubled one.
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 3 on any gap or overlap.\n\nExample:\n  openwit-ingest audit --config config/standalone.yaml --json")]
+pub struct AuditArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `wal`.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    /// What to do with the log.
+    #[command(subcommand)]
+    pub command: WalCommand,
+}
+
+/// What to do with a write-ahead log. None changes it, all work on the log of a running process.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// List segments: state, frames, bytes, epochs, offsets
+    Ls(WalDirArgs),
+    /// Read every frame and check its checksum; ends with 1 if one is damaged, other than a torn tail
+    Verify(WalDirArgs),
+}
+
+/// Where a log is.
+#[derive(Debug, Args)]
+pub struct WalDirArgs {
+    /// The log's directory, as `processing.wal.directory` names it
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `Signal` lives in a crate that knows nothing of command lines.
+fn signal() -> impl TypedValueParser<Value = Signal> {
+    let signals = [Signal::Traces, Signal::Logs, Signal::Metrics];
+    PossibleValuesParser::new(signals.map(Signal::name)).try_map(move |name| {
+        let found = signals.into_iter().find(|signal| signal.name() == name);
+        found.ok_or_else(|| format!("`{name}` is no signal"))
+    })
+}
+
+fn ranged(min: u64, max: u64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64).range(min..=max).map(|number| number as usize)
+}
+
+/// A finite number above zero, and below what overflows a duration or a rate.
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (1e-6..=1e9).contains(&number) { Ok(number) } else { Err(format!("{number} is not between 0.000001 and 1,000,000,000")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_documentation_parse() {
+        let lines = [
+            "demo --records 1000 --dir d --keep",
+            "run --config c.yaml --set a.b=1 --set c=d=e --workers 2 --until-end --json",
+            "run -c c.yaml --processes 2 --process 1 --hostfile h",
+            "check --config c.yaml --connect",
+            "graph --config c.yaml --format mermaid",
+            "generate --brokers b:1 --topic t --topic u --format otlp-json --signal logs --count 5 --duplicates 2.5 --invalid 1%",
+            "generate -b b:1 -t t --rate 100 --seconds 5 --start-time 2026-01-01T00:00:00Z --replication-factor -1",
+            "audit --config c.yaml --json",
+            "wal ls d",
+            "wal verify d --json",
+        ];
+        for line in lines {
+            let parsed = Cli::try_parse_from(std::iter::once("openwit-ingest").chain(line.split(' ')));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_the_usage_code() {
+        let lines = [
+            "",
+            "run",
+            "run -c c --json",
+            "run -c c --process 1 --processes",
+            "run -c c --set =1",
+            "run -c c --workers 0",
+            "generate -b b -t t",
+            "generate -b b --count 1",
+            "generate -b b -t t --count 1 --duplicates 101",
+            "generate -b b -t t --count 1 --signal profiles",
+            "generate -b b -t t --rate 0",
+            "generate -b b -t t --rate inf",
+            "generate -b b -t t --count 1 --start-time yesterday",
+            "generate -b b -t t --count 1 --message-bytes 5 --records-per-message 5",
+        ];
+        for line in lines {
+            let words = line.split(' ').filter(|word| !word.is_empty());
+            let error = Cli::try_parse_from(std::iter::once("openwit-ingest").chain(words)).expect_err(line);
+            assert_eq!(error.exit_code(), i32::from(crate::exit_code::USAGE), "{line}");
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! What the values of several keys must be to each other. Checked before anything starts.
+//!
+//! A relation names its keys. Where one of them already has a problem it is not checked: its value is not the one that was meant. The
+//! problem stands at the key that was given, so that it points to a line and not to a default.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::key::bytes_text;
+use super::keys::{CommitMode, Config, MetastoreType, ObjectStoreScheme};
+use super::layers::default_of;
+use super::print;
+use super::problem::{Place, Problem, Problems};
+use super::table::{RawConfig, Table};
+
+/// About what zstd makes of telemetry, for judging whether the log holds a whole file's rows.
+const COMPRESSION_RATIO: u64 = 10;
+
+pub(super) struct Relations<'a> {
+    config: &'a Config,
+    raw: &'a RawConfig,
+    table: &'a Table,
+    /// The problems of single keys.
+    known: &'a Problems,
+    found: Vec<Problem>,
+}
+
+/// All problems between keys.
+pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Problems) -> Vec<Problem> {
+    let mut relations = Relations { config, raw, table, known, found: Vec::new() };
+    if config.has_ingest() {
+        relations.sources();
+        relations.consumer();
+        relations.security();
+        relations.batches();
+        relations.memory();
+        relations.commits();
+        relations.log();
+        relations.dead_letter();
+    }
+    if config.has_storage() {
+        relations.object_store();
+        relations.rotation();
+    }
+    relations.catalog();
+    relations.directories();
+    relations.ports();
+    relations.found
+}
+
+impl Relations<'_> {
+    fn refuse(&mut self, keys: &[&str], message: impl Into<String>) {
+        self.report(keys, Problem::error(Place::Default, "", message));
+    }
+
+    fn warn(&mut self, keys: &[&str], message: impl Into<String>) {
+        self.report(keys, Problem::warning(Place::Default, "", message));
+    }
+
+    fn report(&mut self, keys: &[&str], problem: Problem) {
+        if keys.iter().any(|key| self.known.blames(key)) {
+            return;
+        }
+        let Some(key) = keys.iter().find(|key| self.is_given(key)).or(keys.first()) else { return };
+        let Some((given, declared)) = self.raw.get(key).zip(self.table.key(key)) else {
+            return self.found.push(Problem { key: (*key).to_owned(), ..problem });
+        };
+        let value = Some(print::shown(declared, &given.value)).filter(|value| !value.is_empty() && value != "null");
+        self.found.push(Problem { key: (*key).to_owned(), place: given.place.clone(), value, ..problem });
+    }
+
+    /// True where the file or a `--set` gave the key.
+    fn is_given(&self, key: &str) -> bool {
+        self.raw.get(key).is_some_and(|given| given.place != Place::Default)
+    }
+
+    fn sources(&mut self) {
+        let ingestion = &self.config.ingestion;
+        if !ingestion.sources.kafka.enabled {
+            let message = format!("graph {} needs a source, and Kafka is the only one", self.config.graph.name());
+            self.refuse(&["ingestion.sources.kafka.enabled", "graph"], message);
+        } else if ingestion.kafka.topics.is_empty() {
+            self.refuse(&["ingestion.kafka.topics"], "must name at least one topic or glob, like v6.qtw.traces.*.*");
+        }
+        if ingestion.kafka.brokers.is_empty() {
+            self.refuse(&["ingestion.kafka.brokers"], "must name at least one broker");
+        }
+        if self.config.graph == super::Graph::Ingest && self.config.storage.endpoints.is_empty() {
+            self.refuse(
+                &["storage.endpoints"],
+                "graph ingest delivers to other processes: must name at least one, like http://storage-0:8815 (graph standalone delivers to itself)",
+            );
+        }
+    }
+
+    fn consumer(&mut self) {
+        let kafka = &self.config.ingestion.kafka;
+        let consumer = &kafka.consumer;
+        let (heartbeat, session) =
+            ("ingestion.kafka.consumer.heartbeat_interval_ms", "ingestion.kafka.consumer.session_timeout_ms");
+        if consumer.heartbeat_interval_ms >= consumer.session_timeout_ms {
+            self.refuse(&[heartbeat, session], format!("must be below session_timeout_ms, {} ms", consumer.session_timeout_ms));
+        } else if consumer.heartbeat_interval_ms > consumer.session_timeout_ms / 3 {
+            let message = format!(
+                "more than a third of session_timeout_ms, {} ms: one or two lost heartbeats end the session",
+                consumer.session_timeout_ms
+            );
+            self.warn(&[heartbeat, session], message);
+        }
+        if consumer.session_timeout_ms > consumer.max_poll_interval_ms {
+            let message =
+                format!("session_timeout_ms must not be above max_poll_interval_ms, {} ms", consumer.max_poll_interval_ms);
+            self.refuse(&[session, "ingestion.kafka.consumer.max_poll_interval_ms"], message);
+        }
+        let (fetch_min, fetch_max) = ("ingestion.kafka.fetch_min_bytes", "ingestion.kafka.fetch_max_bytes");
+        if kafka.fetch_min_bytes > kafka.fetch_max_bytes {
+            let message = format!("fetch_min_bytes must not be above fetch_max_bytes, {}", bytes_text(kafka.fetch_max_bytes));
+            self.refuse(&[fetch_min, fetch_max], message);
+        }
+        if kafka.max_partition_fetch_bytes > kafka.fetch_max_bytes {
+            let message = format!("above fetch_max_bytes, {}: the smaller counts", bytes_text(kafka.fetch_max_bytes));
+            self.warn(&["ingestion.kafka.max_partition_fetch_bytes", fetch_max], message);
+        }
+    }
+
+    fn security(&mut self) {
+        let security = &self.config.ingestion.kafka.security;
+        let at = |name: &str| format!("ingestion.kafka.security.{name}");
+        let protocol = security.protocol.name();
+        if security.protocol.has_sasl() {
+            for (name, is_there) in
+                [("sasl.username", security.sasl.username.is_some()), ("sasl.password", security.sasl.password.is_some())]
+            {
+                if !is_there {
+                    self.refuse(&[&at(name)], format!("must be given for protocol {protocol}"));
+                }
+            }
+        } else {
+            for name in ["sasl.mechanism", "sasl.username", "sasl.password"] {
+                self.warn_unused(&at(name), &format!("protocol {protocol} does not log in"));
+            }
+        }
+        let tls = &security.tls;
+        if security.protocol.has_tls() {
+            if tls.certificate_location.is_some() != tls.key_location.is_some() {
+                let (missing, other) = if tls.key_location.is_none() {
+                    ("tls.key_location", "certificate_location")
+                } else {
+                    ("tls.certificate_location", "key_location")
+                };
+                self.refuse(&[&at(missing)], format!("must be given with {other}: a certificate and its key belong together"));
+            }
+            if !tls.verify_certificate {
+                self.warn(&[&at("tls.verify_certificate")], "anyone on the way to the brokers can read and change the data");
+            } else if !tls.verify_hostname {
+                self.warn(&[&at("tls.verify_hostname")], "any certificate of the same authority passes for a broker's");
+            }
+        } else {
+            for name in
+                ["ca_location", "certificate_location", "key_location", "key_password", "verify_certificate", "verify_hostname"]
+            {
+                self.warn_unused(&at(&format!("tls.{name}")), &format!("protocol {protocol} does not encrypt"));
+            }
+        }
+    }
+
+    fn warn_unused(&mut self, key: &str, why: &str) {
+        let default = self.table.key(key).and_then(|declared| default_of(declared).ok());
+        let differs = self.raw.get(key).map(|given| &given.value) != default.as_ref();
+        if self.is_given(key) && differs {
+            self.warn(&[key], format!("has no effect: {why}"));
+        }
+    }
+
+    /// The specification's central sizing rule, and that every unit fits into what holds it.
+    fn batches(&mut self) {
+        let config = self.config;
+        let batching = config.kafka_batching();
+        let size_key = self.batching_key("batch_size");
+        let bytes_key = self.batching_key("batch_bytes_max");
+        let (average, limit) = (config.pipeline.average_message_bytes, config.ingestion.grpc.max_message_size);
+        let expected = (batching.batch_size as u64).saturating_mul(average);
+        if expected >= limit {
+            let message = format!(
+                "a batch of {} messages of {} is {} bytes, which must stay below ingestion.grpc.max_message_size, {}: lower batch_size to {}, \
+                 raise the limit, or correct pipeline.average_message_bytes",
+                batching.batch_size,
+                bytes_text(average),
+                expected,
+                bytes_text(limit),
+                (limit - 1) / average
+            );
+            self.refuse(&[&size_key, "ingestion.grpc.max_message_size", "pipeline.average_message_bytes"], message);
+        }
+        let (messages_max, messages_key) = config.messages_in_flight();
+        if batching.batch_size > messages_max {
+            self.refuse(
+                &[&size_key, messages_key],
+                format!("batch_size must not be above {messages_key}, {messages_max}: no batch could pass"),
+            );
+        }
+        let buffer_bytes = config.processing.buffer.max_size_bytes;
+        if batching.batch_bytes_max > buffer_bytes {
+            let message = format!(
+                "batch_bytes_max must not be above processing.buffer.max_size_bytes, {}: no batch could pass",
+                bytes_text(buffer_bytes)
+            );
+            self.refuse(&[&bytes_key, "processing.buffer.max_size_bytes"], message);
+        }
+        if limit > config.pipeline.in_flight_bytes_max {
+            let message = format!(
+                "ingestion.grpc.max_message_size must not be above pipeline.in_flight_bytes_max, {}: a full message could never be sent",
+                bytes_text(config.pipeline.in_flight_bytes_max)
+            );
+            self.refuse(&["pipeline.in_flight_bytes_max", "ingestion.grpc.max_message_size"], message);
+        }
+        if batching.batch_timeout_ms < config.processing.epoch_interval_ms {
+            let message = format!(
+                "below processing.epoch_interval_ms, {} ms, which then is the timeout",
+                config.processing.epoch_interval_ms
+            );
+            self.warn(&[&self.batching_key("batch_timeout_ms"), "processing.epoch_interval_ms"], message);
+        }
+    }
+
+    /// The key that gives a value of the Kafka source's batching.
+    fn batching_key(&self, name: &str) -> String {
+        let own = format!("ingestion.kafka.batching.{name}");
+        if self.is_given(&own) || self.known.blames(&own) { own } else { format!("ingestion.batching.{name}") }
+    }
+
+    fn memory(&mut self) {
+        let parts = self.config.buffer_memory();
+        let sum: u64 = parts.iter().map(|part| part.bytes).sum();
+        let limit = self.config.processing.buffer.max_buffer_memory;
+        if sum <= limit {
+            return;
+        }
+        let terms: Vec<String> = parts.iter().map(|part| format!("{} {}", part.what, bytes_text(part.bytes))).collect();
+        let message = format!(
+            "all buffers together may take {} MiB, above max_buffer_memory, {}: {}",
+            sum.div_ceil(1 << 20),
+            bytes_text(limit),
+            terms.join(", ")
+        );
+        let mut keys = vec!["processing.buffer.max_buffer_memory"];
+        keys.extend(parts.iter().flat_map(|part| part.keys));
+        self.refuse(&keys, message);
+    }
+
+    fn commits(&mut self) {
+        let mode = self.config.ingestion.kafka.commit_strategy.mode;
+        let (mode_key, wal_key) = ("ingestion.kafka.commit_strategy.mode", "processing.wal.enabled");
+        if !self.config.processing.wal.enabled && mode == CommitMode::AfterWal {
+            let message = "without a log nothing is durable before it is published: set processing.wal.enabled: true, or \
+                           ingestion.kafka.commit_strategy.mode: after_publish";
+            self.refuse(&[wal_key, mode_key], message);
+        }
+    }
+
+    fn log(&mut self) {
+        let wal = &self.config.processing.wal;
+        if !wal.enabled {
+            return;
+        }
+        let (segment, total) = ("processing.wal.segment_size_bytes", "processing.wal.max_size_bytes");
+        if wal.segment_size_bytes > wal.max_size_bytes / 2 {
+            let message = format!(
+                "segment_size_bytes must not be above half of max_size_bytes, {}: one segment is written while another is released",
+                bytes_text(wal.max_size_bytes)
+            );
+            self.refuse(&[segment, total], message);
+        }
+        if !wal.segment_size_bytes.is_multiple_of(4_096) {
+            self.refuse(&[segment], "must be a multiple of 4KiB, the unit of direct disk writes");
+        }
+        let batch_bytes = self.config.kafka_batching().batch_bytes_max;
+        if batch_bytes > wal.segment_size_bytes / 2 {
+            let message = format!(
+                "batch_bytes_max must not be above half of processing.wal.segment_size_bytes, {}",
+                bytes_text(wal.segment_size_bytes)
+            );
+            self.refuse(&[&self.batching_key("batch_bytes_max"), segment], message);
+        }
+        if wal.sync_on_write {
+            self.warn_unused("processing.wal.sync_interval_ms", "processing.wal.sync_on_write is true");
+        } else if self.config.ingestion.kafka.commit_strategy.mode == CommitMode::AfterWal {
+            let message =
+                format!("a power failure loses up to the last {} ms of what Kafka was told is done", wal.sync_interval_ms);
+            self.warn(&["processing.wal.sync_on_write"], message);
+        }
+    }
+
+    fn dead_letter(&mut self) {
+        let kafka = &self.config.ingestion.kafka;
+        let (topic_key, directory_key) = ("ingestion.kafka.dead_letter.topic", "ingestion.kafka.dead_letter.directory");
+        if kafka.dead_letter.topic.is_none() && kafka.dead_letter.directory.is_none() {
+            self.refuse(
+                &[directory_key, topic_key],
+                "must be given where dead_letter.topic is not: a rejected message must go somewhere",
+            );
+        }
+        let Some(topic) = &kafka.dead_letter.topic else { return };
+        let matches = |globs: &[String]| globs.iter().find(|glob| glob_matches(glob, topic)).cloned();
+        if let Some(glob) = matches(&kafka.topics)
+            && matches(&kafka.exclude_topics).is_none()
+        {
+            let message = format!(
+                "ingestion.kafka.topics reads it (by {glob}): rejected messages would go round for ever; add it to ingestion.kafka.exclude_topics"
+            );
+            self.refuse(&[topic_key, "ingestion.kafka.topics"], message);
+        }
+    }
+
+    fn object_store(&mut self) {
+        let store = &self.config.storage.object_store;
+        let at = |name: &str| format!("storage.object_store.{name}");
+        if store.scheme == ObjectStoreScheme::Fs {
+            for name in ["bucket", "endpoint", "region", "access_key_id", "secret_access_key"] {
+                self.warn_unused(&at(name), "storage.object_store.scheme is fs");
+            }
+            return;
+        }
+        self.warn_unused(&at("root"), "storage.object_store.scheme is s3; the front of paths is storage.object_store.prefix");
+        if store.bucket.is_none() {
+            self.refuse(&[&at("bucket")], "must be given for scheme s3");
+        }
+        if store.access_key_id.is_some() != store.secret_access_key.is_some() {
+            let (missing, other) = if store.access_key_id.is_none() {
+                ("access_key_id", "secret_access_key")
+            } else {
+                ("secret_access_key", "access_key_id")
+            };
+            self.refuse(&[&at(missing)], format!("must be given with {other}"));
+        }
+    }
+
+    fn rotation(&mut self) {
+        let config = self.config;
+        let rotation = &config.storage.rotation;
+        let (size_key, age_key, idle_key) =
+            ("storage.rotation.file_bytes_max", "storage.rotation.age_max_seconds", "storage.rotation.idle_seconds");
+        if rotation.idle_seconds > rotation.age_max_seconds {
+            self.warn(&[idle_key, age_key], format!("has no effect above age_max_seconds, {} seconds", rotation.age_max_seconds));
+        }
+        // Segments come back when their rows are published, so the log must hold about all rows of the open files.
+        let wal = &config.processing.wal;
+        let rows_bytes = rotation.file_bytes_max.saturating_mul(COMPRESSION_RATIO);
+        let is_own_log = config.has_ingest() && wal.enabled;
+        if is_own_log && rows_bytes > wal.max_size_bytes {
+            let message = format!(
+                "a file of {} holds about {} of messages, more than the log (processing.wal.max_size_bytes, {}): under load reading pauses until \
+                 age_max_seconds, {} seconds",
+                bytes_text(rotation.file_bytes_max),
+                bytes_text(rows_bytes),
+                bytes_text(wal.max_size_bytes),
+                rotation.age_max_seconds
+            );
+            self.warn(&[size_key, "processing.wal.max_size_bytes"], message);
+        }
+    }
+
+    fn catalog(&mut self) {
+        let metastore = &self.config.metastore;
+        let url_key = "metastore.url";
+        match (metastore.r#type, &metastore.url) {
+            (MetastoreType::Sled, _) => self.warn_unused(url_key, "metastore.type is sled"),
+            (MetastoreType::Postgres, None) => {
+                self.refuse(
+                    &[url_key, "metastore.type"],
+                    "must be given for type postgres, like postgres://user:password@host:5432/database",
+                );
+            }
+            (MetastoreType::Postgres, Some(url)) => {
+                let is_known = ["postgres://", "postgresql://", "host="].iter().any(|start| url.expose().starts_with(start));
+                if !is_known {
+                    self.refuse(&[url_key], "must begin with postgres://, postgresql:// or host=");
+                }
+                self.warn_unused("metastore.path", "metastore.type is postgres");
+            }
+        }
+    }
+
+    /// Every folder has one owner: each owner deletes what it does not know.
+    fn directories(&mut self) {
+        let used = self.config.directories();
+        for (position, (key, path)) in used.iter().enumerate() {
+            for (other_key, other) in &used[..position] {
+                let (path, other) = (plain(path), plain(other));
+                if path.starts_with(&other) || other.starts_with(&path) {
+                    let message = format!("must not be, hold or lie in {other_key}, {}", other.display());
+                    self.refuse(&[key, other_key], message);
+                }
+            }
+        }
+    }
+
+    fn ports(&mut self) {
+        let ports = &self.config.service_ports;
+        if ports.admin == ports.arrow_flight && ports.admin != 0 && self.config.has_storage() {
+            self.refuse(
+                &["service_ports.admin", "service_ports.arrow_flight"],
+                "service_ports.admin and service_ports.arrow_flight must differ",
+            );
+        }
+    }
+}
+
+/// A path without its `.` parts, so that `./data` and `data` are one.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// Whether a glob of `topics` matches a topic: `*` stands for one token or a part of one, `**` for any rest.
+fn glob_matches(glob: &str, topic: &str) -> bool {
+    if let Some(front) = glob.strip_suffix("**") {
+        let front: Vec<&str> = front.split('.').collect();
+        let tokens: Vec<&str> = topic.splitn(front.len(), '.').collect();
+        let Some((last, whole)) = front.split_last() else { return false };
+        let is_same_front =
+            tokens.len() == front.len() && whole.iter().zip(&tokens).all(|(part, token)| token_matches(part, token));
+        return is_same_front && tokens.last().is_some_and(|rest| rest.starts_with(last));
+    }
+    let (parts, tokens): (Vec<&str>, Vec<&str>) = (glob.split('.').collect(), topic.split('.').collect());
+    parts.len() == tokens.len() && parts.iter().zip(&tokens).all(|(part, token)| token_matches(part, token))
+}
+
+/// Greedy with one step back: the last `*` takes one letter more whenever what follows it does not fit.
+fn token_matches(part: &str, token: &str) -> bool {
+    let (part, token) = (part.as_bytes(), token.as_bytes());
+    let (mut at, mut seen) = (0, 0);
+    let mut star = None;
+    while seen < token.len() {
+        match part.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(byte) if *byte == token[seen] => {
+                at += 1;
+                seen += 1;
+            }
+            _ => {
+                let Some((star_at, star_seen)) = star else { return false };
+                star = Some((star_at, star_seen + 1));
+                at = star_at + 1;
+                seen = star_seen + 1;
+            }
+        }
+    }
+    part[at..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_whole_tokens() {
+        for (glob, topic, expected) in [
+            ("v6.qtw.traces.*.*", "v6.qtw.traces.shop.eu", true),
+            ("v6.qtw.traces.*.*", "v6.qtw.traces.shop", false),
+            ("v6.qtw.traces.*", "v6.qtw.traces.shop.eu", false),
+            ("*", "dead", true),
+            ("*", "dead.letter", false),
+            ("**", "dead.letter", true),
+            ("v6.**", "v6.dead.letter", true),
+            ("v6.**", "v6", false),
+            ("v6.*.x**", "v6.a.xyz.q", true),
+            ("v6.*.x**", "v6.a.yz.q", false),
+            ("a*b*c", "aXbYbc", true),
+            ("a*b*c", "aXcYb", false),
+            ("dead", "dead", true),
+        ] {
+            assert_eq!(glob_matches(glob, topic), expected, "{glob} {topic}");
+        }
+    }
+}

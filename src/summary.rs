@@ -1,0 +1,206 @@
+//! What a run did and what it cost: the last words of `run --until-end` and `demo`.
+//!
+//! MB and GB are 10^6 and 10^9 bytes, and count the bytes of messages as they came from Kafka.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::progress::grouped;
+
+/// What a run counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Messages read from Kafka.
+    pub messages: u64,
+    /// Records decoded from them (spans, log records, data points).
+    pub records: u64,
+    /// Rows published.
+    pub rows: u64,
+    /// Bytes of messages.
+    pub bytes: u64,
+    /// Messages dropped as duplicates.
+    pub duplicates: u64,
+    /// Messages in the dead letter.
+    pub rejects: u64,
+    /// Messages dropped by policy: tombstones.
+    pub skipped: u64,
+    /// Parquet files published.
+    pub files: u64,
+}
+
+/// What the process used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Processor seconds of all threads, user and system.
+    pub cpu_seconds: f64,
+    /// Greatest resident memory since the process started.
+    pub rss_max_bytes: u64,
+}
+
+impl Usage {
+    /// The process's usage now.
+    pub fn now() -> Self {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: getrusage writes one rusage to the address it is given and keeps no reference to it. RUSAGE_SELF and a valid
+        // address cannot fail; were it to fail all the same, the zeros it was initialised with are a valid rusage.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        // Linux counts resident memory in KiB, macOS in bytes.
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1_024 };
+        Usage { cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime), rss_max_bytes: usage.ru_maxrss as u64 * unit }
+    }
+}
+
+/// The summary. Its field names are a contract with scripts that read `--json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Messages read from Kafka.
+    pub messages: u64,
+    /// Records decoded from them.
+    pub records: u64,
+    /// Rows published.
+    pub rows: u64,
+    /// Bytes of messages.
+    pub bytes: u64,
+    /// Messages dropped as duplicates.
+    pub duplicates: u64,
+    /// Messages in the dead letter.
+    pub rejects: u64,
+    /// Messages dropped by policy.
+    pub skipped: u64,
+    /// Parquet files published.
+    pub files: u64,
+    /// Seconds by the clock.
+    pub seconds: f64,
+    /// Processor seconds used during the run, of all threads.
+    pub cpu_seconds: f64,
+    /// Greatest resident memory since the process started.
+    pub rss_max_bytes: u64,
+    /// Records per second by the clock.
+    pub records_per_second: f64,
+    /// Megabytes of messages per second by the clock.
+    pub mb_per_second: f64,
+    /// Processor seconds per gigabyte of messages; 0 without messages.
+    pub cpu_seconds_per_gb: f64,
+}
+
+impl Summary {
+    /// The summary of a run that took `elapsed` and began with the usage `before`, which is subtracted.
+    pub fn new(totals: Totals, elapsed: Duration, before: Usage, after: Usage) -> Self {
+        let Totals { messages, records, rows, bytes, duplicates, rejects, skipped, files } = totals;
+        let seconds = elapsed.as_secs_f64();
+        let cpu_seconds = (after.cpu_seconds - before.cpu_seconds).max(0.0);
+        let ratio = |amount: f64, of: f64| if of > 0.0 { amount / of } else { 0.0 };
+        Summary {
+            messages,
+            records,
+            rows,
+            bytes,
+            duplicates,
+            rejects,
+            skipped,
+            files,
+            seconds,
+            cpu_seconds,
+            rss_max_bytes: after.rss_max_bytes,
+            records_per_second: ratio(records as f64, seconds),
+            mb_per_second: ratio(bytes as f64 / 1e6, seconds),
+            cpu_seconds_per_gb: ratio(cpu_seconds, bytes as f64 / 1e9),
+        }
+    }
+
+    /// One line of JSON.
+    pub fn json(&self) -> String {
+        // A struct of numbers has nothing that could fail to serialize: not even a float that is not finite, which becomes null.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Summary {
+    /// A table for people, numbers aligned at their last digit.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+        let rows = [
+            ("messages read", grouped(self.messages), String::new()),
+            ("  duplicates", grouped(self.duplicates), "dropped".to_owned()),
+            ("  rejects", grouped(self.rejects), "in the dead letter".to_owned()),
+            ("  skipped", grouped(self.skipped), "by policy".to_owned()),
+            ("records", grouped(self.records), format!("{} records/s", grouped(self.records_per_second as u64))),
+            ("rows published", grouped(self.rows), format!("in {} files", grouped(self.files))),
+            ("MB read", megabytes(self.bytes), format!("{:.1} MB/s", self.mb_per_second)),
+            ("seconds", format!("{:.2}", self.seconds), String::new()),
+            ("CPU seconds", format!("{:.2}", self.cpu_seconds), format!("{:.2} per GB read", self.cpu_seconds_per_gb)),
+            ("peak memory MB", megabytes(self.rss_max_bytes), String::new()),
+        ];
+        let width = rows.iter().map(|(_, number, _)| number.len()).max().unwrap_or(0);
+        for (name, number, remark) in rows {
+            writeln!(f, "{}", format!("{name:<16}{number:>width$}  {remark}").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        let totals = Totals {
+            messages: 20_100,
+            records: 1_000_000,
+            rows: 1_000_000,
+            bytes: 344_000_000,
+            duplicates: 80,
+            rejects: 20,
+            skipped: 0,
+            files: 3,
+        };
+        let before = Usage { cpu_seconds: 1.0, rss_max_bytes: 1 };
+        let after = Usage { cpu_seconds: 2.72, rss_max_bytes: 256_000_000 };
+        Summary::new(totals, Duration::from_secs(2), before, after)
+    }
+
+    #[test]
+    fn rates_follow_from_totals_time_and_usage() {
+        let summary = summary();
+        assert_eq!((summary.records_per_second, summary.mb_per_second), (500_000.0, 172.0));
+        assert!((summary.cpu_seconds - 1.72).abs() < 1e-9 && (summary.cpu_seconds_per_gb - 5.0).abs() < 1e-9, "{summary:?}");
+    }
+
+    #[test]
+    fn empty_run_has_rates_of_zero() {
+        let summary = Summary::new(Totals::default(), Duration::ZERO, Usage::default(), Usage::default());
+        assert_eq!((summary.records_per_second, summary.mb_per_second, summary.cpu_seconds_per_gb), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn json_has_the_promised_fields() {
+        let value: serde_json::Value = serde_json::from_str(&summary().json()).unwrap();
+        let fields: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+        let mut promised = vec![
+            "messages", "records", "rows", "bytes", "duplicates", "rejects", "skipped", "files", "seconds", "cpu_seconds", "rss_max_bytes",
+            "records_per_second", "mb_per_second", "cpu_seconds_per_gb",
+        ];
+        promised.sort_unstable();
+        assert_eq!(fields, promised);
+    }
+
+    #[test]
+    fn table_aligns_numbers() {
+        let table = summary().to_string();
+        let ends: Vec<_> = table.lines().map(|line| line.get(16..25).unwrap_or(line).trim_end().len()).collect();
+        assert!(ends.iter().all(|&end| end == 9), "{table}");
+        assert!(table.contains("rows published  1,000,000  in 3 files\n"), "{table}");
+    }
+
+    #[test]
+    fn usage_of_this_process_is_plausible() {
+        let usage = Usage::now();
+        assert!(usage.cpu_seconds >= 0.0 && usage.rss_max_bytes > 1 << 20, "{usage:?}");
+    }
+}
