@@ -28,16 +28,25 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use ulid::Ulid;
 
 use crate::batch::Group;
+use crate::catalog_commit::registrar::{Answer, Registrar, Request};
 use crate::coverage::{Dispositions, OffsetSet, PartitionKey, TopicKey};
+use crate::epoch::Epoch;
 use crate::parquet_roll::footer::ulid_text;
 use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
 
 pub mod audit;
 pub mod postgres_catalog;
 pub mod rebuild;
+pub mod registrar;
 pub mod sled_catalog;
 
 #[cfg(test)]
@@ -365,4 +374,48 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The catalog's thread.
+    pub registrar: Registrar,
+}
+
+/// Registers commits in the catalog, and lets go of their local files.
+pub fn catalog_commit<'s>(
+    stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<Arc<ClosedCommit>>> {
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let address = builder.operator_info().address;
+    let mut counter = ports.registrar.counter(scope.worker().sync_activator_for(address.to_vec()));
+    let mut input = builder.new_input(stream, Pipeline);
+    let (output, committed) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
+    builder.build(move |_capabilities| {
+        let mut waiting: BTreeMap<u64, (Capability<Epoch>, Arc<ClosedCommit>)> = BTreeMap::new();
+        move |_frontiers| {
+            // 1. Ask for each commit, in order.
+            input.for_each(|capability, commits| {
+                let capability = capability.retain_least(0).expect("every commit is sent under a capability");
+                for commit in commits.drain(..) {
+                    let ticket = counter.request(Request::Commit(commit.clone()));
+                    waiting.insert(ticket, (capability.clone(), commit));
+                }
+            });
+            // 2. Hand on what is in the catalog. A refused commit keeps its capability.
+            let mut output = output.activate();
+            while let Some((ticket, answer)) = counter.answer() {
+                let Answer::Committed = answer else { continue };
+                let Some((capability, commit)) = waiting.remove(&ticket) else { continue };
+                let mut session = output.session(&capability);
+                session.give(commit);
+                session.flush();
+            }
+        }
+    });
+    committed
 }

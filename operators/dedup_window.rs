@@ -28,6 +28,25 @@
 mod table;
 pub mod window;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use self::window::{Partitions, Progress, Sighting, TooManyPartitions, Window};
+use crate::batch::{NormalizedBatch, Record, UniqueBatch};
+use crate::coverage::{Coverage, PartitionKey};
+use crate::epoch::Epoch;
+use crate::fault::Health;
+use crate::wal_commit::keys::RememberedKey;
+
 /// The stage's name in config, metrics and faults.
 pub const NAME: &str = "dedup_window";
 
@@ -46,4 +65,328 @@ impl Default for Config {
     fn default() -> Self {
         Config { window_ms: 60_000, bytes_max: 256 << 20 }
     }
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The memories of this process's workers, warmed up from the write-ahead log; each worker takes its own.
+    pub memories: Arc<Mutex<Vec<Option<Memory>>>>,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// Counters, written here and read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Records dropped.
+    pub duplicates: AtomicU64,
+    /// Keys remembered, over all workers.
+    pub keys: AtomicU64,
+    /// Bytes the windows hold, over all workers.
+    pub bytes: AtomicU64,
+}
+
+/// The worker, of `peers`, that remembers `key`.
+pub fn owner(key: u128, peers: usize) -> usize {
+    // The key is a hash: any of its bits are good ones.
+    ((key >> 64) as u64 % peers as u64) as usize
+}
+
+/// The keys of one batch that one worker owns. Every worker gets one per batch, without keys if need be: all hear of the progress of
+/// record time that the batch makes, so verdicts do not depend on the number of workers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Question {
+    owner: usize,
+    asker: usize,
+    ticket: u64,
+    partition: PartitionKey,
+    /// First offset of the batch.
+    start: i64,
+    /// Median record time in Unix milliseconds and number of the batch's records.
+    progress: Option<(i64, u64)>,
+    /// Position in the batch, and what is asked about it; ascending by offset.
+    keys: Vec<(u32, Asked)>,
+}
+
+/// One record, as the window's owner needs to know it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Asked {
+    offset: i64,
+    time_ms: i64,
+    key: u128,
+}
+
+/// The positions in a batch that are duplicates, as one owner sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Answer {
+    asker: usize,
+    ticket: u64,
+    duplicates: Vec<u32>,
+}
+
+/// A batch that waits for its answers.
+#[derive(Clone, Debug)]
+struct Waiting {
+    ticket: u64,
+    answers: usize,
+    batch: NormalizedBatch,
+}
+
+/// Drops duplicates within the window, over all workers.
+///
+/// Keys travel, batches stay: a batch is whole on its worker, so its coverage stays a plain range.
+pub fn dedup_window<'s>(stream: Stream<'s, Epoch, Vec<NormalizedBatch>>, config: Config, ports: Ports) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+    let (waiting, questions) = ask(stream);
+    let answers = judge(questions, config, ports.clone());
+    apply(waiting, answers, ports)
+}
+
+type Asking<'s> = (Stream<'s, Epoch, Vec<Waiting>>, Stream<'s, Epoch, Vec<Question>>);
+
+/// Sends each key to its owner.
+fn ask<'s>(stream: Stream<'s, Epoch, Vec<NormalizedBatch>>) -> Asking<'s> {
+    let scope = stream.scope();
+    let (index, peers) = (scope.index(), scope.peers());
+    let mut builder = OperatorBuilder::new(format!("{NAME}.ask"), scope);
+    let mut input = builder.new_input(stream, Pipeline);
+    let (output, waiting) = builder.new_output::<Vec<Waiting>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Waiting>>>::from(output);
+    let (question_output, questions) = builder.new_output::<Vec<Question>>();
+    let mut question_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Question>>>::from(question_output);
+    builder.build(move |_capabilities| {
+        let mut ticket = 0;
+        move |_frontiers| {
+            let mut output = output.activate();
+            let mut question_output = question_output.activate();
+            input.for_each(|capability, batches| {
+                let epoch = *capability.least().expect("every batch is sent under a capability");
+                let mut session = output.session(&capability);
+                let mut question_session = question_output.session(&capability);
+                for batch in batches.drain(..) {
+                    ticket += 1;
+                    let questions = questions_of(&batch, epoch, index, ticket, peers);
+                    session.give(Waiting { ticket, answers: questions.len(), batch });
+                    question_session.give_iterator(questions.into_iter());
+                }
+                session.flush();
+                question_session.flush();
+            });
+        }
+    });
+    (waiting, questions)
+}
+
+fn questions_of(batch: &NormalizedBatch, epoch: Epoch, asker: usize, ticket: u64, peers: usize) -> Vec<Question> {
+    let mut keys: Vec<Vec<(u32, Asked)>> = (0..peers).map(|_| Vec::with_capacity(batch.records.len() / peers + 16)).collect();
+    let time_of = |record: &Record| if record.timestamp_ms >= 0 { record.timestamp_ms } else { epoch.0 as i64 };
+    for (position, record) in batch.records.iter().enumerate() {
+        let asked = Asked { offset: record.offset, time_ms: time_of(record), key: record.key };
+        keys[owner(record.key, peers)].push((position as u32, asked));
+    }
+    let progress = Progress::of(epoch.0, batch.records.iter().map(time_of)).map(|progress| (progress.time_ms, progress.records));
+    let Coverage { partition, start, .. } = &batch.coverage;
+    let question = |(owner, keys)| Question { owner, asker, ticket, partition: partition.clone(), start: *start, progress, keys };
+    keys.into_iter().enumerate().map(question).collect()
+}
+
+/// Decides an epoch's questions once all of them are here, in the order of (topic, partition, offset): the least one wins, whatever
+/// the number of workers and the order of arrival (design D-8).
+fn judge<'s>(questions: Stream<'s, Epoch, Vec<Question>>, config: Config, ports: Ports) -> Stream<'s, Epoch, Vec<Answer>> {
+    let scope = questions.scope();
+    let (index, peers) = (scope.index(), scope.peers());
+    let mut builder = OperatorBuilder::new(format!("{NAME}.judge"), scope);
+    let mut input = builder.new_input(questions, Exchange::new(|question: &Question| question.owner as u64));
+    let (output, answers) = builder.new_output::<Vec<Answer>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Answer>>>::from(output);
+    builder.build(move |_capabilities| {
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<Question>)> = BTreeMap::new();
+        let mut judge = Judge::new(config, ports, index, peers);
+        // Capabilities of epochs that could not be decided: never dropped, so the frontier never passes them.
+        let mut failed: Vec<Capability<Epoch>> = Vec::new();
+        move |frontiers| {
+            // 1. Keep questions until their epoch is complete.
+            input.for_each(|capability, questions| {
+                let capability = capability.retain_least(0).expect("every question is sent under a capability");
+                let epoch = *capability.time();
+                open.entry(epoch).or_insert_with(|| (capability, Vec::new())).1.append(questions);
+            });
+            // 2. Answer the epochs that the frontier has closed, in order.
+            let mut output = output.activate();
+            while let Some(entry) = open.first_entry() {
+                if frontiers[0].less_equal(entry.key()) {
+                    break;
+                }
+                let (epoch, (capability, questions)) = entry.remove_entry();
+                match judge.decide(epoch, questions) {
+                    Ok(answers) => {
+                        let mut session = output.session(&capability);
+                        session.give_iterator(answers.into_iter());
+                        session.flush();
+                    }
+                    Err(error) => {
+                        judge.ports.health.fail(NAME, format!("epoch {epoch}: {error}"));
+                        failed.push(capability);
+                    }
+                }
+            }
+        }
+    });
+    answers
+}
+
+/// A window with the numbers it knows partitions by.
+pub struct Memory {
+    window: Window,
+    partitions: Partitions,
+    /// Recalled from the log and not yet in the window: the keys of one epoch, own ones only, and the times of all.
+    recalled: (Epoch, Vec<Sighting>, Vec<i64>),
+}
+
+impl Memory {
+    /// A memory around an empty window.
+    pub fn new(window: Window) -> Self {
+        Memory { window, partitions: Partitions::default(), recalled: (Epoch(0), Vec::new(), Vec::new()) }
+    }
+
+    /// Recalls a key from the write-ahead log, in its order; `is_own` says whether this window owns it.
+    pub fn recall(&mut self, key: &RememberedKey, is_own: bool) -> Result<(), TooManyPartitions> {
+        if key.epoch != self.recalled.0 {
+            self.settle();
+            self.recalled.0 = key.epoch;
+        }
+        let time_ms = if key.timestamp_ms >= 0 { key.timestamp_ms } else { key.epoch.0 as i64 };
+        self.recalled.2.push(time_ms);
+        if is_own {
+            let partition = self.partitions.index(&key.partition)?;
+            self.recalled.1.push(Sighting { key: key.key, time_ms, partition, offset: key.offset });
+        }
+        Ok(())
+    }
+
+    /// Puts what was recalled last into the window.
+    pub fn settle(&mut self) {
+        let (epoch, sightings, times) = &mut self.recalled;
+        if let Some(progress) = Progress::of(epoch.0, times.drain(..)) {
+            self.window.advance(progress);
+        }
+        self.window.remember(sightings);
+        sightings.clear();
+    }
+}
+
+/// Decides for the keys that one worker owns.
+struct Judge {
+    memory: Memory,
+    ports: Ports,
+    noted_keys: u64,
+    noted_bytes: u64,
+}
+
+impl Judge {
+    fn new(config: Config, ports: Ports, worker: usize, peers: usize) -> Self {
+        let warmed = ports.memories.lock().unwrap_or_else(PoisonError::into_inner).get_mut(worker).and_then(Option::take);
+        let per_worker = Config { bytes_max: config.bytes_max / peers.max(1), ..config };
+        let memory = warmed.unwrap_or_else(|| Memory::new(Window::new(per_worker)));
+        Judge { memory, ports, noted_keys: 0, noted_bytes: 0 }
+    }
+
+    fn decide(&mut self, epoch: Epoch, mut questions: Vec<Question>) -> Result<Vec<Answer>, TooManyPartitions> {
+        questions.sort_by(|one, other| (&one.partition, one.start).cmp(&(&other.partition, other.start)));
+        let (mut sightings, mut verdicts) = (Vec::new(), Vec::new());
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            if let Some((time_ms, records)) = question.progress {
+                self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
+            }
+            let partition = self.memory.partitions.index(&question.partition)?;
+            let sighting = |(_, asked): &(u32, Asked)| Sighting { key: asked.key, time_ms: asked.time_ms, partition, offset: asked.offset };
+            sightings.clear();
+            sightings.extend(question.keys.iter().map(sighting));
+            self.memory.window.observe(&sightings, &mut verdicts);
+            let judged = question.keys.iter().zip(&verdicts);
+            let duplicates = judged.filter(|(_, is_duplicate)| **is_duplicate).map(|((position, _), _)| *position).collect();
+            answers.push(Answer { asker: question.asker, ticket: question.ticket, duplicates });
+        }
+        self.note();
+        Ok(answers)
+    }
+
+    /// Adds this window's share to the process's gauges.
+    fn note(&mut self) {
+        let (keys, bytes) = (self.memory.window.len() as u64, self.memory.window.bytes() as u64);
+        self.ports.stats.keys.fetch_add(keys.wrapping_sub(self.noted_keys), Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(bytes.wrapping_sub(self.noted_bytes), Ordering::Relaxed);
+        (self.noted_keys, self.noted_bytes) = (keys, bytes);
+    }
+}
+
+/// What is known of one batch in `apply`; answers may come before the batch does.
+#[derive(Default)]
+struct Stashed {
+    waiting: Option<(Capability<Epoch>, Waiting)>,
+    answers: usize,
+    duplicates: Vec<u32>,
+}
+
+/// Takes the duplicates out of each batch once all owners have answered.
+fn apply<'s>(waiting: Stream<'s, Epoch, Vec<Waiting>>, answers: Stream<'s, Epoch, Vec<Answer>>, ports: Ports) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+    let mut builder = OperatorBuilder::new(format!("{NAME}.apply"), waiting.scope());
+    let mut batch_input = builder.new_input(waiting, Pipeline);
+    let mut answer_input = builder.new_input(answers, Exchange::new(|answer: &Answer| answer.asker as u64));
+    let (output, unique) = builder.new_output::<Vec<UniqueBatch>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<UniqueBatch>>>::from(output);
+    builder.build(move |_capabilities| {
+        let mut stash: BTreeMap<u64, Stashed> = BTreeMap::new();
+        move |_frontiers| {
+            // 1. Bring batches and answers together.
+            let mut ready = BTreeSet::new();
+            batch_input.for_each(|capability, batches| {
+                let capability = capability.retain_least(0).expect("every batch is sent under a capability");
+                for waiting in batches.drain(..) {
+                    ready.insert(waiting.ticket);
+                    stash.entry(waiting.ticket).or_default().waiting = Some((capability.clone(), waiting));
+                }
+            });
+            answer_input.for_each(|_capability, answers| {
+                for mut answer in answers.drain(..) {
+                    ready.insert(answer.ticket);
+                    let stashed = stash.entry(answer.ticket).or_default();
+                    stashed.answers += 1;
+                    stashed.duplicates.append(&mut answer.duplicates);
+                }
+            });
+            // 2. Send what is complete.
+            let mut output = output.activate();
+            for ticket in ready {
+                let is_complete = |stashed: &Stashed| stashed.waiting.as_ref().is_some_and(|(_, waiting)| waiting.answers == stashed.answers);
+                if !stash.get(&ticket).is_some_and(is_complete) {
+                    continue;
+                }
+                let Some(Stashed { waiting: Some((capability, waiting)), duplicates, .. }) = stash.remove(&ticket) else { continue };
+                ports.stats.duplicates.fetch_add(duplicates.len() as u64, Ordering::Relaxed);
+                let mut session = output.session(&capability);
+                session.give(UniqueBatch(without(waiting.batch, duplicates)));
+                session.flush();
+            }
+        }
+    });
+    unique
+}
+
+/// The batch without the records at `duplicates`, whose offsets move to the coverage.
+fn without(mut batch: NormalizedBatch, mut duplicates: Vec<u32>) -> NormalizedBatch {
+    if duplicates.is_empty() {
+        return batch;
+    }
+    duplicates.sort_unstable();
+    batch.coverage.duplicates = duplicates.iter().map(|position| batch.records[*position as usize].offset).collect();
+    let mut position = 0;
+    batch.records.retain(|_| {
+        position += 1;
+        duplicates.binary_search(&(position - 1)).is_err()
+    });
+    batch
 }

@@ -100,6 +100,9 @@ pub struct Server {
     streams: Mutex<BTreeMap<u64, channel::UnboundedSender<Result<PutResult, Status>>>>,
     next_stream: AtomicU64,
     closing: AtomicBool,
+    /// Notified when the last acks are on their way and connections may end.
+    finishing: tokio::sync::Notify,
+    finished: tokio::sync::Notify,
 }
 
 struct WorkerQueue {
@@ -128,6 +131,8 @@ impl Server {
             streams: Mutex::default(),
             next_stream: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            finishing: tokio::sync::Notify::new(),
+            finished: tokio::sync::Notify::new(),
         })
     }
 
@@ -141,14 +146,16 @@ impl Server {
         let service = FlightServiceServer::new(Service(self.clone()))
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(message_bytes_max);
+        let server = self.clone();
         async move {
             let served = tonic::transport::Server::builder()
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .tcp_nodelay(true)
                 .add_service(service)
-                .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener))
+                .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), server.finishing.notified())
                 .await;
+            server.finished.notify_one();
             if let Err(error) = served {
                 health.fail(NAME, format!("serving Arrow Flight: {error}"));
             }
@@ -159,6 +166,15 @@ impl Server {
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.queues.iter().for_each(WorkerQueue::wake);
+    }
+
+    /// Ends all streams once their last acks are sent, and the server with them, within `wait`.
+    pub async fn finish(&self, wait: Duration) {
+        lock(&self.streams).clear();
+        self.finishing.notify_one();
+        if tokio::time::timeout(wait, self.finished.notified()).await.is_err() {
+            tracing::debug!("some senders keep their connection open");
+        }
     }
 
     /// Orders every worker to publish what is open.
@@ -197,6 +213,7 @@ impl Server {
         for (stream, sequences) in by_stream {
             let Some(sender) = streams.get(&stream) else { continue };
             let body = serde_json::to_vec(&ack(sequences)).expect("an ack is numbers only");
+            // A sender that has gone away sends again what it needs acked.
             let _ = sender.send(Ok(PutResult { app_metadata: body.into() }));
         }
     }
@@ -323,16 +340,21 @@ impl FlightService for Service {
         }
         let stream = self.0.next_stream.fetch_add(1, Ordering::Relaxed);
         let (answers, receiver) = channel::unbounded_channel();
-        lock(&self.0.streams).insert(stream, answers.clone());
+        let mut streams = lock(&self.0.streams);
+        // Streams whose senders are gone.
+        streams.retain(|_, answers| !answers.is_closed());
+        streams.insert(stream, answers);
+        drop(streams);
         let server = self.0.clone();
         let data = request.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
         tokio::spawn(async move {
             let ended = receive(&server, stream, FlightDataDecoder::new(data)).await;
-            if let Err(status) = ended {
-                let _ = answers.send(Err(status));
-                lock(&server.streams).remove(&stream);
-            }
             // A sender that has only stopped sending still waits for acks: its entry goes when its stream does.
+            if let Err(status) = ended {
+                if let Some(answers) = lock(&server.streams).remove(&stream) {
+                    let _ = answers.send(Err(status));
+                }
+            }
         });
         let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);
         Ok(Response::new(Box::pin(answers)))

@@ -21,10 +21,17 @@
 //! - Within one process a file is announced once, and again only after `repeat_after_ms`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use ulid::Ulid;
 
-use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork};
+use crate::catalog_commit::registrar::Request;
+use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork, Ports};
+use crate::epoch::Epoch;
+use crate::parquet_roll::ClosedCommit;
 
 
 /// The operator's name in config, metrics and faults.
@@ -100,4 +107,28 @@ pub fn inspect(catalog: &dyn Catalog, limit: usize, now_ms: u64) -> Result<Vec<S
         format!("{} {} {}.{:03}s {}", work.file.to_string(), work.group, age_ms / 1_000, age_ms % 1_000, work.path)
     };
     Ok(catalog.index_pending(limit)?.into_iter().map(line).collect())
+}
+
+/// Has pending index work announced after commits. The work itself is in the catalog already, so nothing waits for the announcement.
+pub fn index_trigger(stream: Stream<'_, Epoch, Vec<Arc<ClosedCommit>>>, ports: Ports) {
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let address = builder.operator_info().address;
+    let mut counter = ports.registrar.counter(scope.worker().sync_activator_for(address.to_vec()));
+    let mut input = builder.new_input(stream, Pipeline);
+    builder.build(move |_capabilities| {
+        move |_frontiers| {
+            // 1. Ask once for all commits that are there.
+            let mut has_news = false;
+            input.for_each(|_capability, commits| {
+                has_news |= !commits.is_empty();
+                commits.clear();
+            });
+            if has_news {
+                counter.request(Request::Announce);
+            }
+            // 2. The registrar has reported what came of it.
+            while counter.answer().is_some() {}
+        }
+    });
 }

@@ -28,14 +28,22 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, RawRecord, Reason, Record, Reject, Signal, Span, headers};
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, PartitionKey};
+use crate::epoch::Epoch;
+use crate::fault::Health;
 
 mod detect;
 mod failure;
@@ -202,6 +210,100 @@ pub struct Normalized {
     pub batch: NormalizedBatch,
     /// The messages that failed, in offset order.
     pub rejects: Vec<Reject>,
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// Counters, written here and read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Messages accepted.
+    pub accepted: AtomicU64,
+    /// Messages dropped by policy.
+    pub skipped: AtomicU64,
+    /// Messages rejected.
+    pub rejected: AtomicU64,
+    by_reason: Mutex<BTreeMap<Reason, u64>>,
+}
+
+impl Stats {
+    /// Messages rejected, by reason.
+    pub fn by_reason(&self) -> BTreeMap<Reason, u64> {
+        self.by_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, normalized: &Normalized) {
+        self.accepted.fetch_add(normalized.batch.records.len() as u64, Ordering::Relaxed);
+        self.skipped.fetch_add(normalized.batch.coverage.skipped.len() as u64, Ordering::Relaxed);
+        if normalized.rejects.is_empty() {
+            return;
+        }
+        self.rejected.fetch_add(normalized.rejects.len() as u64, Ordering::Relaxed);
+        let mut by_reason = self.by_reason.lock().unwrap_or_else(PoisonError::into_inner);
+        for reject in &normalized.rejects {
+            *by_reason.entry(reject.reason).or_default() += 1;
+        }
+    }
+}
+
+/// The operator's output streams.
+pub struct Outputs<'s> {
+    /// Accepted messages, one batch per raw batch, empty ones included: their coverage counts.
+    pub normalized: Stream<'s, Epoch, Vec<NormalizedBatch>>,
+    /// Messages that failed.
+    pub rejects: Stream<'s, Epoch, Vec<Reject>>,
+}
+
+/// Normalizes batches. A partition's batches all go to one worker: its order is kept, and all workers decode.
+pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, ports: Ports) -> Outputs<'s> {
+    let mut builder = OperatorBuilder::new(NAME.into(), stream.scope());
+    let mut input = builder.new_input(stream, Exchange::new(|batch: &RawBatch| partition_hash(&batch.partition)));
+    let (output, normalized) = builder.new_output::<Vec<NormalizedBatch>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<NormalizedBatch>>>::from(output);
+    let (reject_output, rejects) = builder.new_output::<Vec<Reject>>();
+    let mut reject_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Reject>>>::from(reject_output);
+    builder.build(move |capabilities| {
+        let normalizer = Normalizer::new(config).map_err(|error| ports.health.fail(NAME, error));
+        // A config that was refused: nothing may pass, so the first capabilities are kept.
+        let (mut normalizer, _kept) = match normalizer {
+            Ok(normalizer) => (Some(normalizer), Vec::new()),
+            Err(()) => (None, capabilities),
+        };
+        move |_frontiers| {
+            let _ = &_kept;
+            let Some(normalizer) = &mut normalizer else { return };
+            let mut output = output.activate();
+            let mut reject_output = reject_output.activate();
+            input.for_each(|capability, batches| {
+                let mut rejects = Vec::new();
+                let mut session = output.session(&capability);
+                for raw in batches.drain(..) {
+                    let normalized = normalizer.normalize(raw);
+                    ports.stats.note(&normalized);
+                    rejects.extend(normalized.rejects);
+                    session.give(normalized.batch);
+                }
+                session.flush();
+                let mut session = reject_output.session(&capability);
+                session.give_iterator(rejects.into_iter());
+                session.flush();
+            });
+        }
+    });
+    Outputs { normalized, rejects }
+}
+
+/// Places a partition on a worker; the same on every worker of every process.
+fn partition_hash(partition: &PartitionKey) -> u64 {
+    // Neighbouring partitions of a topic land on neighbouring workers: evenly spread, which a hash of the number is not for a few.
+    XxHash3_64::oneshot(partition.topic.name.as_bytes()).wrapping_add(partition.partition as u64)
 }
 
 /// Topics whose routes are kept. More than any source reads; over it the routes are simply found anew.

@@ -22,13 +22,27 @@
 //!   upload; a bucket's lifecycle rule for incomplete uploads removes them.
 //! - In a local folder (`fs`) an object appears whole, and it and its folders are synced before the upload counts as done.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use opendal::layers::TimeoutLayer;
 use opendal::{ErrorKind, Operator, services};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::SyncActivator;
+use tokio::sync::Semaphore;
+use tracing::warn;
+use ulid::Ulid;
 
+use crate::epoch::Epoch;
+use crate::fault::Health;
 use crate::object_upload::backoff::Backoff;
 use crate::parquet_roll::{ClosedCommit, StableFile};
 
@@ -352,4 +366,99 @@ pub async fn remove_objects(operator: &Operator, commit: &ClosedCommit) -> Resul
         removed.map_err(|source| Error::Object { doing: "remove", path: file.path.clone(), source })?;
     }
     Ok(())
+}
+
+/// Commits of one worker in flight; their files multiply with `files_concurrent`.
+const COMMITS_CONCURRENT: usize = 2;
+/// Waits between rounds of attempts: an object store that is away holds the frontier, it does not stop the graph.
+const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where uploads run.
+    pub runtime: tokio::runtime::Handle,
+    /// The object store.
+    pub store: Operator,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// Uploads the files of commits; several at once, handed on in the order in which they came.
+pub fn object_upload<'s>(
+    stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    config: Config,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<Arc<ClosedCommit>>> {
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let address = builder.operator_info().address;
+    let activator = scope.worker().sync_activator_for(address.to_vec());
+    let mut input = builder.new_input(stream, Pipeline);
+    let (output, uploaded) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
+    builder.build(move |_capabilities| {
+        let (reporter, reports) = std::sync::mpsc::channel::<Ulid>();
+        // In order of arrival: commits of a group must reach the catalog in the order in which they closed.
+        let mut queue: VecDeque<(Capability<Epoch>, Arc<ClosedCommit>)> = VecDeque::new();
+        let mut done: BTreeSet<Ulid> = BTreeSet::new();
+        let uploads = Arc::new(Semaphore::new(COMMITS_CONCURRENT));
+        move |_frontiers| {
+            // 1. Start uploads.
+            input.for_each(|capability, commits| {
+                let capability = capability.retain_least(0).expect("every commit is sent under a capability");
+                for commit in commits.drain(..) {
+                    queue.push_back((capability.clone(), commit.clone()));
+                    let job = Job { commit, config: config.clone(), ports: ports.clone(), reporter: reporter.clone() };
+                    ports.runtime.spawn(job.run(uploads.clone(), activator.clone()));
+                }
+            });
+            // 2. Hand on what is uploaded, in order.
+            done.extend(reports.try_iter());
+            let mut output = output.activate();
+            while queue.front().is_some_and(|(_, commit)| done.remove(&commit.commit_id)) {
+                let Some((capability, commit)) = queue.pop_front() else { break };
+                let mut session = output.session(&capability);
+                session.give(commit);
+                session.flush();
+            }
+        }
+    });
+    uploaded
+}
+
+/// One commit on its way.
+struct Job {
+    commit: Arc<ClosedCommit>,
+    config: Config,
+    ports: Ports,
+    reporter: std::sync::mpsc::Sender<Ulid>,
+}
+
+impl Job {
+    async fn run(self, uploads: Arc<Semaphore>, activator: SyncActivator) {
+        // The semaphore is never closed.
+        let _turn = uploads.acquire_owned().await;
+        let mut wait = RETRY_WAIT_MIN;
+        while !self.ports.health.failed() {
+            match upload_commit(&self.ports.store, &self.commit, &self.config).await {
+                Ok(_) => {
+                    // The operator is gone only when the process ends.
+                    let _ = self.reporter.send(self.commit.commit_id);
+                    let _ = activator.activate();
+                    return;
+                }
+                Err(error) if error.is_retriable() => {
+                    warn!(commit = %self.commit.commit_id, %error, "upload failed, trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+                Err(error) => {
+                    self.ports.health.fail(NAME, format!("commit {}: {error}", self.commit.commit_id));
+                    return;
+                }
+            }
+        }
+    }
 }

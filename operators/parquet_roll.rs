@@ -35,16 +35,29 @@
 //! # Figures
 //! See `writer` for what a row costs and how the settings were chosen.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::Activator;
 use ulid::Ulid;
 
 use crate::batch::{EncodedBatch, Group, Signal};
-use crate::coverage::PartitionKey;
+use crate::clock::Clock;
+use crate::coverage::{OffsetSet, PartitionKey};
+use crate::epoch::Epoch;
+use crate::fault::Health;
+use crate::flight_source::Input;
 
 pub use coverage_rows::CoverageRow;
 pub use day::Day;
@@ -298,5 +311,155 @@ impl Error {
     /// True if the same delivery may be accepted later.
     pub fn is_retriable(&self) -> bool {
         matches!(self, Error::OtherGroup { .. })
+    }
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Offsets that are in the catalog when the graph starts.
+    pub committed: Arc<BTreeMap<PartitionKey, OffsetSet>>,
+    /// The wall clock, for age and idleness.
+    pub clock: Arc<dyn Clock>,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// The operator's output streams.
+pub struct Outputs<'s> {
+    /// Closed commits, in the order of closing within each group.
+    pub closed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    /// Deliveries that brought nothing the catalog does not have: published already.
+    pub published: Stream<'s, Epoch, Vec<DeliveryId>>,
+}
+
+/// Rolls deliveries into Parquet files; `committed` brings back the commits that are in the catalog.
+pub fn parquet_roll<'s>(
+    stream: Stream<'s, Epoch, Vec<Input>>,
+    committed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    config: Config,
+    ports: Ports,
+) -> Outputs<'s> {
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    let mut input = builder.new_input(stream, Pipeline);
+    let (output, closed) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
+    let (published_output, published) = builder.new_output::<Vec<DeliveryId>>();
+    let mut published_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DeliveryId>>>::from(published_output);
+    let mut committed_input = builder.new_input_connection(committed, Pipeline, []);
+    builder.build(move |_capabilities| {
+        let mut rolling = Rolling::open(config, &ports);
+        move |frontiers| {
+            let Some(rolling) = &mut rolling else { return };
+            // 1. Learn what is in the catalog.
+            committed_input.for_each(|_, commits| commits.drain(..).for_each(|commit| rolling.roller.committed(&commit)));
+            // 2. Admit deliveries. A failure keeps the capabilities, raises the fault and stops admitting.
+            let mut output = output.activate();
+            let mut published_output = published_output.activate();
+            input.for_each(|capability, inputs| {
+                let held = capability.retain_least(0).expect("every delivery is sent under a capability");
+                for input in inputs.drain(..) {
+                    let already = rolling.admit(input, &held, &ports);
+                    published_output.session(&capability).give_iterator(already.into_iter());
+                }
+            });
+            // 3. Close what is due; at the end of the input, everything.
+            rolling.close_due(frontiers[0].is_empty(), &ports);
+            rolling.send(&mut output);
+            rolling.arm_timer(&activator, &ports);
+        }
+    });
+    Outputs { closed, published }
+}
+
+type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>;
+
+/// The roller with the capabilities of what it has open.
+struct Rolling {
+    roller: Roller,
+    /// The least epoch in each open group.
+    open: BTreeMap<Group, Capability<Epoch>>,
+    closed: Vec<(Capability<Epoch>, ClosedCommit)>,
+    /// Capabilities of what could not be written: never dropped, so the frontier never passes it.
+    failed: Vec<Capability<Epoch>>,
+    timer_ms: Option<u64>,
+}
+
+impl Rolling {
+    fn open(config: Config, ports: &Ports) -> Option<Self> {
+        match Roller::open(config, ports.committed.as_ref().clone()) {
+            Ok(roller) => Some(Rolling { roller, open: BTreeMap::new(), closed: Vec::new(), failed: Vec::new(), timer_ms: None }),
+            Err(error) => {
+                ports.health.fail(NAME, &error);
+                None
+            }
+        }
+    }
+
+    /// Returns the delivery itself if it is published already.
+    fn admit(&mut self, input: Input, held: &Capability<Epoch>, ports: &Ports) -> Option<DeliveryId> {
+        let received = match input {
+            Input::Flush => {
+                let flushed = self.roller.flush();
+                self.keep_closed(flushed, held, ports);
+                return None;
+            }
+            Input::Delivery(received) => received,
+        };
+        let (id, group) = (received.id, received.batch.group.clone());
+        let admitted = match self.roller.admit(received, ports.clock.now_ms()) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                ports.health.fail(NAME, format!("epoch {}: {error}", held.time()));
+                self.failed.push(held.clone());
+                return None;
+            }
+        };
+        let is_settled = admitted.published.is_some() || admitted.closed.iter().any(|commit| commit.deliveries.contains(&id));
+        self.keep_closed(Ok(admitted.closed), held, ports);
+        if !is_settled {
+            self.open.entry(group).or_insert_with(|| held.clone());
+        }
+        admitted.published
+    }
+
+    fn keep_closed(&mut self, closed: Result<Vec<ClosedCommit>, Error>, held: &Capability<Epoch>, ports: &Ports) {
+        match closed {
+            Ok(commits) => {
+                for commit in commits {
+                    let capability = self.open.remove(&commit.group).unwrap_or_else(|| held.clone());
+                    self.closed.push((capability, commit));
+                }
+            }
+            Err(error) => ports.health.fail(NAME, &error),
+        }
+    }
+
+    fn close_due(&mut self, is_end: bool, ports: &Ports) {
+        // Whatever is open holds a capability; without one there is nothing to close.
+        let Some(held) = self.open.values().next().cloned() else { return };
+        let closed = if is_end { self.roller.flush() } else { self.roller.tick(ports.clock.now_ms()) };
+        self.keep_closed(closed, &held, ports);
+    }
+
+    fn send(&mut self, output: &mut Session<'_>) {
+        for (capability, commit) in self.closed.drain(..) {
+            let mut session = output.session(&capability);
+            session.give(Arc::new(commit));
+            session.flush();
+        }
+    }
+
+    fn arm_timer(&mut self, activator: &Activator, ports: &Ports) {
+        let now_ms = ports.clock.now_ms();
+        let Some(deadline_ms) = self.roller.next_deadline_ms() else { return };
+        // One timer at a time: activate_after never deduplicates.
+        if self.timer_ms.is_none_or(|timer_ms| timer_ms <= now_ms || deadline_ms < timer_ms) {
+            let wait_ms = deadline_ms.saturating_sub(now_ms).max(1);
+            self.timer_ms = Some(now_ms + wait_ms);
+            activator.activate_after(Duration::from_millis(wait_ms));
+        }
     }
 }

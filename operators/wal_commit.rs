@@ -39,8 +39,19 @@
 //!
 //! The bytes on disk are described in `docs/wal-format.md` and held by the golden files beside this module.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::batch::{DurableBatch, NormalizedBatch, UniqueBatch};
+use crate::epoch::Epoch;
 
 mod buffer;
 mod codec;
@@ -52,6 +63,7 @@ pub mod log;
 pub mod memory;
 pub mod read;
 pub mod recovery;
+pub mod replay;
 pub mod segment;
 pub mod writer;
 
@@ -200,5 +212,116 @@ impl Error {
 impl From<(&'static str, PathBuf, std::io::Error)> for Error {
     fn from((action, path, source): (&'static str, PathBuf, std::io::Error)) -> Self {
         Error::Io { action, path, source }
+    }
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The writer of this process's log.
+    pub writer: Writer,
+}
+
+/// Streams without data, whose frontiers the operator watches.
+pub struct Frontiers<'s> {
+    /// Passes an epoch when all its rejects are in the dead letter. An epoch is written only then: what is durable here is skipped
+    /// after a restart, and must not take an unwritten reject with it.
+    pub dead_letter: Stream<'s, Epoch, Vec<()>>,
+    /// Passes what is published: its segments may be reused.
+    pub published: Stream<'s, Epoch, Vec<()>>,
+}
+
+/// Makes batches durable, by one group commit for all epochs that are closed.
+pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Frontiers<'s>, ports: Ports) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let address = builder.operator_info().address;
+    let activator = scope.worker().sync_activator_for(address.to_vec());
+    let mut input = builder.new_input(stream, Pipeline);
+    let (output, durable) = builder.new_output::<Vec<DurableBatch>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DurableBatch>>>::from(output);
+    // Neither has a path to the output: their frontiers are news, no data comes.
+    let mut dead_letter_input = builder.new_input_connection(frontiers.dead_letter, Pipeline, []);
+    let mut published_input = builder.new_input_connection(frontiers.published, Pipeline, []);
+    builder.build(move |_capabilities| {
+        // The activation fails only when the worker is gone.
+        let port = ports.writer.port(move || drop(activator.activate()));
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<NormalizedBatch>)> = BTreeMap::new();
+        let mut jobs = Jobs::default();
+        let mut released = Epoch(0);
+        move |frontiers| {
+            dead_letter_input.for_each(|_, data| data.clear());
+            published_input.for_each(|_, data| data.clear());
+            // 1. Keep batches until their epoch is complete.
+            input.for_each(|capability, batches| {
+                let capability = capability.retain_least(0).expect("every batch is sent under a capability");
+                let epoch = *capability.time();
+                let kept = &mut open.entry(epoch).or_insert_with(|| (capability, Vec::new())).1;
+                kept.extend(batches.drain(..).map(|UniqueBatch(batch)| batch));
+            });
+            // 2. Hand closed epochs to the writer.
+            let closed = split_closed(&mut open, |epoch| !frontiers[0].less_equal(epoch) && !frontiers[1].less_equal(epoch));
+            if !closed.is_empty() {
+                port.append(jobs.start(closed));
+            }
+            // 3. Send on what is durable.
+            let mut output = output.activate();
+            for ack in port.acks() {
+                let capabilities = jobs.finish(ack.ticket);
+                for appended in ack.appended {
+                    let mut session = output.session(&capabilities[&appended.epoch]);
+                    session.give(DurableBatch(appended.batch));
+                    session.flush();
+                }
+            }
+            // 4. Release what is published.
+            let published = frontiers[2].frontier().first().copied().unwrap_or(Epoch(u64::MAX));
+            if published > released {
+                released = published;
+                ports.writer.release(published);
+            }
+        }
+    });
+    durable
+}
+
+/// Takes the epochs for which `is_closed` holds off the front, in order.
+fn split_closed<T>(open: &mut BTreeMap<Epoch, T>, is_closed: impl Fn(&Epoch) -> bool) -> Vec<(Epoch, T)> {
+    let mut closed = Vec::new();
+    while let Some(entry) = open.first_entry() {
+        if !is_closed(entry.key()) {
+            break;
+        }
+        closed.push(entry.remove_entry());
+    }
+    closed
+}
+
+/// The capabilities of jobs at the writer. Jobs come back in order.
+#[derive(Default)]
+struct Jobs {
+    next_ticket: u64,
+    waiting: VecDeque<(u64, BTreeMap<Epoch, Capability<Epoch>>)>,
+}
+
+impl Jobs {
+    fn start(&mut self, closed: Vec<(Epoch, (Capability<Epoch>, Vec<NormalizedBatch>))>) -> Job {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let (mut capabilities, mut job) = (BTreeMap::new(), Job { ticket, batches: Vec::new() });
+        for (epoch, (capability, mut batches)) in closed {
+            // In the order of offsets: recovery then finds runs without holes.
+            batches.sort_by(|one, other| (&one.coverage.partition, one.coverage.start).cmp(&(&other.coverage.partition, other.coverage.start)));
+            job.batches.extend(batches.into_iter().map(|batch| (epoch, batch)));
+            capabilities.insert(epoch, capability);
+        }
+        self.waiting.push_back((ticket, capabilities));
+        job
+    }
+
+    fn finish(&mut self, ticket: u64) -> BTreeMap<Epoch, Capability<Epoch>> {
+        let (expected, capabilities) = self.waiting.pop_front().expect("an ack answers a job");
+        assert_eq!(ticket, expected, "acks come in the order of their jobs");
+        capabilities
     }
 }

@@ -13,6 +13,8 @@ import sys
 import time
 
 TIMEOUT = 10.0
+# Of one probe: between probes the caller looks whether the broker has died.
+PROBE_TIMEOUT = 2.0
 
 
 def admin(broker):
@@ -31,17 +33,27 @@ def wait_kafka(broker):
     from confluent_kafka import ConsumerGroupTopicPartitions
 
     client = admin(broker)
-    metadata = client.list_topics(timeout=TIMEOUT)
+    metadata = client.list_topics(timeout=PROBE_TIMEOUT)
     led = all(p.leader >= 0 for t in metadata.topics.values() for p in t.partitions.values())
     for future in client.list_consumer_group_offsets([ConsumerGroupTopicPartitions("services-probe")]).values():
-        future.result(TIMEOUT)
+        future.result(PROBE_TIMEOUT)
     return 0 if led and metadata.brokers else 1
 
 
 def wait_s3(endpoint, bucket, key, secret):
-    from pyarrow.fs import FileType, S3FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, FileType, S3FileSystem
 
-    s3 = S3FileSystem(endpoint_override=endpoint, scheme="http", access_key=key, secret_key=secret, region="us-east-1")
+    s3 = S3FileSystem(
+        endpoint_override=endpoint,
+        scheme="http",
+        region="us-east-1",
+        access_key=key,
+        secret_key=secret,
+        # A probe that retries by itself, with a growing back-off, would be late to see that the store is up.
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),
+        connect_timeout=PROBE_TIMEOUT,
+        request_timeout=PROBE_TIMEOUT,
+    )
     if s3.get_file_info(bucket).type != FileType.Directory:
         return 1
     # The gateway answers before it has a volume to write to: only a write proves it.

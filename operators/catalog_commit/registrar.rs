@@ -1,0 +1,173 @@
+//! The catalog's thread: the one place of a process that talks to it.
+//!
+//! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::{Catalog, Commit, Error, NAME, covered};
+use crate::clock::{Clock, SystemClock};
+use crate::coverage::{OffsetSet, PartitionKey};
+use crate::desk::{Desk, Envelope};
+use crate::fault::Health;
+use crate::index_trigger::{self, Announcer};
+use crate::object_upload::remove_local;
+use crate::parquet_roll::ClosedCommit;
+
+/// Waits between attempts to reach the catalog.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How old the coverage may be that an assignment of partitions rests on. An assignment asks for each partition, all at once.
+const COVERAGE_AGE_MAX_MS: u64 = 1_000;
+
+/// What the catalog is asked.
+pub enum Request {
+    /// To register a commit whose files are in the object store.
+    Commit(Arc<ClosedCommit>),
+    /// What it covers of a partition.
+    Covered(PartitionKey),
+    /// To announce pending index work.
+    Announce,
+}
+
+/// What the catalog answers.
+pub enum Answer {
+    /// The commit is registered.
+    Committed,
+    /// The offsets covered.
+    Covered(OffsetSet),
+    /// Index work was announced.
+    Announced,
+    /// It cannot be had; why.
+    Failed(String),
+}
+
+/// The way to the catalog's thread.
+pub type Registrar = Desk<Request, Answer>;
+
+/// Counters, written here and read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Commits registered.
+    pub commits: AtomicU64,
+    /// Files registered.
+    pub files: AtomicU64,
+    /// Their rows.
+    pub rows: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+    /// Attempts that failed and were repeated.
+    pub retries: AtomicU64,
+    /// Age of the oldest file that waits for its indexer, in milliseconds.
+    pub indexing_lag_ms: AtomicU64,
+}
+
+/// Starts the thread that owns `catalog`.
+pub fn open(catalog: Box<dyn Catalog>, health: Health, stats: Arc<Stats>) -> std::io::Result<(Registrar, JoinHandle<()>)> {
+    let clerk = Clerk {
+        catalog,
+        health,
+        stats,
+        clock: SystemClock::default(),
+        announcer: Announcer::new(index_trigger::Config::default()),
+        coverage: BTreeMap::new(),
+        coverage_read_ms: None,
+    };
+    Desk::open("catalog", move |requests| clerk.serve(&requests))
+}
+
+struct Clerk {
+    catalog: Box<dyn Catalog>,
+    health: Health,
+    stats: Arc<Stats>,
+    clock: SystemClock,
+    announcer: Announcer,
+    coverage: BTreeMap<PartitionKey, OffsetSet>,
+    coverage_read_ms: Option<u64>,
+}
+
+impl Clerk {
+    fn serve(mut self, requests: &Receiver<Envelope<Request, Answer>>) {
+        for envelope in requests {
+            let answer = match &envelope.request {
+                Request::Commit(commit) => self.commit(commit),
+                Request::Covered(partition) => self.covered(partition),
+                Request::Announce => self.announce(),
+            };
+            envelope.answer(answer);
+        }
+    }
+
+    fn commit(&mut self, closed: &ClosedCommit) -> Answer {
+        let commit = Commit::of(closed);
+        if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
+            let message = format!("commit {} of {}: {error}", closed.commit_id, closed.group);
+            // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
+            match error {
+                Error::Overlap { .. } => self.health.fail_curable(NAME, &message),
+                _ => self.health.fail(NAME, &message),
+            }
+            return Answer::Failed(message);
+        }
+        let (rows, bytes) = commit.files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes));
+        self.stats.commits.fetch_add(1, Ordering::Relaxed);
+        self.stats.files.fetch_add(commit.files.len() as u64, Ordering::Relaxed);
+        self.stats.rows.fetch_add(rows, Ordering::Relaxed);
+        self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
+        debug!(commit = %closed.commit_id, group = %closed.group, files = commit.files.len(), rows, bytes, "committed");
+        if let Err(error) = remove_local(closed) {
+            warn!(commit = %closed.commit_id, %error, "a published local file stays until the next start");
+        }
+        Answer::Committed
+    }
+
+    fn covered(&mut self, partition: &PartitionKey) -> Answer {
+        let now_ms = self.clock.now_ms();
+        if self.coverage_read_ms.is_none_or(|read_ms| now_ms - read_ms > COVERAGE_AGE_MAX_MS) {
+            match self.catalog.coverage() {
+                Ok(coverage) => self.coverage = covered(&coverage),
+                Err(error) => return Answer::Failed(error.to_string()),
+            }
+            self.coverage_read_ms = Some(now_ms);
+        }
+        Answer::Covered(self.coverage.get(partition).cloned().unwrap_or_default())
+    }
+
+    fn announce(&mut self) -> Answer {
+        match self.announcer.poll(self.catalog.as_ref(), self.clock.now_ms()) {
+            Ok(announcement) => {
+                self.stats.indexing_lag_ms.store(announcement.lag_ms, Ordering::Relaxed);
+                if !announcement.work.is_empty() {
+                    info!(files = announcement.work.len(), waiting = announcement.backlog.files, "files to index");
+                }
+                Answer::Announced
+            }
+            Err(error) => {
+                warn!(%error, "announcing index work failed; it stays in the catalog");
+                Answer::Failed(error.to_string())
+            }
+        }
+    }
+
+    fn patiently<T>(&self, doing: &str, call: impl Fn(&dyn Catalog) -> Result<T, Error>) -> Result<T, Error> {
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            match call(self.catalog.as_ref()) {
+                Err(error) if error.is_retriable() && !self.health.failed() => {
+                    self.stats.retries.fetch_add(1, Ordering::Relaxed);
+                    warn!(%error, doing, "the catalog cannot be reached, trying again");
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+                result => return result,
+            }
+        }
+    }
+}
