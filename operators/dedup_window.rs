@@ -346,8 +346,9 @@ fn apply<'s>(waiting: Stream<'s, Epoch, Vec<Waiting>>, answers: Stream<'s, Epoch
             batch_input.for_each(|capability, batches| {
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
                 for waiting in batches.drain(..) {
-                    ready.insert(waiting.ticket);
-                    stash.entry(waiting.ticket).or_default().waiting = Some((capability.clone(), waiting));
+                    let ticket = waiting.ticket;
+                    ready.insert(ticket);
+                    stash.entry(ticket).or_default().waiting = Some((capability.clone(), waiting));
                 }
             });
             answer_input.for_each(|_capability, answers| {

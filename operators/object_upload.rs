@@ -269,7 +269,8 @@ fn remove_stale(temporary: &Path) {
 pub async fn upload_commit(operator: &Operator, commit: &ClosedCommit, config: &Config) -> Result<Uploaded, Error> {
     let mut uploaded = Uploaded::default();
     let Some((last, others)) = commit.files.split_last() else { return Ok(uploaded) };
-    let uploads = futures::stream::iter(others).map(|file| upload_file(operator, file, config));
+    let uploads: Vec<_> = others.iter().map(|file| upload_file(operator, file, config)).collect();
+    let uploads = futures::stream::iter(uploads);
     let done: Vec<Uploaded> = uploads.buffer_unordered(config.files_concurrent.max(1)).try_collect().await?;
     done.into_iter().for_each(|one| uploaded += one);
     uploaded += upload_file(operator, last, config).await?;

@@ -277,7 +277,9 @@ pub struct GenerateArgs {
 /// Compares the offsets of the topics with the catalog's coverage: every offset is stored, a duplicate, rejected, skipped by policy or
 /// absent in Kafka. A gap is a lost message, an overlap a doubled one.
 #[derive(Debug, Args)]
-#[command(after_help = "Ends with 3 on any gap or overlap.\n\nExample:\n  openwit-ingest audit --config config/standalone.yaml --json")]
+#[command(
+    after_help = "Ends with 3 on any gap or overlap.\n\nExample:\n  openwit-ingest audit --config config/standalone.yaml --json"
+)]
 pub struct AuditArgs {
     /// The configuration.
     #[command(flatten)]

@@ -10,8 +10,8 @@
 //!            relations                         what values must be to each other
 //! ```
 //!
-//! `keys.rs` is the one table everything else is made from. All problems are found in one pass, each with file, line, key, value and
-//! what is allowed. Secrets are of a type that does not print.
+//! `keys.rs` is the one table everything else is made from. All problems are found in one pass, each with file, line, key, value
+//! and what is allowed. Secrets are of a type that does not print.
 
 mod key;
 mod keys;
@@ -101,8 +101,8 @@ impl Config {
         if problems.errors() > 0 { Err(problems) } else { Ok(Loaded { config, warnings: problems }) }
     }
 
-    /// The defaults, with everything under one folder and on free ports: for a process that embeds all of it. Topics and brokers are
-    /// left to the caller.
+    /// The defaults, with everything under one folder and on free ports: for a process that embeds all of it. Topics and brokers
+    /// are left to the caller.
     pub fn embedded(data_directory: &Path) -> Config {
         let mut layers = Layers::new(table(), "embedded", &|_| None);
         layers.set("node.data_directory", key::Value::Path(data_directory.to_owned()));
@@ -177,33 +177,74 @@ impl Config {
         }
     }
 
-    /// What all buffers of the ingest graph may take, part by part.
+    /// Read buffers that the pool keeps: `buffer_pool_size`, but no more than fit into the buffer.
+    pub fn arenas_kept_max(&self) -> usize {
+        let fit = self.processing.buffer.max_size_bytes / self.kafka_batching().batch_bytes_max;
+        self.ingestion.kafka.buffer_pool_size.min(fit as usize)
+    }
+
+    /// Bytes of one record batch as a Flight message carries it: what gRPC takes, less an eighth for Arrow's metadata.
+    pub fn record_batch_bytes_max(&self) -> u64 {
+        self.ingestion.grpc.max_message_size / 8 * 7
+    }
+
+    /// Bytes of one row before it is encoded: what gRPC takes, less a quarter for what Arrow adds.
+    pub fn row_bytes_max(&self) -> u64 {
+        self.ingestion.grpc.max_message_size / 4 * 3
+    }
+
+    /// What all buffers of this process may take, part by part.
     pub fn buffer_memory(&self) -> Vec<BufferPart> {
-        let kafka = &self.ingestion.kafka;
-        let consumers = self.consumers() as u64;
-        let dedup_bytes = if self.processing.dedup_enabled { self.processing.dedup_max_bytes } else { 0 };
-        vec![
-            BufferPart {
-                what: "read ahead",
-                bytes: consumers.saturating_mul(kafka.prefetch_bytes_max.saturating_add(kafka.fetch_max_bytes)),
-                keys: &[
-                    "ingestion.kafka.prefetch_bytes_max",
-                    "ingestion.kafka.fetch_max_bytes",
-                    "ingestion.kafka.high_performance.num_consumers",
-                ],
-            },
-            BufferPart {
-                what: "buffered messages",
-                bytes: self.processing.buffer.max_size_bytes,
-                keys: &["processing.buffer.max_size_bytes"],
-            },
-            BufferPart {
-                what: "dedup window",
-                bytes: dedup_bytes,
-                keys: &["processing.dedup_max_bytes", "processing.dedup_enabled"],
-            },
-            BufferPart { what: "deliveries", bytes: self.pipeline.in_flight_bytes_max, keys: &["pipeline.in_flight_bytes_max"] },
-        ]
+        let mut parts = Vec::new();
+        if self.has_ingest() {
+            let kafka = &self.ingestion.kafka;
+            let dedup_bytes = if self.processing.dedup_enabled { self.processing.dedup_max_bytes } else { 0 };
+            let read_ahead_keys = &[
+                "ingestion.kafka.prefetch_bytes_max",
+                "ingestion.kafka.fetch_max_bytes",
+                "ingestion.kafka.high_performance.num_consumers",
+            ];
+            parts.extend([
+                BufferPart {
+                    what: "read ahead",
+                    bytes: (self.consumers() as u64)
+                        .saturating_mul(kafka.prefetch_bytes_max.saturating_add(kafka.fetch_max_bytes)),
+                    keys: read_ahead_keys,
+                },
+                BufferPart {
+                    what: "buffered messages",
+                    bytes: self.processing.buffer.max_size_bytes,
+                    keys: &["processing.buffer.max_size_bytes"],
+                },
+                BufferPart {
+                    what: "dedup window",
+                    bytes: dedup_bytes,
+                    keys: &["processing.dedup_max_bytes", "processing.dedup_enabled"],
+                },
+                BufferPart {
+                    what: "deliveries",
+                    bytes: self.pipeline.in_flight_bytes_max,
+                    keys: &["pipeline.in_flight_bytes_max"],
+                },
+            ]);
+        }
+        if self.has_storage() {
+            let (storage, upload) = (&self.storage, &self.storage.upload);
+            let parts_at_once = (storage.upload_concurrency * upload.chunks_concurrent) as u64;
+            parts.extend([
+                BufferPart {
+                    what: "row groups",
+                    bytes: storage.rotation.memory_bytes_max,
+                    keys: &["storage.rotation.memory_bytes_max"],
+                },
+                BufferPart {
+                    what: "uploads",
+                    bytes: parts_at_once.saturating_mul(upload.chunk_bytes),
+                    keys: &["storage.upload_concurrency", "storage.upload.chunks_concurrent", "storage.upload.chunk_bytes"],
+                },
+            ]);
+        }
+        parts
     }
 
     /// The folders that the graph's parts own, each with its key.
@@ -214,7 +255,7 @@ impl Config {
             if wal.enabled {
                 used.push(("processing.wal.directory", wal.directory.clone()));
             }
-            if wal.enabled && wal.long_term.enabled {
+            if wal.long_term.enabled {
                 used.push(("processing.wal.long_term.directory", wal.long_term.directory.clone()));
             }
             let dead_letter = self.ingestion.kafka.dead_letter.directory.clone();

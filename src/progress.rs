@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_by_three_digits() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (123_456_789, "123,456,789"), (u64::MAX, "18,446,744,073,709,551,615")];
+        let cases =
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (123_456_789, "123,456,789"), (u64::MAX, "18,446,744,073,709,551,615")];
         for (number, expected) in cases {
             assert_eq!(grouped(number), expected);
         }

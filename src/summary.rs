@@ -183,8 +183,20 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&summary().json()).unwrap();
         let fields: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         let mut promised = vec![
-            "messages", "records", "rows", "bytes", "duplicates", "rejects", "skipped", "files", "seconds", "cpu_seconds", "rss_max_bytes",
-            "records_per_second", "mb_per_second", "cpu_seconds_per_gb",
+            "messages",
+            "records",
+            "rows",
+            "bytes",
+            "duplicates",
+            "rejects",
+            "skipped",
+            "files",
+            "seconds",
+            "cpu_seconds",
+            "rss_max_bytes",
+            "records_per_second",
+            "mb_per_second",
+            "cpu_seconds_per_gb",
         ];
         promised.sort_unstable();
         assert_eq!(fields, promised);

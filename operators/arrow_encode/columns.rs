@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray, StringArray, StructArray};
+use arrow::array::{ArrayRef, BooleanArray, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray, StringArray, StructArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, FieldRef, Fields};
 use arrow::error::ArrowError;
@@ -905,7 +905,10 @@ impl Maps {
 
     fn copy(&self, entries: &[usize]) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
         let value = |index: usize| self.values.valid.get(index).then(|| self.values.texts.get(index).to_vec());
-        (entries.iter().map(|&index| self.keys.get(index).to_vec()).collect(), entries.iter().map(|&index| value(index)).collect())
+        (
+            entries.iter().map(|&index| self.keys.get(index).to_vec()).collect(),
+            entries.iter().map(|&index| value(index)).collect(),
+        )
     }
 }
 

@@ -581,7 +581,11 @@ pub fn expanded_bytes(signal: Signal, payload: &[u8]) -> Result<u64, WireError> 
             repeated.scope = bytes_beside(scope_group, 2)?;
             for record in messages(scope_group, 2) {
                 let record = record?;
-                let expanded = if signal == Signal::Metrics { expanded_metric(record, repeated)? } else { repeated.row(record.len() as u64) };
+                let expanded = if signal == Signal::Metrics {
+                    expanded_metric(record, repeated)?
+                } else {
+                    repeated.row(record.len() as u64)
+                };
                 total = total.saturating_add(expanded);
             }
         }

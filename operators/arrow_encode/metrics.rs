@@ -477,5 +477,9 @@ fn fixed64s(value: Value<'_>) -> Result<impl Iterator<Item = u64>, WireError> {
         _ => (None, b""),
     };
     let (chunks, rest) = packed.as_chunks::<8>();
-    if rest.is_empty() { Ok(one.into_iter().chain(chunks.iter().map(|bytes| u64::from_le_bytes(*bytes)))) } else { Err(WireError::Truncated) }
+    if rest.is_empty() {
+        Ok(one.into_iter().chain(chunks.iter().map(|bytes| u64::from_le_bytes(*bytes))))
+    } else {
+        Err(WireError::Truncated)
+    }
 }

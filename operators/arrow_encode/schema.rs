@@ -133,8 +133,7 @@ fn common() -> Vec<Field> {
 }
 
 fn row_attributes() -> Vec<Field> {
-    let mut fields: Vec<Field> =
-        promoted::ROW.iter().map(|promoted| maybe(promoted.column, promoted.kind.data_type())).collect();
+    let mut fields: Vec<Field> = promoted::ROW.iter().map(|promoted| maybe(promoted.column, promoted.kind.data_type())).collect();
     fields.push(always("attributes", map()));
     fields
 }

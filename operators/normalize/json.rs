@@ -251,15 +251,15 @@ fn is_service_name(attribute: Value<'_>) -> bool {
     matches!(fields(attribute).next(), Some(Ok((1, Value::Bytes(b"service.name")))))
 }
 
-struct Reader<'de, 'w> {
+struct Reader<'de, 'w, 's> {
     record: Record<'de, 'w>,
     depth_max: u32,
-    left: &'w mut Left,
+    left: &'s mut Left,
     /// Set when the object turns out to be OTLP JSON; `None` where that does not matter.
-    otlp: Option<&'w mut bool>,
+    otlp: Option<&'s mut bool>,
 }
 
-impl<'de, 'w> Visitor<'de> for Reader<'de, 'w> {
+impl<'de, 'w> Visitor<'de> for Reader<'de, 'w, '_> {
     type Value = Record<'de, 'w>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -130,7 +130,7 @@ fn direct_io_works(probe: &Path) -> bool {
         .truncate(true)
         .custom_flags(libc::O_DIRECT)
         .open(probe)
-        .and_then(|file| file.write_all_at(block.bytes(), 0));
+        .and_then(|file| std::os::unix::fs::FileExt::write_all_at(&file, block.bytes(), 0));
     // A probe that stays behind is removed with the other temporary files.
     let _ = fs::remove_file(probe);
     // A full disk says nothing against direct I/O.

@@ -216,7 +216,7 @@ impl Log {
         }
         let mut coverage = BTreeMap::new();
         let mut runs = Vec::new();
-        for Surveyed { number, file_bytes, scan, .. } in surveyed {
+        for Surveyed { number, scan, .. } in surveyed {
             recovery::merge(&mut coverage, &scan.coverage);
             runs.extend(scan.runs.iter().map(|bytes| Run { segment: *number, bytes: bytes.clone() }));
         }

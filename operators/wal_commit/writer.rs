@@ -124,10 +124,11 @@ impl Writer {
         let shared = Arc::new(Shared::default());
         let reader = log.reader();
         let (to_keeper, unsaved) = channel();
+        let disk = log.disk();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let guard = Guard { shared: shared.clone(), health: health.clone() };
             let spawned = thread::Builder::new().name(name.into()).spawn(move || guard.run(run));
-            spawned.map_err(|error| ("start a thread for", log.disk().path(""), error))
+            spawned.map_err(|error| ("start a thread for", disk.path(""), error))
         };
         let keeper = Keeper { shared: shared.clone(), disk: log.disk(), _lock: log.lock() };
         let keeper = spawn("wal-keeper", Box::new(move || keeper.run(&unsaved)))?;

@@ -1,7 +1,7 @@
 //! What one key is: its type and range, its default, its meaning. And how text becomes its value.
 //!
-//! A value is read as its key wants it, never as YAML would guess it: `group_id: 007` is text, `enabled: "true"` (as `${VAR}` gives it)
-//! is a bool. So quotes never matter, and a default, a line of the file and a `--set` all pass the same checks.
+//! A value is read as its key wants it, never as YAML would guess it: `group_id: 007` is text, `enabled: "true"` (as `${VAR}`
+//! gives it) is a bool. So quotes never matter, and a default, a line of the file and a `--set` all pass the same checks.
 
 use std::path::PathBuf;
 
@@ -236,7 +236,7 @@ impl Key {
         let allowed = match self.kind {
             Kind::Bool => "true or false".to_owned(),
             Kind::Number { min, max } => format!("a whole number, {min} to {max} {}", self.unit).trim_end().to_owned(),
-            Kind::Bytes { min, max } => format!("bytes, {} to {} (like 1048576 or 64MiB)", bytes_text(min), bytes_text(max)),
+            Kind::Bytes { min, max } => format!("a size like 64MiB, {} to {}", bytes_text(min), bytes_text(max)),
             Kind::Text(rule) => rule.says.to_owned(),
             Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
             Kind::List(rule) => format!("a list, each {}", rule.says),

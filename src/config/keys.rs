@@ -1,8 +1,8 @@
 //! The one table of keys: what there is, its default, and what goes wrong when it is too small or too large.
 //!
-//! Everything else is made from this file: the structs the program reads, what files are checked against, `config/reference.yaml`.
-//! Names are those of the specification and of OpenWit where these have one. The defaults suit one small machine that embeds
-//! everything: less than 512 MiB of buffers.
+//! Everything else is made from this file: the structs the program reads, what files are checked against,
+//! `config/reference.yaml`. Names are those of the specification and of OpenWit where these have one. The defaults suit one small
+//! machine that embeds everything: less than 512 MiB of buffers.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,8 @@ const SECONDS_MAX: u64 = 31_536_000;
 section! {
     /// The configuration of one process.
     Config {
-        /// The shipped graph to run: `ingest` (Kafka to Flight), `storage` (Flight to Parquet and catalog), or both in one process.
+        /// The shipped graph to run: `ingest` (Kafka to Flight), `storage` (Flight to Parquet and catalog), or both in one
+        /// process.
         graph: Graph = Key::choice("standalone", Graph::NAMES)
             .collection_not_yet("a graph as a list of stages");
         /// This process.
@@ -62,8 +63,8 @@ choices! {
 section! {
     /// This process.
     Node {
-        /// The name of this node. It is part of the path of every file it writes, so no two nodes may share one, and a node keeps its
-        /// name over restarts.
+        /// The name of this node. It is part of the path of every file it writes, so no two nodes may share one, and a node keeps
+        /// its name over restarts.
         id: String = Key::text("local", rule::NAME);
         /// The folder under which everything lies that this node keeps. Two processes cannot share it.
         data_directory: PathBuf = Key::path("./data");
@@ -81,6 +82,8 @@ section! {
         batching: Batching;
         /// The gRPC messages that carry record batches.
         grpc: Grpc;
+        /// What is refused whoever sends it. A message beyond a limit goes to the dead letter.
+        limits: Limits;
     }
 }
 
@@ -125,15 +128,16 @@ section! {
     Kafka {
         /// Brokers to begin with; the others are learned from them. Also written as one text with commas.
         brokers: Vec<String> = Key::list("[\"localhost:9092\"]", rule::BROKER);
-        /// The consumer group. All nodes of one pipeline share it, and Kafka divides the partitions among them; two pipelines with
-        /// one group would each get only a part of the data.
+        /// The consumer group. All nodes of one pipeline share it, and Kafka divides the partitions among them; two pipelines
+        /// with one group would each get only a part of the data.
         group_id: String = Key::text("ingestion-group", rule::TEXT);
         /// Topics to read, as names or globs: `*` stands for one dot-separated token, `**` for any rest. Topics created later are
         /// picked up. There is no default.
         topics: Vec<String> = Key::list("[]", rule::TOPIC_GLOB).example("[\"v6.qtw.traces.*.*\"]");
         /// Topics that `topics` matches and that are not to be read.
         exclude_topics: Vec<String> = Key::list("[]", rule::TOPIC_GLOB);
-        /// `standard`: one consumer per process, workers as in `processing.workers`. `high_performance`: as in the section of this name.
+        /// `standard`: one consumer per process, workers as in `processing.workers`. `high_performance`: as in the section of
+        /// this name.
         consumer_type: ConsumerType = Key::choice("standard", ConsumerType::NAMES);
         /// Parallelism of `consumer_type: high_performance`; without effect in the other.
         high_performance: HighPerformance;
@@ -153,12 +157,13 @@ section! {
         prefetch_bytes_max: u64 = Key::bytes("32MiB", MIB, 2 * GIB - KIB)
             .too_small("the pipeline waits for the network between fetches")
             .too_large("memory: it counts once for each consumer against processing.buffer.max_buffer_memory");
-        /// Payloads that already are valid OTLP protobuf pass as ranges of the buffer they were read into. `false` copies them, which
-        /// frees that buffer sooner where most other messages of it were rejected or transcoded.
+        /// Payloads that already are valid OTLP protobuf pass as ranges of the buffer they were read into. `false` copies them,
+        /// which frees that buffer sooner where most other messages of it were rejected or transcoded.
         enable_zero_copy: bool = Key::bool("true");
         /// Takes the buffers of the pool at start instead of when they are first needed.
         preallocate_buffers: bool = Key::bool("false");
-        /// Read buffers kept for reuse. 0 keeps none. Their bytes count against processing.buffer.max_size_bytes, so this is an upper bound.
+        /// Read buffers kept for reuse, each of a batch's `batch_bytes_max`. 0 keeps none. Never more than fit into
+        /// `processing.buffer.max_size_bytes`, whatever stands here.
         buffer_pool_size: usize = Key::number("64", 0, 1_000_000, "buffers")
             .too_small("each batch takes fresh memory from the system, which costs more than parsing it")
             .too_large("memory stays taken after a peak");
@@ -170,21 +175,21 @@ section! {
         consumer: Consumer;
         /// Batching of this source; absent keys are as in `ingestion.batching`.
         batching: KafkaBatching;
-        /// The signal that the topics carry, unless their entry in `topic_index_config.patterns` says otherwise. A message of another
-        /// signal is rejected.
+        /// The signal that the topics carry, unless their entry in `topic_index_config.patterns` says otherwise. A message of
+        /// another signal is rejected.
         telemetry_type: Signal = Key::choice("traces", SIGNALS);
-        /// The encoding of payloads. `auto` tries OTLP protobuf, OTLP JSON, plain JSON, and rejects what is none of them; `raw` takes any
-        /// bytes as the body of a log record.
+        /// The encoding of payloads. `auto` tries OTLP protobuf, OTLP JSON, plain JSON, and rejects what is none of them; `raw`
+        /// takes any bytes as the body of a log record.
         format: Format = Key::choice("auto", Format::NAMES);
         /// What a message without a payload is: `skip` counts it and goes on, `reject` sends it to the dead letter.
         tombstones: Tombstones = Key::choice("skip", Tombstones::NAMES);
-        /// What makes two messages duplicates: equal `payload`, equal `kafka_key`, or an equal header, `header:NAME`. A message without
-        /// that key or header counts by its payload.
+        /// What makes two messages duplicates: equal `payload`, equal `kafka_key`, or an equal header, `header:NAME`. A message
+        /// without that key or header counts by its payload.
         message_id: MessageId = Key::text("payload", rule::MESSAGE_ID);
         /// Where a partition begins for which the group has no offset yet, and neither log nor catalog knows one.
         auto_offset_reset: AutoOffsetReset = Key::choice("earliest", AutoOffsetReset::NAMES);
-        /// Makes this process a static member of the group: a restart within `consumer.session_timeout_ms` moves no partition. Unique in the
-        /// group; where a process has several consumers, each adds its number.
+        /// Makes this process a static member of the group: a restart within `consumer.session_timeout_ms` moves no partition.
+        /// Unique in the group; where a process has several consumers, each adds its number.
         group_instance_id: Option<String> = Key::text("null", rule::NAME).or_null();
         /// The name that brokers show for this client in their logs and quotas.
         client_id: String = Key::text("openwit-ingest", rule::NAME);
@@ -194,8 +199,8 @@ section! {
         dead_letter: DeadLetter;
         /// Encryption and authentication towards the brokers.
         security: Security;
-        /// Further settings of librdkafka by its own names, like `socket.keepalive.enable: "true"`. Those that a key here governs, and
-        /// those the commit rule rests on, are refused.
+        /// Further settings of librdkafka by its own names, like `socket.keepalive.enable: "true"`. Those that a key here
+        /// governs, and those the commit rule rests on, are refused.
         librdkafka: Properties = Key::map(librdkafka::check_setting);
     }
 }
@@ -263,7 +268,8 @@ section! {
         enabled: bool = Key::bool("false");
         /// What generated names begin with.
         prefix: String = Key::text("auto_", rule::INDEX_PREFIX);
-        /// How the rest is made: `hash` of the topic's name, the same on every node and in every release.
+        /// How the rest is made: `hash` of the topic's name, the same on every node and in every release, or the `topic`'s name
+        /// itself.
         strategy: AutoGenerateStrategy = Key::choice("hash", AutoGenerateStrategy::NAMES);
     }
 }
@@ -273,14 +279,16 @@ choices! {
     AutoGenerateStrategy {
         /// From a stable hash of the topic's name.
         Hash = "hash",
+        /// The topic's name, in lower case.
+        Topic = "topic",
     }
 }
 
 section! {
     /// How the consumer stays a member of its group.
     Consumer {
-        /// Without a heartbeat for this long, the group gives the partitions to others. Brokers allow 6 seconds to 30 minutes unless
-        /// configured otherwise.
+        /// Without a heartbeat for this long, the group gives the partitions to others. Brokers allow 6 seconds to 30 minutes
+        /// unless configured otherwise.
         session_timeout_ms: u64 = Key::number("45000", 1_000, 3_600_000, "ms")
             .too_small("a short stall of the machine or the network costs a rebalance")
             .too_large("after a crash its partitions stand still for this long");
@@ -288,11 +296,16 @@ section! {
         heartbeat_interval_ms: u64 = Key::number("3000", 1, 3_600_000, "ms")
             .too_small("needless requests to the brokers")
             .too_large("a lost heartbeat or two end the session; rebalances are noticed late");
-        /// A consumer that does not poll for this long leaves the group. Polling goes on while backpressure pauses partitions, so this
-        /// only catches a process that hangs.
+        /// A consumer that does not poll for this long leaves the group. Polling goes on while backpressure pauses partitions, so
+        /// this only catches a process that hangs.
         max_poll_interval_ms: u64 = Key::number("300000", 1_000, 86_400_000, "ms")
             .too_small("a slow disk looks like a hang")
             .too_large("a hung process keeps its partitions");
+        /// How long a partition that moves away is kept to finish what was read of it. What is left is read again by its next
+        /// owner, and dropped there by its offsets if it was stored.
+        revoke_wait_ms: u64 = Key::number("10000", 0, 600_000, "ms")
+            .too_small("more is read twice after each rebalance")
+            .too_large("a rebalance of the whole group waits for this member");
         /// Messages taken from the client in one go.
         max_poll_records: usize = Key::number("10000", 1, 1_000_000, "messages")
             .too_small("cost per call; half of the throughput below about a hundred")
@@ -399,8 +412,8 @@ choices! {
 section! {
     /// When offsets are committed.
     CommitStrategy {
-        /// `after_wal`: when everything before them is in the short-term log. `after_publish`: when it is in the object store and the
-        /// catalog, for machines whose disk may vanish.
+        /// `after_wal`: when everything before them is in the short-term log. `after_publish`: when it is in the object store and
+        /// the catalog, for machines whose disk may vanish.
         mode: CommitMode = Key::choice("after_wal", CommitMode::NAMES);
         /// Time between commits. What is read again after a crash is dropped by its offsets.
         interval_ms: u64 = Key::number("1000", 10, 3_600_000, "ms")
@@ -420,8 +433,8 @@ choices! {
 }
 
 section! {
-    /// Where rejected messages go, with their bytes, key, headers, reason and origin. If both are given they go to both; an offset is
-    /// committed only when its dead letter is acknowledged.
+    /// Where rejected messages go, with their bytes, key, headers, reason and origin. If both are given they go to both; an
+    /// offset is committed only when its dead letter is acknowledged.
     DeadLetter {
         /// A topic, which must not be among those that are read.
         topic: Option<String> = Key::text("null", rule::TOPIC).or_null();
@@ -534,6 +547,20 @@ section! {
 }
 
 section! {
+    /// What is refused whoever sends it. A message beyond a limit goes to the dead letter.
+    Limits {
+        /// Bytes of one payload.
+        payload_bytes_max: u64 = Key::bytes("16MiB", KIB, GIB)
+            .too_small("large exports are rejected whole")
+            .too_large("one message can take this much memory, a few times over while it is transcoded");
+        /// Levels of values inside one another.
+        depth_max: u32 = Key::number("64", 1, 128, "levels")
+            .too_small("deep attributes are rejected")
+            .too_large("nothing, up to the most that is allowed");
+    }
+}
+
+section! {
     /// What happens until data is durable.
     Processing {
         /// Workers, each a thread that runs the whole graph for its share. `consumer_type: high_performance` has its own key.
@@ -554,14 +581,15 @@ section! {
         flush_size_messages: usize = Key::number("5000", 1, 10_000_000, "messages")
             .too_small("small record batches, cost per delivery")
             .too_large("memory, and latency where traffic is slow");
-        /// Drops messages that were seen before within the window. `false` keeps those that producers sent twice; what Kafka delivers
-        /// twice is dropped by its offsets in any case.
+        /// Drops messages that were seen before within the window. `false` keeps those that producers sent twice; what Kafka
+        /// delivers twice is dropped by its offsets in any case.
         dedup_enabled: bool = Key::bool("true");
         /// How far apart, by their own times, two equal messages still count as duplicates.
         dedup_window_seconds: u64 = Key::number("60", 1, 604_800, "seconds")
             .too_small("a producer's late retry is stored twice")
-            .too_large("memory: 16 to 32 bytes for each message of the window");
-        /// Bytes of the window's table. When it is full the oldest part of the window is forgotten, and counted.
+            .too_large("memory: about 45 bytes for each message of the window");
+        /// Bytes of the window's table, all workers together. When it is full the oldest part of the window is forgotten, and
+        /// counted.
         dedup_max_bytes: u64 = Key::bytes("64MiB", MIB, BYTES_MAX)
             .too_small("the window is shorter than dedup_window_seconds")
             .too_large("memory");
@@ -581,8 +609,8 @@ section! {
         max_size_bytes: u64 = Key::bytes("64MiB", MIB, BYTES_MAX)
             .too_small("reading pauses while the log syncs")
             .too_large("memory, and more to read again after a crash");
-        /// The ceiling for all buffers of the process together: reading ahead, buffered messages, dedup window, deliveries. Checked at
-        /// start; set it within the limit of the container.
+        /// The ceiling for all buffers of the process together: reading ahead, buffered messages, dedup window, deliveries, row
+        /// groups, uploads. Checked at start; set it within the limit of the container.
         max_buffer_memory: u64 = Key::bytes("512MiB", 16 * MIB, BYTES_MAX)
             .too_small("the other limits do not fit and the configuration is refused")
             .too_large("the system ends the process before backpressure can work");
@@ -596,8 +624,8 @@ section! {
 section! {
     /// The short-term log: what is in it is safe, and its offsets are committed.
     Wal {
-        /// Keeps a log. Without it, offsets must wait for publication (`commit_strategy.mode: after_publish`) and a lagging storage node
-        /// stops the reading.
+        /// Keeps a log. Without it, offsets must wait for publication (`commit_strategy.mode: after_publish`) and a lagging
+        /// storage node stops the reading.
         enabled: bool = Key::bool("true");
         /// Its folder, on a local disk.
         directory: PathBuf = Key::path("{data_directory}/wal/short");
@@ -609,13 +637,20 @@ section! {
         segment_size_bytes: u64 = Key::bytes("64MiB", MIB, 4 * GIB)
             .too_small("many files, changed often")
             .too_large("space comes back late, as only whole segments do");
-        /// Syncs the log to the disk before offsets are committed. `false` risks the last `sync_interval_ms` at a power failure, and
-        /// gains throughput on disks that are slow to sync.
+        /// Syncs the log to the disk before offsets are committed. `false` risks the last `sync_interval_ms` at a power failure,
+        /// and gains throughput on disks that are slow to sync.
         sync_on_write: bool = Key::bool("true");
         /// Time between syncs where `sync_on_write` is false.
         sync_interval_ms: u64 = Key::number("100", 1, 60_000, "ms")
             .too_small("as slow as sync_on_write")
             .too_large("more is at risk");
+        /// Writes past the page cache where the file system can: several times the throughput on a busy machine. `false` only
+        /// where the file system is known to misbehave.
+        direct_io: bool = Key::bool("true");
+        /// Bytes of the dedup keys that are kept beyond the segments they came from, to rebuild the dedup window at a start.
+        dedup_keys_bytes_max: u64 = Key::bytes("256MiB", MIB, BYTES_MAX)
+            .too_small("after a restart the dedup window is shorter")
+            .too_large("disk, and a longer start");
         /// The long-term log: a compressed copy by day, for restoring and reindexing.
         long_term: LongTerm;
     }
@@ -625,7 +660,7 @@ section! {
     /// The long-term log: a compressed copy by day, for restoring and reindexing.
     LongTerm {
         /// Keeps it. It costs the offset commits nothing, but disk and some CPU.
-        enabled: bool = Key::bool("true");
+        enabled: bool = Key::bool("false").not_yet("the long-term log");
         /// Its folder.
         directory: PathBuf = Key::path("{data_directory}/wal/long");
     }
@@ -634,24 +669,28 @@ section! {
 section! {
     /// What is kept of the logs once their data is published.
     WalCleanup {
-        /// Removes what is past its time. `false` keeps everything until the disk is full.
-        enabled: bool = Key::bool("true");
+        /// Removes what is past its time.
+        enabled: bool = Key::bool("true").not_yet("keeping what nobody needs; published segments are always reused");
         /// Time between two cleanups.
         interval_seconds: u64 = Key::number("60", 1, 86_400, "seconds")
             .too_small("needless work")
-            .too_large("disk that could be free");
+            .too_large("disk that could be free")
+            .not_yet("cleaning by time; published segments are reused at once");
         /// How long a published segment of the short-term log is kept. 0 reuses it at once.
         retention_seconds: u64 = Key::number("0", 0, SECONDS_MAX, "seconds")
             .too_small("nothing: published data is in the object store")
-            .too_large("disk, within processing.wal.max_size_bytes: reading may pause for segments that nobody needs");
+            .too_large("disk, within processing.wal.max_size_bytes: reading may pause for segments that nobody needs")
+            .not_yet("keeping published segments");
         /// How long a day of the long-term log is kept.
         long_term_retention_seconds: u64 = Key::number("604800", 0, 100 * SECONDS_MAX, "seconds")
             .too_small("less can be restored")
-            .too_large("disk");
+            .too_large("disk")
+            .not_yet("the long-term log");
         /// Bytes of the long-term log; beyond them the oldest days go first.
         long_term_bytes_max: u64 = Key::bytes("10GiB", MIB, BYTES_MAX)
             .too_small("less can be restored")
-            .too_large("disk");
+            .too_large("disk")
+            .not_yet("the long-term log");
     }
 }
 
@@ -662,7 +701,8 @@ section! {
         batch_size: usize = Key::number("8192", 1, 1_000_000, "rows")
             .too_small("cost per batch: twice the CPU below a thousand")
             .too_large("caches and memory; nothing is gained above ten thousand");
-        /// The average size of a message, for checking `batch_size` against the gRPC limit before anything runs. Metrics show the real one.
+        /// The average size of a message, for checking `batch_size` against the gRPC limit before anything runs. Metrics show the
+        /// real one.
         average_message_bytes: u64 = Key::bytes("1KiB", 1, GIB)
             .too_small("the check passes, and messages turn out larger")
             .too_large("the check refuses what would work");
@@ -676,7 +716,8 @@ section! {
 section! {
     /// Where this process listens.
     ServicePorts {
-        /// The address of the interface. 0.0.0.0 and :: take all; nothing here asks for a password, so put only trusted networks there.
+        /// The address of the interface. 0.0.0.0 and :: take all; nothing here asks for a password, so put only trusted networks
+        /// there.
         bind_address: String = Key::text("127.0.0.1", rule::IP_ADDRESS);
         /// Arrow Flight, in the graphs `storage` and `standalone`. 0 takes any free port.
         arrow_flight: u16 = Key::number("8815", 0, 65_535, "");
@@ -696,12 +737,56 @@ section! {
         upload_concurrency: usize = Key::number("2", 1, 64, "uploads")
             .too_small("files wait while the network idles")
             .too_large("memory, and throttling by the store");
+        /// How an upload goes.
+        upload: Upload;
         /// Where finished files go.
         object_store: ObjectStore;
         /// How Parquet files are written.
         parquet: Parquet;
         /// When a file is finished. The first limit that is reached counts.
         rotation: Rotation;
+        /// How indexers learn of new files.
+        index_trigger: IndexTrigger;
+    }
+}
+
+section! {
+    /// How an upload goes.
+    Upload {
+        /// Bytes of a part of a file.
+        chunk_bytes: u64 = Key::bytes("8MiB", 5 * MIB, GIB)
+            .too_small("requests; a store takes at most ten thousand parts of a file")
+            .too_large("memory, and more to send again after an error");
+        /// Parts of one file at the same time.
+        chunks_concurrent: usize = Key::number("2", 1, 64, "parts")
+            .too_small("one connection limits the rate")
+            .too_large("memory, and throttling by the store");
+        /// Attempts at one file before the process stops with a fault. A restart loses nothing.
+        attempts_max: u32 = Key::number("12", 1, 1_000, "attempts")
+            .too_small("a short outage of the store stops the process")
+            .too_large("nobody notices an outage but by its lag");
+        /// First wait between attempts; it doubles each time.
+        backoff_ms: u64 = Key::number("200", 1, 600_000, "ms")
+            .too_small("load on a store that is in trouble")
+            .too_large("a passing error costs this long");
+        /// Longest wait between attempts.
+        backoff_max_ms: u64 = Key::number("30000", 1, 3_600_000, "ms")
+            .too_small("attempts are used up during a short outage")
+            .too_large("uploads resume late after an outage");
+    }
+}
+
+section! {
+    /// How indexers learn of new files.
+    IndexTrigger {
+        /// Files announced and not indexed yet; later ones wait in the catalog.
+        announced_max: usize = Key::number("1000", 1, 1_000_000, "files")
+            .too_small("many indexers idle")
+            .too_large("memory");
+        /// A file that is not indexed for this long is announced again, as its indexer may have died.
+        repeat_after_seconds: u64 = Key::number("300", 1, SECONDS_MAX, "seconds")
+            .too_small("two indexers take the same file")
+            .too_large("a file of a dead indexer waits this long");
     }
 }
 
@@ -721,7 +806,8 @@ section! {
         endpoint: Option<String> = Key::text("null", rule::URL).or_null();
         /// The region, for `s3`.
         region: String = Key::text("us-east-1", rule::NAME);
-        /// Access key, for `s3`; without it the credentials of the environment or the machine are taken. Give it as `${VARIABLE}`.
+        /// Access key, for `s3`; without it the credentials of the environment or the machine are taken. Give it as
+        /// `${VARIABLE}`.
         access_key_id: Option<Secret> = Key::secret();
         /// Its secret. Give it as `${VARIABLE}`.
         secret_access_key: Option<Secret> = Key::secret();
@@ -790,7 +876,16 @@ section! {
         /// Files being written at the same time; beyond it the one unused for longest is finished early.
         open_writers_max: usize = Key::number("16", 1, 4_096, "files")
             .too_small("small files where there are many indexes or late data")
-            .too_large("memory: each holds up to a row group");
+            .too_large("file handles, and small row groups where memory_bytes_max is shared by many");
+        /// Memory of the row groups that are being built, all files together. Beyond it the largest is ended early.
+        memory_bytes_max: u64 = Key::bytes("128MiB", MIB, BYTES_MAX)
+            .too_small("small row groups: larger files, slower scans")
+            .too_large("memory");
+        /// How far the time of an event may be from the time its message was sent to decide the day its row is filed under.
+        /// Beyond it the message's own day counts.
+        event_time_skew_days_max: u32 = Key::number("30", 0, 36_500, "days")
+            .too_small("late data is filed under the day it arrived: queries by time open more files")
+            .too_large("a producer with a wrong clock opens a file for every day it makes up");
     }
 }
 
@@ -801,6 +896,8 @@ section! {
         r#type: MetastoreType = Key::choice("sled", MetastoreType::NAMES);
         /// The folder, for `sled`.
         path: PathBuf = Key::path("{data_directory}/catalog");
+        /// The schema that holds the tables, for `postgres`.
+        schema: String = Key::text("openwit", rule::SCHEMA);
         /// The address, for `postgres`: `postgres://user:password@host:5432/database`. Give it as `${VARIABLE}`; it is not shown.
         url: Option<Secret> = Key::secret();
     }

@@ -1,7 +1,7 @@
 //! The layers of a configuration: the defaults, under the file, under each `--set`.
 //!
-//! Every layer is a tree of text that is read against the table. What does not fit is a problem, and the layer below shows through, so
-//! that one mistake neither hides another nor brings forth a false one.
+//! Every layer is a tree of text that is read against the table. What does not fit is a problem, and the layer below shows
+//! through, so that one mistake neither hides another nor brings forth a false one.
 
 use std::path::Path;
 
@@ -74,7 +74,8 @@ impl<'a> Layers<'a> {
         (self.raw, self.problems)
     }
 
-    /// `a.b.c` and a value as the tree `a: {b: {c: value}}`. The name of a map's item keeps its dots, as librdkafka's names have them.
+    /// `a.b.c` and a value as the tree `a: {b: {c: value}}`. The name of a map's item keeps its dots, as librdkafka's names have
+    /// them.
     fn nested(&self, path: &str, value: Node) -> Node {
         let is_map = |path: &str| self.table.key(path).is_some_and(|key| matches!(key.kind, Kind::Map(_)));
         let ends = path.match_indices('.').map(|(end, _)| end);
@@ -333,8 +334,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("row_group_size", "storage.parquet.row_group_rows"),
 ];
 
-/// What to say of a key that is not in the table: the nearest name beside it, else the same name elsewhere. Its value is not shown, as it
-/// may be a password under a mistyped name.
+/// What to say of a key that is not in the table: the nearest name beside it, else the same name elsewhere. Its value is not
+/// shown, as it may be a password under a mistyped name.
 fn unknown(table: &Table, path: &str, name: &str) -> String {
     let leaf = |row: &str| row.rsplit('.').next().unwrap_or(row).to_owned();
     let is_named_so = |row: &&super::table::Row| leaf(&row.path) == name;

@@ -119,10 +119,13 @@ fn is_secret(name: &str) -> bool {
 }
 
 impl Kafka {
-    /// The properties of a consumer as these keys give them, the passthrough among them. Those that the commit rule rests on are left to
-    /// the source.
+    /// The properties of a consumer as these keys give them, the passthrough among them. Those that commits and ends of
+    /// partitions rest on are left to the source.
     pub fn consumer_properties(&self) -> Properties {
-        let mut properties = self.librdkafka.clone().overlaid_by(self.connection_properties());
+        let mut properties = Properties::default();
+        // Where lag comes from; a setting of the passthrough wins.
+        properties.set("statistics.interval.ms", "1000");
+        properties = properties.overlaid_by(self.librdkafka.clone()).overlaid_by(self.connection_properties());
         let reset = match self.auto_offset_reset {
             AutoOffsetReset::Earliest => "earliest",
             AutoOffsetReset::Latest => "latest",
@@ -133,6 +136,7 @@ impl Kafka {
             properties.set("group.instance.id", id);
         }
         properties.set("auto.offset.reset", reset);
+        properties.set("partition.assignment.strategy", "cooperative-sticky");
         properties.set("auto.commit.interval.ms", self.commit_strategy.interval_ms.to_string());
         properties.set("session.timeout.ms", consumer.session_timeout_ms.to_string());
         properties.set("heartbeat.interval.ms", consumer.heartbeat_interval_ms.to_string());

@@ -20,6 +20,7 @@ const HEAD: &str = "\
 /// Every key with its default and documentation.
 pub(super) fn reference(table: &Table) -> String {
     let mut text = HEAD.to_owned();
+    let mut depth_before = 0;
     for row in table.rows() {
         let (depth, name) = place_of(row);
         let indent = "  ".repeat(depth);
@@ -30,7 +31,8 @@ pub(super) fn reference(table: &Table) -> String {
                 text.push_str(&format!("{indent}{name}:\n"));
             }
             Item::Key(key) => {
-                if depth == 0 {
+                // So that the eye does not take it for a key of the section that ended above.
+                if depth == 0 || depth < depth_before {
                     text.push('\n');
                 }
                 key_comment(&mut text, &indent, key);
@@ -40,6 +42,7 @@ pub(super) fn reference(table: &Table) -> String {
                 text.push_str(&format!("{indent}{name}: {value}\n"));
             }
         }
+        depth_before = depth;
     }
     text
 }

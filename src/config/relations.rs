@@ -1,12 +1,14 @@
 //! What the values of several keys must be to each other. Checked before anything starts.
 //!
-//! A relation names its keys. Where one of them already has a problem it is not checked: its value is not the one that was meant. The
-//! problem stands at the key that was given, so that it points to a line and not to a default.
+//! A relation names its keys. Where one of them already has a problem it is not checked: its value is not the one that was meant.
+//! The problem stands at the key that was given, so that it points to a line and not to a default.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::key::bytes_text;
-use super::keys::{CommitMode, Config, MetastoreType, ObjectStoreScheme};
+use openwit_operators::batch::Signal;
+
+use super::keys::{CommitMode, Config, Format, MetastoreType, ObjectStoreScheme};
 use super::layers::default_of;
 use super::print;
 use super::problem::{Place, Problem, Problems};
@@ -29,10 +31,10 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
     let mut relations = Relations { config, raw, table, known, found: Vec::new() };
     if config.has_ingest() {
         relations.sources();
+        relations.formats();
         relations.consumer();
         relations.security();
         relations.batches();
-        relations.memory();
         relations.commits();
         relations.log();
         relations.dead_letter();
@@ -41,6 +43,7 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.object_store();
         relations.rotation();
     }
+    relations.memory();
     relations.catalog();
     relations.directories();
     relations.ports();
@@ -92,6 +95,26 @@ impl Relations<'_> {
         }
     }
 
+    fn formats(&mut self) {
+        let kafka = &self.config.ingestion.kafka;
+        let (format_key, signal_key) = ("ingestion.kafka.format", "ingestion.kafka.telemetry_type");
+        let says = |signal: Signal| format!("format raw carries logs only, telemetry_type is {signal}");
+        if kafka.format == Format::Raw && kafka.telemetry_type != Signal::Logs {
+            self.refuse(&[format_key, signal_key], says(kafka.telemetry_type));
+        }
+        for pattern in &kafka.topic_index_config.patterns {
+            let has_own = pattern.format.is_some() || pattern.telemetry_type.is_some();
+            let (format, signal) =
+                (pattern.format.unwrap_or(kafka.format), pattern.telemetry_type.unwrap_or(kafka.telemetry_type));
+            if has_own && format == Format::Raw && signal != Signal::Logs {
+                self.refuse(
+                    &["ingestion.kafka.topic_index_config.patterns"],
+                    format!("match {}: {}", pattern.r#match, says(signal)),
+                );
+            }
+        }
+    }
+
     fn consumer(&mut self) {
         let kafka = &self.config.ingestion.kafka;
         let consumer = &kafka.consumer;
@@ -110,6 +133,14 @@ impl Relations<'_> {
             let message =
                 format!("session_timeout_ms must not be above max_poll_interval_ms, {} ms", consumer.max_poll_interval_ms);
             self.refuse(&[session, "ingestion.kafka.consumer.max_poll_interval_ms"], message);
+        }
+        let revoke_key = "ingestion.kafka.consumer.revoke_wait_ms";
+        if consumer.revoke_wait_ms >= consumer.max_poll_interval_ms {
+            let message = format!(
+                "must be below max_poll_interval_ms, {} ms: the group would take the member for hung",
+                consumer.max_poll_interval_ms
+            );
+            self.refuse(&[revoke_key, "ingestion.kafka.consumer.max_poll_interval_ms"], message);
         }
         let (fetch_min, fetch_max) = ("ingestion.kafka.fetch_min_bytes", "ingestion.kafka.fetch_max_bytes");
         if kafka.fetch_min_bytes > kafka.fetch_max_bytes {
@@ -273,6 +304,15 @@ impl Relations<'_> {
         if !wal.segment_size_bytes.is_multiple_of(4_096) {
             self.refuse(&[segment], "must be a multiple of 4KiB, the unit of direct disk writes");
         }
+        let in_flight = self.config.processing.buffer.max_size_bytes.saturating_add(self.config.pipeline.in_flight_bytes_max);
+        if wal.max_size_bytes < in_flight {
+            let message = format!(
+                "max_size_bytes must not be below what is on its way, processing.buffer.max_size_bytes and pipeline.in_flight_bytes_max, \
+                 together {} MiB: the log would wait for itself",
+                in_flight.div_ceil(1 << 20)
+            );
+            self.refuse(&[total, "processing.buffer.max_size_bytes", "pipeline.in_flight_bytes_max"], message);
+        }
         let batch_bytes = self.config.kafka_batching().batch_bytes_max;
         if batch_bytes > wal.segment_size_bytes / 2 {
             let message = format!(
@@ -321,6 +361,15 @@ impl Relations<'_> {
             return;
         }
         self.warn_unused(&at("root"), "storage.object_store.scheme is s3; the front of paths is storage.object_store.prefix");
+        // S3 takes at most 10,000 parts of an object.
+        let (chunk, file) = (self.config.storage.upload.chunk_bytes, self.config.storage.rotation.file_bytes_max);
+        if file / chunk >= 10_000 {
+            let message = format!(
+                "a file of storage.rotation.file_bytes_max, {}, must have less than 10000 parts of chunk_bytes",
+                bytes_text(file)
+            );
+            self.refuse(&["storage.upload.chunk_bytes", "storage.rotation.file_bytes_max"], message);
+        }
         if store.bucket.is_none() {
             self.refuse(&[&at("bucket")], "must be given for scheme s3");
         }
@@ -339,6 +388,11 @@ impl Relations<'_> {
         let rotation = &config.storage.rotation;
         let (size_key, age_key, idle_key) =
             ("storage.rotation.file_bytes_max", "storage.rotation.age_max_seconds", "storage.rotation.idle_seconds");
+        let upload = &config.storage.upload;
+        if upload.backoff_ms > upload.backoff_max_ms {
+            let message = format!("backoff_ms must not be above backoff_max_ms, {} ms", upload.backoff_max_ms);
+            self.refuse(&["storage.upload.backoff_ms", "storage.upload.backoff_max_ms"], message);
+        }
         if rotation.idle_seconds > rotation.age_max_seconds {
             self.warn(&[idle_key, age_key], format!("has no effect above age_max_seconds, {} seconds", rotation.age_max_seconds));
         }
@@ -410,18 +464,24 @@ fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// Whether a glob of `topics` matches a topic: `*` stands for one token or a part of one, `**` for any rest.
+/// Whether a glob of `topics` matches a topic: `*` stands for one token or a part of one, `**` for one or more whole tokens.
 fn glob_matches(glob: &str, topic: &str) -> bool {
-    if let Some(front) = glob.strip_suffix("**") {
-        let front: Vec<&str> = front.split('.').collect();
-        let tokens: Vec<&str> = topic.splitn(front.len(), '.').collect();
-        let Some((last, whole)) = front.split_last() else { return false };
-        let is_same_front =
-            tokens.len() == front.len() && whole.iter().zip(&tokens).all(|(part, token)| token_matches(part, token));
-        return is_same_front && tokens.last().is_some_and(|rest| rest.starts_with(last));
+    // ends[n]: the globs' tokens so far can take exactly the first n tokens of the topic.
+    let tokens: Vec<&str> = topic.split('.').collect();
+    let mut ends = vec![false; tokens.len() + 1];
+    ends[0] = true;
+    for part in glob.split('.') {
+        let mut next = vec![false; tokens.len() + 1];
+        for (position, token) in tokens.iter().enumerate() {
+            next[position + 1] = match part {
+                "**" => ends[position] || next[position],
+                "*" => ends[position] && !token.is_empty(),
+                _ => ends[position] && token_matches(part, token),
+            };
+        }
+        ends = next;
     }
-    let (parts, tokens): (Vec<&str>, Vec<&str>) = (glob.split('.').collect(), topic.split('.').collect());
-    parts.len() == tokens.len() && parts.iter().zip(&tokens).all(|(part, token)| token_matches(part, token))
+    ends[tokens.len()]
 }
 
 /// Greedy with one step back: the last `*` takes one letter more whenever what follows it does not fit.
@@ -465,8 +525,10 @@ mod tests {
             ("**", "dead.letter", true),
             ("v6.**", "v6.dead.letter", true),
             ("v6.**", "v6", false),
-            ("v6.*.x**", "v6.a.xyz.q", true),
-            ("v6.*.x**", "v6.a.yz.q", false),
+            ("a.**.z", "a.b.c.z", true),
+            ("a.**.z", "a.z", false),
+            ("a.**.z", "a.b.z.y", false),
+            ("log-*", "log-", true),
             ("a*b*c", "aXbYbc", true),
             ("a*b*c", "aXcYb", false),
             ("dead", "dead", true),

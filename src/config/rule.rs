@@ -10,8 +10,22 @@ pub(super) const NAME: Rule = Rule { says: "1 to 128 of a-z A-Z 0-9 . _ - and no
 
 /// What is put before a generated index name.
 pub(super) const INDEX_PREFIX: Rule = Rule {
-    says: "0 to 64 of a-z A-Z 0-9 _ -",
-    holds: |text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)),
+    says: "empty, or 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit",
+    holds: |text| {
+        let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        let is_begun_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+        text.is_empty() || (text.len() <= 64 && is_lower && is_begun_well && is_name(text))
+    },
+};
+
+/// The name of a schema of PostgreSQL.
+pub(super) const SCHEMA: Rule = Rule {
+    says: "1 to 63 of a-z 0-9 _ and begin neither with a digit nor with pg_",
+    holds: |text| {
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let is_plain = (1..=63).contains(&text.len()) && text.bytes().all(is_allowed);
+        is_plain && !text.starts_with(|first: char| first.is_ascii_digit()) && !text.starts_with("pg_")
+    },
 };
 
 /// The address of a broker.
@@ -25,8 +39,8 @@ pub(super) const BROKER: Rule = Rule {
 
 /// A glob over topic names.
 pub(super) const TOPIC_GLOB: Rule = Rule {
-    says: "a topic name or glob: a-z A-Z 0-9 . _ - with * for one dot-separated token and ** for any rest (regular expressions are not used)",
-    holds: |text| is_topic(text, b"._-*"),
+    says: "a topic name or glob: a-z A-Z 0-9 . _ - with * for one dot-separated token or a part of it, and ** for any rest",
+    holds: |text| is_topic(text, b"._-*") && text.split('.').all(|token| token == "**" || !token.contains("**")),
 };
 
 /// The name of one topic.
@@ -123,7 +137,17 @@ mod tests {
             (ENDPOINT, "storage:8815", false),
             (TOPIC_GLOB, "v6.qtw.traces.*.*", true),
             (TOPIC_GLOB, "v6.**", true),
+            (TOPIC_GLOB, "a.**.z", true),
+            (TOPIC_GLOB, "log-*", true),
+            (TOPIC_GLOB, "a.b**", false),
             (TOPIC_GLOB, "^v6\\..*", false),
+            (INDEX_PREFIX, "auto_", true),
+            (INDEX_PREFIX, "Auto", false),
+            (INDEX_PREFIX, "_a", false),
+            (INDEX_PREFIX, "", true),
+            (SCHEMA, "openwit", true),
+            (SCHEMA, "pg_x", false),
+            (SCHEMA, "1a", false),
             (TOPIC, "..", false),
             (NAME, "node-1", true),
             (NAME, "../etc", false),

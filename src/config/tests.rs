@@ -1,5 +1,6 @@
-//! What the configuration promises: one table, every problem at once with its place, the specification's example as it stands, and no
-//! secret in any text. What it cannot prove here: that a key has its effect; that is for the tests of the part it configures.
+//! What the configuration promises: one table, every problem at once with its place, the specification's example as it stands,
+//! and no secret in any text. What it cannot prove here: that a key has its effect; that is for the tests of the part it
+//! configures.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,7 @@ fn specification_example_loads_verbatim_and_every_key_of_it_arrives() {
         heartbeat_interval_ms: 3_000,
         max_poll_interval_ms: 900_000,
         max_poll_records: 50_000,
+        ..kafka.consumer.clone()
     };
     assert_eq!(kafka.consumer, expected);
     let batching = loaded.config.kafka_batching();
@@ -135,12 +137,12 @@ processing:
     let expected = r#"test.yaml:1: graph: value "standalon": must be one of standalone, ingest, storage
 test.yaml:3: node.id: value "a/b": must be 1 to 128 of a-z A-Z 0-9 . _ - and not begin with a dot
 test.yaml:7: ingestion.kafka.topcis: unknown key: did you mean ingestion.kafka.topics?
-test.yaml:8: ingestion.kafka.fetch_max_bytes: value "64MB": must be bytes, 1KiB to 2147483135 (like 1048576 or 64MiB)
+test.yaml:8: ingestion.kafka.fetch_max_bytes: value "64MB": must be a size like 64MiB, 1KiB to 2147483135
 test.yaml:10: ingestion.kafka.consumer.session_timeout_ms: value "500": must be a whole number, 1000 to 3600000 ms
 test.yaml:13: ingestion.kafka.commit_strategy.mode: value "never": must be one of after_wal, after_publish
 test.yaml:15: ingestion.batching.batch_size: value "5000": a batch of 5000 messages of 1KiB is 5120000 bytes, which must stay below ingestion.grpc.max_message_size, 4MiB: lower batch_size to 4095, raise the limit, or correct pipeline.average_message_bytes
 test.yaml:16: ingestion.batching.batch_size: given twice: first in line 15
-test.yaml:18: processing.wal: this must be a map of keys, of which there are enabled, directory, max_size_bytes, segment_size_bytes, sync_on_write, sync_interval_ms, long_term"#;
+test.yaml:18: processing.wal: this must be a map of keys, of which there are enabled, directory, max_size_bytes, segment_size_bytes, sync_on_write, sync_interval_ms, direct_io, dedup_keys_bytes_max, long_term"#;
     let found = problems(text, &[]);
     // The ninth, the batch size rule, is not checked on a key that has a problem already.
     let expected: Vec<&str> = expected.lines().filter(|line| !line.contains(":15:")).collect();
@@ -160,6 +162,21 @@ fn relations_between_keys_are_checked() {
         (&["graph=ingest"], "storage.endpoints: graph ingest delivers to other processes"),
         (&["ingestion.kafka.consumer.heartbeat_interval_ms=45000"], "must be below session_timeout_ms, 45000 ms"),
         (&["ingestion.kafka.consumer.session_timeout_ms=400000"], "must not be above max_poll_interval_ms, 300000 ms"),
+        (&["ingestion.kafka.consumer.revoke_wait_ms=300000"], "must be below max_poll_interval_ms, 300000 ms"),
+        (
+            &["ingestion.kafka.format=raw"],
+            "ingestion.kafka.format: value \"raw\": format raw carries logs only, telemetry_type is traces",
+        ),
+        (
+            &["ingestion.kafka.topic_index_config.patterns=[{match: a.*, format: raw}]"],
+            "patterns: value \"as given\": match a.*: format raw carries logs only",
+        ),
+        (
+            &["processing.wal={max_size_bytes: 64MiB, segment_size_bytes: 16MiB}"],
+            "together 96 MiB: the log would wait for itself",
+        ),
+        (&["storage.upload.backoff_ms=40000"], "backoff_ms must not be above backoff_max_ms, 30000 ms"),
+        (&["storage={object_store: {scheme: s3, bucket: abc}, rotation: {file_bytes_max: 1TiB}}"], "less than 10000 parts"),
         (&["ingestion.kafka.fetch_min_bytes=20MiB"], "must not be above fetch_max_bytes, 16MiB"),
         (&["ingestion.batching.batch_size=4096"], "lower batch_size to 4095"),
         (&["ingestion.kafka.batching.batch_size=4096"], "ingestion.kafka.batching.batch_size: value \"4096\": a batch of"),
@@ -173,7 +190,7 @@ fn relations_between_keys_are_checked() {
             "batch_bytes_max must not be above processing.buffer.max_size_bytes, 64MiB",
         ),
         (&["ingestion.grpc.max_message_size=33MiB"], "must not be above pipeline.in_flight_bytes_max, 32MiB"),
-        (&["processing.buffer.max_size_bytes=512MiB"], "all buffers together may take 656 MiB, above max_buffer_memory, 512MiB"),
+        (&["processing.buffer.max_size_bytes=512MiB"], "all buffers together may take 816 MiB, above max_buffer_memory, 512MiB"),
         (&["processing.wal.enabled=false"], "without a log nothing is durable"),
         (&["processing.wal.segment_size_bytes=1025MiB"], "must not be above half of max_size_bytes, 2GiB"),
         (&["processing.wal.segment_size_bytes=64000001"], "must be a multiple of 4KiB"),
@@ -241,6 +258,12 @@ fn keys_without_effect_yet_accept_only_their_default() {
         let found = problems(TOPICS, &[given]);
         assert!(found.contains(says), "{given}: {found}");
     }
+}
+
+#[test]
+fn the_inactive_value_of_a_key_without_effect_is_accepted() {
+    assert!(problems(TOPICS, &["processing.wal.long_term.enabled=true"]).contains("not supported yet: the long-term log"));
+    assert!(parse(TOPICS, &["processing.wal.long_term={enabled: false, directory: '{data_directory}/wal/long'}"]).is_ok());
 }
 
 #[test]
@@ -356,6 +379,7 @@ fn embedded_defaults_pass_the_checks_and_stay_small() {
     }
     let memory: u64 = config.buffer_memory().iter().map(|part| part.bytes).sum();
     assert!(memory < 512 << 20, "{memory}");
+    assert_eq!(config.arenas_kept_max(), 32);
     assert!(parse(&config.to_yaml(), &["ingestion.kafka.topics=spans"]).is_ok());
 }
 

@@ -9,8 +9,8 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, LogsData};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
-    Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, MetricsData, NumberDataPoint, SummaryDataPoint, exemplar,
-    number_data_point,
+    Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, MetricsData, NumberDataPoint, SummaryDataPoint,
+    exemplar, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
@@ -273,7 +273,9 @@ fn metric(object: &mut Object<'_>, metric: &Metric) {
     object.text("description", &metric.description);
     object.text("unit", &metric.unit);
     match &metric.data {
-        Some(Data::Gauge(gauge)) => object.object("gauge", |object| object.objects("dataPoints", &gauge.data_points, number_point)),
+        Some(Data::Gauge(gauge)) => {
+            object.object("gauge", |object| object.objects("dataPoints", &gauge.data_points, number_point))
+        }
         Some(Data::Sum(sum)) => object.object("sum", |object| {
             object.objects("dataPoints", &sum.data_points, number_point);
             object.number("aggregationTemporality", sum.aggregation_temporality);
@@ -287,7 +289,9 @@ fn metric(object: &mut Object<'_>, metric: &Metric) {
             object.objects("dataPoints", &histogram.data_points, exponential_histogram_point);
             object.number("aggregationTemporality", histogram.aggregation_temporality);
         }),
-        Some(Data::Summary(summary)) => object.object("summary", |object| object.objects("dataPoints", &summary.data_points, summary_point)),
+        Some(Data::Summary(summary)) => {
+            object.object("summary", |object| object.objects("dataPoints", &summary.data_points, summary_point))
+        }
         None => {}
     }
 }

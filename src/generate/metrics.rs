@@ -8,8 +8,8 @@ use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::B
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::summary_data_point::ValueAtQuantile;
 use opentelemetry_proto::tonic::metrics::v1::{
-    Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, Metric, MetricsData, NumberDataPoint,
-    ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint, exemplar, number_data_point,
+    Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, Metric, MetricsData,
+    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint, exemplar, number_data_point,
 };
 
 use super::random::Random;
@@ -53,7 +53,13 @@ fn metric(random: &mut Random, kind: u64, points: usize) -> Metric {
         3 => ("rpc.client.duration", "ms", "Duration of outgoing calls", exponential_histogram(random, points)),
         _ => ("jvm.gc.pause", "s", "Pauses of the garbage collector", summary(random, points)),
     };
-    Metric { name: name.to_owned(), description: description.to_owned(), unit: unit.to_owned(), data: Some(data), ..Metric::default() }
+    Metric {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        unit: unit.to_owned(),
+        data: Some(data),
+        ..Metric::default()
+    }
 }
 
 fn attributes(random: &mut Random) -> Vec<KeyValue> {

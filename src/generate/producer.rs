@@ -205,7 +205,12 @@ impl ProducerContext for Context {
 /// Makes sure that the topics exist, and tells how many partitions each has.
 ///
 /// A missing topic is created with `partitions` (4 if not given); an existing one keeps what it has, of which `partitions` are used.
-pub fn ensure_topics(settings: &Settings, names: &[String], partitions: Option<i32>, replication: i32) -> Result<Vec<Topic>, Error> {
+pub fn ensure_topics(
+    settings: &Settings,
+    names: &[String],
+    partitions: Option<i32>,
+    replication: i32,
+) -> Result<Vec<Topic>, Error> {
     let client = BaseProducer::from_config(&settings.client()).map_err(Error::Client)?;
     let mut topics = Vec::with_capacity(names.len());
     for name in names {

@@ -65,7 +65,8 @@ pub fn push_rfc3339(out: &mut Vec<u8>, unix_ns: u64) {
 
 /// Reads RFC 3339 in UTC (`2026-11-23T12:00:00Z`, decimals allowed) or whole Unix seconds, as Unix nanoseconds.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let refused = || format!("`{text}` is neither RFC 3339 in UTC (2026-11-23T12:00:00Z, from 1970 to {YEAR_MAX}) nor Unix seconds");
+    let refused =
+        || format!("`{text}` is neither RFC 3339 in UTC (2026-11-23T12:00:00Z, from 1970 to {YEAR_MAX}) nor Unix seconds");
     if let Ok(seconds) = text.parse::<u64>() {
         let day_max = days_since_unix(YEAR_MAX, 1, 1);
         return if seconds < day_max * SECONDS_PER_DAY { Ok(seconds * NANOS_PER_SECOND) } else { Err(refused()) };
@@ -81,7 +82,8 @@ fn parse_rfc3339(text: &[u8]) -> Option<u64> {
     }
     let (year, month, day) = (number(&whole[..4])?, number(&whole[5..7])?, number(&whole[8..10])?);
     let (hour, minute, second) = (number(&whole[11..13])?, number(&whole[14..16])?, number(&whole[17..])?);
-    let in_range = (1970..YEAR_MAX).contains(&year) && (1..=12).contains(&month) && day >= 1 && hour < 24 && minute < 60 && second < 60;
+    let in_range =
+        (1970..YEAR_MAX).contains(&year) && (1..=12).contains(&month) && day >= 1 && hour < 24 && minute < 60 && second < 60;
     if !in_range {
         return None;
     }
@@ -140,9 +142,22 @@ mod tests {
     #[test]
     fn what_is_no_time_is_refused() {
         let refused = [
-            "", "now", "2023-11-14", "2023-11-14T22:13:20", "2023-02-29T00:00:00Z", "2023-13-01T00:00:00Z", "2023-00-01T00:00:00Z",
-            "2023-01-00T00:00:00Z", "2023-01-01T24:00:00Z", "2023-01-01T00:00:00.Z", "2023-01-01T00:00:00.1234567890Z", "1969-12-31T23:59:59Z",
-            "2600-01-01T00:00:00Z", "99999999999999", "2023-01-01T00:00:0éZ", "-5",
+            "",
+            "now",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "2023-02-29T00:00:00Z",
+            "2023-13-01T00:00:00Z",
+            "2023-00-01T00:00:00Z",
+            "2023-01-00T00:00:00Z",
+            "2023-01-01T24:00:00Z",
+            "2023-01-01T00:00:00.Z",
+            "2023-01-01T00:00:00.1234567890Z",
+            "1969-12-31T23:59:59Z",
+            "2600-01-01T00:00:00Z",
+            "99999999999999",
+            "2023-01-01T00:00:0éZ",
+            "-5",
         ];
         for text in refused {
             assert!(parse(text).is_err(), "{text}");

@@ -1,6 +1,6 @@
 //! Spans: templates, and stamping a template into a message of its own.
 //!
-//! Six spans make a trace, as a binary tree under a root without parent. Every tenth span failed and has an exception event; every
+//! Six spans make a trace, as a binary tree under a root without parent. Every twentieth span failed and has an exception event; every
 //! sixteenth links to another trace of its message.
 
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
@@ -35,7 +35,7 @@ pub fn template(random: &mut Random, spans: usize) -> TracesData {
 }
 
 fn span(random: &mut Random, local: u64) -> Span {
-    let failed = local % 10 == 7;
+    let failed = local % 20 == 7;
     let (method, route) = (random.pick(&METHODS), random.pick(&ROUTES));
     let code = if failed { 500 + random.below(4) as i64 } else { CODES_FINE[random.below(CODES_FINE.len() as u64) as usize] };
     // Durations spread over four orders of magnitude, as those of requests do.
@@ -87,7 +87,12 @@ fn exception(duration_ns: u64) -> Event {
 }
 
 fn link() -> Link {
-    Link { trace_id: vec![0; 16], span_id: vec![0; 8], attributes: vec![attribute("link.reason", text("batch"))], ..Link::default() }
+    Link {
+        trace_id: vec![0; 16],
+        span_id: vec![0; 8],
+        attributes: vec![attribute("link.reason", text("batch"))],
+        ..Link::default()
+    }
 }
 
 /// The span under which span `local` of a message lies: a binary tree within each trace.

@@ -11,31 +11,41 @@ use super::random::Random;
 
 /// Names of services.
 pub const SERVICES: [&str; 12] = [
-    "checkout", "cart", "frontend", "payment", "shipping", "inventory", "user-profile", "recommendation", "ad-service", "currency", "email",
+    "checkout",
+    "cart",
+    "frontend",
+    "payment",
+    "shipping",
+    "inventory",
+    "user-profile",
+    "recommendation",
+    "ad-service",
+    "currency",
+    "email",
     "fraud-detection",
 ];
 /// HTTP routes, low in cardinality as they should be.
 pub const ROUTES: [&str; 10] = [
     "/api/v1/orders",
     "/api/v1/orders/{id}",
-    "/api/v1/cart/{userId}/items",
+    "/api/v1/cart/{id}",
     "/api/v2/products",
-    "/api/v2/products/{sku}/reviews",
+    "/api/v2/products/{sku}",
     "/healthz",
     "/api/v1/payments/charge",
-    "/api/v1/users/{id}/profile",
+    "/api/v1/users/{id}",
     "/api/v1/shipping/quote",
-    "/internal/currency/convert",
+    "/internal/convert",
 ];
 /// HTTP methods; reading is commoner than writing.
 pub const METHODS: [&str; 7] = ["GET", "GET", "GET", "POST", "PUT", "DELETE", "PATCH"];
 /// User agents.
 pub const USER_AGENTS: [&str; 5] = [
-    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0",
+    "Mozilla/5.0 (X11; Linux x86_64) Chrome/126.0",
     "okhttp/4.12.0",
     "python-requests/2.32",
     "Go-http-client/2.0",
-    "Zähler-App/3.1 (Android 14; 日本語)",
+    "Zähler-App/3.1 (日本語)",
 ];
 /// What a log line says, before its order number.
 pub const SENTENCES: [&str; 8] = [

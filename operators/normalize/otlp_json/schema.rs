@@ -66,7 +66,7 @@ const fn start_time(number: u32) -> Field {
 }
 
 const fn attributes(number: u32) -> Field {
-    word("attributes", number, Kind::Repeated(&Kind::Message(&KEY_VALUE)))
+    word("attributes", number, Kind::Repeated(&ONE_KEY_VALUE))
 }
 
 const fn dropped_attributes(number: u32) -> Field {
@@ -86,7 +86,7 @@ const fn span_id(number: u32) -> Field {
 }
 
 const fn exemplars(number: u32) -> Field {
-    word("exemplars", number, Kind::Repeated(&Kind::Message(&EXEMPLAR)))
+    word("exemplars", number, Kind::Repeated(&ONE_EXEMPLAR))
 }
 
 const fn set_double(name: &'static str, number: u32) -> Field {
@@ -180,6 +180,8 @@ static SCOPE: Message = Message {
     fields: &[word("name", 1, Kind::String), word("version", 2, Kind::String), attributes(3), dropped_attributes(4)],
 };
 
+static ONE_KEY_VALUE: Kind = Kind::Message(&KEY_VALUE);
+
 static KEY_VALUE: Message =
     Message { fields: &[word("key", 1, Kind::String), word("value", 2, Kind::Message(&ANY_VALUE))] };
 
@@ -197,7 +199,7 @@ static ANY_VALUE: Message = Message {
 
 static ARRAY_VALUE: Message = Message { fields: &[word("values", 1, Kind::Repeated(&Kind::Message(&ANY_VALUE)))] };
 
-static KEY_VALUE_LIST: Message = Message { fields: &[word("values", 1, Kind::Repeated(&Kind::Message(&KEY_VALUE)))] };
+static KEY_VALUE_LIST: Message = Message { fields: &[word("values", 1, Kind::Repeated(&ONE_KEY_VALUE))] };
 
 static SPAN: Message = Message {
     fields: &[
@@ -261,7 +263,7 @@ static METRIC: Message = Message {
         word("histogram", 9, Kind::Message(&HISTOGRAM)),
         field("exponentialHistogram", "exponential_histogram", 10, Kind::Message(&EXPONENTIAL_HISTOGRAM)),
         word("summary", 11, Kind::Message(&SUMMARY)),
-        word("metadata", 12, Kind::Repeated(&Kind::Message(&KEY_VALUE))),
+        word("metadata", 12, Kind::Repeated(&ONE_KEY_VALUE)),
         field("intGauge", "int_gauge", 4, Kind::Removed),
         field("intSum", "int_sum", 6, Kind::Removed),
         field("intHistogram", "int_histogram", 8, Kind::Removed),
@@ -348,9 +350,11 @@ static SUMMARY_POINT: Message = Message {
 
 static QUANTILE: Message = Message { fields: &[word("quantile", 1, Kind::Double), word("value", 2, Kind::Double)] };
 
+static ONE_EXEMPLAR: Kind = Kind::Message(&EXEMPLAR);
+
 static EXEMPLAR: Message = Message {
     fields: &[
-        field("filteredAttributes", "filtered_attributes", 7, Kind::Repeated(&Kind::Message(&KEY_VALUE))),
+        field("filteredAttributes", "filtered_attributes", 7, Kind::Repeated(&ONE_KEY_VALUE)),
         time(2),
         field("asDouble", "as_double", 3, Kind::Set(&Kind::Double)),
         field("asInt", "as_int", 6, Kind::Set(&Kind::Sfixed64)),
