@@ -7,7 +7,7 @@ use openwit_operators::catalog_commit::registrar::{Answer, Registrar, Request};
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
 use openwit_operators::dedup_window::{self, owner, window::Window};
 use openwit_operators::kafka_source::consumer::Covered;
-use openwit_operators::wal_commit::Recovery;
+use openwit_operators::wal_commit::recovery::Recovery;
 
 /// Offsets that are durable somewhere: in this process's log, or in the catalog.
 pub struct Durable {

@@ -12,9 +12,9 @@ const COLUMNS: usize = 118;
 const HEAD: &str = "\
 # Every key of openwit-ingest with its default.
 #
-# Written by `openwit-ingest check --reference`; a test holds it equal to the code. A configuration needs only the keys in which it
-# differs. ${NAME} and ${NAME:-default} take variables of the environment, $${ is a plain ${. {data_directory} at the beginning of a
-# path stands for node.data_directory. Bytes may be written like 64MiB.
+# Written by `openwit-ingest check --reference`; a test holds it equal to the code. A configuration needs only the keys
+# in which it differs. ${NAME} and ${NAME:-default} take variables of the environment, $${ is a plain ${.
+# {data_directory} at the beginning of a path stands for node.data_directory.
 ";
 
 /// Every key with its default and documentation.

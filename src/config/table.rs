@@ -144,7 +144,8 @@ pub trait Field: Sized {
 /// The field for the value of `path`.
 ///
 /// # Panics
-/// Where the table gives a key a kind or range that its field cannot hold. A test reads every key's default and both ends of its range.
+/// Where the table gives a key a kind or range that its field cannot hold. A test reads every key's default and both ends of its
+/// range.
 pub(super) fn field<T: Field>(path: &str, raw: &RawConfig) -> T {
     let value = raw.get(path).and_then(|given| T::from_value(&given.value));
     value.unwrap_or_else(|| panic!("{path}: the table and the struct disagree about its type"))

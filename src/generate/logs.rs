@@ -87,6 +87,7 @@ fn set_order(body: &mut String, mut bits: u64) {
 }
 
 /// Log records in `data`.
+#[cfg(test)]
 pub fn count(data: &LogsData) -> usize {
     data.resource_logs.iter().flat_map(|resource| &resource.scope_logs).map(|scope| scope.log_records.len()).sum()
 }

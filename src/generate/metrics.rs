@@ -229,6 +229,7 @@ impl Stamper<'_> {
 }
 
 /// Data points in `data`.
+#[cfg(test)]
 pub fn count(data: &MetricsData) -> usize {
     let scopes = data.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
     let points = |metric: &Metric| match &metric.data {

@@ -136,6 +136,7 @@ fn stamp_span(span: &mut Span, local: u64, stamp: &Stamp, random: &mut Random) {
 }
 
 /// Spans in `data`.
+#[cfg(test)]
 pub fn count(data: &TracesData) -> usize {
     data.resource_spans.iter().flat_map(|resource| &resource.scope_spans).map(|scope| scope.spans.len()).sum()
 }
