@@ -1,0 +1,306 @@
+//! Turns a checked configuration into what the graphs and their operators take.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openwit_graphs::ingest::{self, CommitMode};
+use openwit_graphs::process::{IngestPlan, Plan, StoragePlan};
+use openwit_graphs::{catalog, storage};
+use openwit_operators::catalog_commit::postgres_catalog;
+use openwit_operators::kafka_source::collector::BatchLimits;
+use openwit_operators::kafka_source::consumer;
+use openwit_operators::kafka_source::pool::ArenaPool;
+use openwit_operators::kafka_source::resume::Reset;
+use openwit_operators::kafka_source::topics::TopicPatterns;
+use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
+use openwit_operators::object_upload::{self, ObjectStore, S3, Secret};
+use openwit_operators::{
+    arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, kafka_source, normalize, parquet_roll, wal_commit,
+};
+
+use crate::config::{
+    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, MessageId, MetastoreType, ObjectStoreScheme,
+    ParquetCompression, Tombstones,
+};
+
+/// What a command changes of a configuration's plan.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Timely workers.
+    pub workers: Option<usize>,
+    /// End at the end offsets of the start.
+    pub until_end: bool,
+}
+
+/// Extra room in a gRPC message for a single row that Arrow makes larger than its payload (nested values as JSON text, repeated
+/// resources): `normalize` bounds the payload, this bounds what it can become in all but hostile cases.
+const MESSAGE_HEADROOM: usize = 4;
+
+/// Bytes received by storage that no worker has taken yet.
+const STORAGE_QUEUE_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes at which a delivery is sent without waiting for more.
+const DELIVERY_BYTES_MAX: usize = 8 << 20;
+
+/// The plan of `config`; `positions` is where the source shows how far it is.
+pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Status>) -> Result<Plan, String> {
+    let workers = changes.workers.unwrap_or(config.workers());
+    Ok(Plan {
+        workers,
+        catalog: catalog_location(config),
+        message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
+        ingest: if config.has_ingest() { Some(ingest_plan(config, changes, workers, positions)?) } else { None },
+        storage: if config.has_storage() { Some(storage_plan(config, workers)?) } else { None },
+    })
+}
+
+/// Where the catalog of `config` is.
+pub fn catalog_location(config: &Config) -> catalog::Location {
+    let metastore = &config.metastore;
+    match metastore.r#type {
+        MetastoreType::Sled => catalog::Location::Sled(metastore.path.clone()),
+        MetastoreType::Postgres => catalog::Location::Postgres(postgres_catalog::Config {
+            url: Secret::new(metastore.url.as_ref().map_or("", |url| url.expose())),
+            schema: metastore.schema.clone(),
+        }),
+    }
+}
+
+/// The Kafka client's properties of `config`'s consumers.
+pub fn consumer_properties(config: &Config) -> BTreeMap<String, String> {
+    config.ingestion.kafka.consumer_properties().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn connection_properties(config: &Config) -> BTreeMap<String, String> {
+    config.ingestion.kafka.connection_properties().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The topics that `config` reads.
+pub fn topics(config: &Config) -> Result<TopicPatterns, String> {
+    let kafka = &config.ingestion.kafka;
+    TopicPatterns::new(&kafka.topics, &kafka.exclude_topics).map_err(|error| format!("ingestion.kafka.topics: {error}"))
+}
+
+fn ingest_plan(
+    config: &Config,
+    changes: &Changes,
+    workers: usize,
+    positions: Arc<kafka_source::Status>,
+) -> Result<IngestPlan, String> {
+    let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
+    let dedup = dedup_window::Config {
+        window_ms: processing.dedup_window_seconds * 1_000,
+        bytes_max: processing.dedup_max_bytes as usize,
+    };
+    let graph = ingest::Config {
+        source: source(config, changes, workers, positions)?,
+        normalize: normalize_config(config)?,
+        dedup: processing.dedup_enabled.then_some(dedup),
+        encode: arrow_encode::Limits {
+            batch_rows_max: config.pipeline.batch_size,
+            batch_bytes_max: config.record_batch_bytes_max() as usize,
+            delivery_bytes_max: DELIVERY_BYTES_MAX,
+            delivery_messages_max: processing.flush_size_messages,
+            delivery_wait: Duration::from_secs(processing.buffer.flush_interval_seconds),
+        },
+        sink: flight_sink::Config {
+            endpoints: config.storage.endpoints.clone(),
+            clients: config.flight_streams(),
+            window_bytes: (config.pipeline.in_flight_bytes_max as usize / workers / config.flight_streams())
+                .max(config.ingestion.grpc.max_message_size as usize),
+            message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
+        },
+        commit_mode: match kafka.commit_strategy.mode {
+            CommitKey::AfterWal => CommitMode::AfterWal,
+            CommitKey::AfterPublish => CommitMode::AfterPublish,
+        },
+    };
+    Ok(IngestPlan {
+        graph,
+        in_flight_bytes_max: processing.buffer.max_size_bytes as usize,
+        in_flight_messages_max: config.messages_in_flight_max(),
+        wal: wal(config),
+        dead_letter: dead_letter::Config {
+            directory: kafka.dead_letter.directory.clone(),
+            file_bytes_max: kafka.dead_letter.file_bytes_max,
+            topic: kafka.dead_letter.topic.clone(),
+            client: connection_properties(config),
+        },
+    })
+}
+
+fn source(
+    config: &Config,
+    changes: &Changes,
+    workers: usize,
+    positions: Arc<kafka_source::Status>,
+) -> Result<kafka_source::Config, String> {
+    let (kafka, batching) = (&config.ingestion.kafka, config.kafka_batching());
+    let limits = BatchLimits {
+        records_max: batching.batch_size,
+        bytes_max: batching.batch_bytes_max as usize,
+        timeout_ms: batching.batch_timeout_ms,
+    };
+    let mut client = consumer_properties(config);
+    client.insert("auto.commit.interval.ms".into(), kafka.commit_strategy.interval_ms.to_string());
+    let consumer = consumer::Config {
+        client,
+        topics: topics(config)?,
+        limits,
+        poll_records_max: kafka.consumer.max_poll_records,
+        reset: match kafka.auto_offset_reset {
+            AutoOffsetReset::Earliest => Reset::Earliest,
+            AutoOffsetReset::Latest => Reset::Latest,
+        },
+        until_end: changes.until_end,
+        revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
+        pool: ArenaPool::new(config.arenas_kept_max(), limits.bytes_max, kafka.preallocate_buffers),
+    };
+    Ok(kafka_source::Config {
+        consumer,
+        // With --until-end one consumer must see the end of every partition.
+        consumers: if changes.until_end { 1 } else { config.consumers().min(workers) },
+        epoch_interval_ms: config.processing.epoch_interval_ms,
+        status: positions,
+    })
+}
+
+fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
+    let (kafka, limits) = (&config.ingestion.kafka, &config.ingestion.limits);
+    let pattern = |pattern: &crate::config::TopicPattern| IndexPattern {
+        matches: pattern.r#match.clone(),
+        index_position: pattern.index_position,
+        signal: pattern.telemetry_type,
+        format: pattern.format.map(format),
+    };
+    let normalize = normalize::Config {
+        format: format(kafka.format),
+        telemetry_type: Some(kafka.telemetry_type),
+        topics: IndexRules {
+            default_index_position: Some(kafka.topic_index_config.default_index_position),
+            patterns: kafka.topic_index_config.patterns.iter().map(pattern).collect(),
+            auto_generate: AutoGenerate {
+                enabled: kafka.auto_generate.enabled,
+                prefix: kafka.auto_generate.prefix.clone(),
+                strategy: match kafka.auto_generate.strategy {
+                    AutoGenerateStrategy::Hash => Strategy::Hash,
+                    AutoGenerateStrategy::Topic => Strategy::Topic,
+                },
+            },
+        },
+        tombstones: match kafka.tombstones {
+            Tombstones::Skip => normalize::TombstonePolicy::Skip,
+            Tombstones::Reject => normalize::TombstonePolicy::Reject,
+        },
+        message_key: match &kafka.message_id {
+            MessageId::Payload => normalize::MessageKey::PayloadHash,
+            MessageId::KafkaKey => normalize::MessageKey::KafkaKey,
+            MessageId::Header(name) => normalize::MessageKey::Header(name.clone()),
+        },
+        limits: normalize::Limits {
+            depth_max: limits.depth_max as u32,
+            row_bytes_max: config.row_bytes_max() as usize,
+            payload_bytes_max: limits.payload_bytes_max as usize,
+        },
+        zero_copy: kafka.enable_zero_copy,
+    };
+    let problems: Vec<String> = normalize.problems().iter().map(ToString::to_string).collect();
+    if problems.is_empty() { Ok(normalize) } else { Err(format!("ingestion.kafka: {}", problems.join("; "))) }
+}
+
+fn format(format: Format) -> normalize::Format {
+    match format {
+        Format::Auto => normalize::Format::Auto,
+        Format::OtlpProto => normalize::Format::OtlpProto,
+        Format::OtlpJson => normalize::Format::OtlpJson,
+        Format::Json => normalize::Format::Json,
+        Format::Raw => normalize::Format::Raw,
+    }
+}
+
+fn wal(config: &Config) -> wal_commit::Config {
+    let (processing, wal) = (&config.processing, &config.processing.wal);
+    wal_commit::Config {
+        directory: wal.directory.clone(),
+        segment_bytes: wal.segment_size_bytes,
+        bytes_max: wal.max_size_bytes,
+        sync: match wal.sync_on_write {
+            true => wal_commit::Sync::OnWrite,
+            false => wal_commit::Sync::Every(Duration::from_millis(wal.sync_interval_ms)),
+        },
+        keys_retention_ms: if processing.dedup_enabled { processing.dedup_window_seconds * 1_000 } else { 0 },
+        keys_bytes_max: wal.dedup_keys_bytes_max,
+        direct_io: wal.direct_io,
+    }
+}
+
+fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> {
+    let (storage, rotation) = (&config.storage, &config.storage.rotation);
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let roll = parquet_roll::Config {
+        directory: storage.local_directory.clone(),
+        prefix: storage.object_store.prefix.clone(),
+        node_id: config.node.id.clone(),
+        seed: seed ^ (u64::from(std::process::id()) << 32),
+        file_bytes_max: rotation.file_bytes_max,
+        age_max_ms: rotation.age_max_seconds * 1_000,
+        idle_ms: rotation.idle_seconds * 1_000,
+        open_writers_max: rotation.open_writers_max.div_ceil(workers),
+        row_group_rows_max: storage.parquet.row_group_rows,
+        memory_bytes_max: rotation.memory_bytes_max as usize / workers,
+        event_time_skew_days_max: rotation.event_time_skew_days_max as u32,
+        compression: match storage.parquet.compression {
+            ParquetCompression::Zstd => parquet_roll::Compression::Zstd(storage.parquet.compression_level as i32),
+            ParquetCompression::Uncompressed => parquet_roll::Compression::None,
+        },
+        bloom_filters: storage.parquet.bloom_filter_enabled,
+    };
+    let upload = object_upload::Config {
+        chunk_bytes: storage.upload.chunk_bytes as usize,
+        chunks_concurrent: storage.upload.chunks_concurrent,
+        files_concurrent: storage.upload_concurrency,
+        attempts_max: storage.upload.attempts_max as u32,
+        backoff_ms: storage.upload.backoff_ms,
+        backoff_max_ms: storage.upload.backoff_max_ms,
+    };
+    let address: IpAddr =
+        config.service_ports.bind_address.parse().map_err(|error| format!("service_ports.bind_address: {error}"))?;
+    Ok(StoragePlan {
+        graph: storage::Config {
+            source: flight_source::Config { epoch_interval_ms: config.processing.epoch_interval_ms },
+            roll,
+            upload,
+        },
+        listen: SocketAddr::new(address, config.service_ports.arrow_flight),
+        store: object_store(config),
+        queue_bytes_max: STORAGE_QUEUE_BYTES_MAX,
+        index: openwit_operators::index_trigger::Config {
+            announced_max: storage.index_trigger.announced_max,
+            repeat_after_ms: storage.index_trigger.repeat_after_seconds * 1_000,
+        },
+    })
+}
+
+/// The object store of `config`.
+pub fn object_store(config: &Config) -> ObjectStore {
+    let store = &config.storage.object_store;
+    match store.scheme {
+        ObjectStoreScheme::Fs => ObjectStore::Fs { root: absolute(&store.root) },
+        ObjectStoreScheme::S3 => ObjectStore::S3(S3 {
+            bucket: store.bucket.clone().unwrap_or_default(),
+            endpoint: store.endpoint.clone(),
+            region: Some(store.region.clone()),
+            access_key_id: store.access_key_id.as_ref().map(|secret| Secret::new(secret.expose())),
+            secret_access_key: store.secret_access_key.as_ref().map(|secret| Secret::new(secret.expose())),
+            ..S3::default()
+        }),
+    }
+}
+
+/// OpenDAL takes a relative root as relative to `/`.
+fn absolute(path: &Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
