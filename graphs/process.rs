@@ -25,7 +25,7 @@ use openwit_operators::flight_source::{self, Server};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore};
 use openwit_operators::wal_commit::{self, Log, Writer, replay::Replay};
-use openwit_operators::{dedup_window, flight_sink, normalize, parquet_roll};
+use openwit_operators::{dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
 use timely::worker::Worker;
 use tracing::{info, warn};
 
@@ -83,6 +83,8 @@ pub struct StoragePlan {
     pub store: ObjectStore,
     /// Bytes received and not yet taken by a worker.
     pub queue_bytes_max: usize,
+    /// How index work is announced.
+    pub index: index_trigger::Config,
 }
 
 /// Counters of a process, kept over restarts of its graphs.
@@ -224,8 +226,9 @@ fn open(
     let catalog = catalog::open(&plan.catalog).map_err(|error| fault(format!("opening the catalog: {error}")))?;
     let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {error}")))?;
     let committed = Arc::new(covered(&coverage));
+    let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
     let (registrar, registrar_thread) =
-        registrar::open(catalog, health.clone(), counters.catalog.clone()).map_err(|error| fault(format!("starting the catalog: {error}")))?;
+        registrar::open(catalog, index, health.clone(), counters.catalog.clone()).map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
     let (server, storage) = match &plan.storage {
         Some(storage) => {

@@ -53,6 +53,7 @@ mod tests;
 pub use encoder::{Config, Encoder, Error};
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -60,8 +61,9 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::Activator;
 
-use crate::batch::{DurableBatch, EncodedBatch, Group};
+use crate::batch::{DurableBatch, EncodedBatch, Group, NormalizedBatch};
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
@@ -77,6 +79,10 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Bytes at which a delivery is sent without looking for more to coalesce.
     pub delivery_bytes_max: usize,
+    /// Messages at which a delivery is sent; `processing.flush_size_messages`.
+    pub delivery_messages_max: usize,
+    /// How long a smaller delivery waits for more; `processing.buffer.flush_interval_seconds`. Zero sends whatever is there at once.
+    pub delivery_wait: Duration,
 }
 
 impl Limits {
@@ -85,55 +91,104 @@ impl Limits {
     }
 }
 
-/// Encodes batches, coalescing what is there at one scheduling per group.
+/// Encodes batches, coalescing those of a group until a delivery is large or old enough.
 pub fn arrow_encode<'s>(stream: Stream<'s, Epoch, Vec<DurableBatch>>, limits: Limits, health: Health) -> Stream<'s, Epoch, Vec<EncodedBatch>> {
-    let mut builder = OperatorBuilder::new(NAME.into(), stream.scope());
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
     let mut input = builder.new_input(stream, Pipeline);
     let (output, encoded) = builder.new_output::<Vec<EncodedBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>::from(output);
     builder.build(move |_capabilities| {
-        let mut groups: BTreeMap<Group, Encoder> = BTreeMap::new();
-        let mut open: BTreeMap<Group, Capability<Epoch>> = BTreeMap::new();
-        // Capabilities of batches that could not be encoded: never dropped, so the frontier never passes them.
-        let mut failed: Vec<Capability<Epoch>> = Vec::new();
-        move |_frontiers| {
+        let mut encoding = Encoding { limits, groups: BTreeMap::new(), failed: Vec::new(), next_timer: None };
+        move |frontiers| {
             let mut output = output.activate();
-            // 1. Append what is there. A group's delivery travels under the least epoch it holds.
+            // 1. Append what is there, and send what is large enough.
             input.for_each(|capability, batches| {
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
                 for DurableBatch(batch) in batches.drain(..) {
-                    let encoder = groups.entry(batch.group.clone()).or_insert_with(|| Encoder::new(limits.config(&batch.group)));
-                    if let Err(error) = encoder.append(&batch) {
+                    if let Err(error) = encoding.append(&batch, &capability, &mut output) {
                         health.fail(NAME, format!("epoch {}: {error}", capability.time()));
-                        failed.push(capability.clone());
-                        return;
-                    }
-                    let held = open.entry(batch.group.clone()).or_insert_with(|| capability.clone());
-                    if capability.time() < held.time() {
-                        *held = capability.clone();
-                    }
-                    // 2. Send a delivery when it is large enough ..
-                    if encoder.bytes() >= limits.delivery_bytes_max {
-                        send(encoder, open.remove(&batch.group), &mut output);
                     }
                 }
             });
-            // .. and all of them when nothing more is there: coalescing never waits.
-            for (group, held) in std::mem::take(&mut open) {
-                if let Some(encoder) = groups.get_mut(&group) {
-                    send(encoder, Some(held), &mut output);
-                }
-            }
+            // 2. Send what is old enough; at the end of the input, everything.
+            encoding.send_due(frontiers[0].is_empty(), &mut output);
+            // 3. Come back for the rest.
+            encoding.arm_timer(&activator);
         }
     });
     encoded
 }
 
-type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>;
-
-fn send(encoder: &mut Encoder, held: Option<Capability<Epoch>>, output: &mut Session<'_>) {
-    let (Some(delivery), Some(capability)) = (encoder.finish(), held) else { return };
-    let mut session = output.session(&capability);
-    session.give(delivery);
-    session.flush();
+/// A group's encoder, and what it holds.
+struct Open {
+    encoder: Encoder,
+    messages: usize,
+    /// The least epoch in it, and since when.
+    held: Option<(Capability<Epoch>, Instant)>,
 }
+
+struct Encoding {
+    limits: Limits,
+    groups: BTreeMap<Group, Open>,
+    /// Capabilities of batches that could not be encoded: never dropped, so the frontier never passes them.
+    failed: Vec<Capability<Epoch>>,
+    next_timer: Option<Instant>,
+}
+
+impl Encoding {
+    fn append(&mut self, batch: &NormalizedBatch, capability: &Capability<Epoch>, output: &mut Session<'_>) -> Result<(), Error> {
+        let limits = self.limits;
+        let open = self.groups.entry(batch.group.clone()).or_insert_with(|| Open {
+            encoder: Encoder::new(limits.config(&batch.group)),
+            messages: 0,
+            held: None,
+        });
+        if let Err(error) = open.encoder.append(batch) {
+            self.failed.push(capability.clone());
+            return Err(error);
+        }
+        let (held, _) = open.held.get_or_insert_with(|| (capability.clone(), Instant::now()));
+        if capability.time() < held.time() {
+            *held = capability.clone();
+        }
+        open.messages += batch.records.len();
+        if open.encoder.bytes() >= limits.delivery_bytes_max || open.messages >= limits.delivery_messages_max {
+            open.send(output);
+        }
+        Ok(())
+    }
+
+    fn send_due(&mut self, is_end: bool, output: &mut Session<'_>) {
+        for open in self.groups.values_mut() {
+            let is_due = open.held.as_ref().is_some_and(|(_, since)| is_end || since.elapsed() >= self.limits.delivery_wait);
+            if is_due {
+                open.send(output);
+            }
+        }
+    }
+
+    fn arm_timer(&mut self, activator: &Activator) {
+        let oldest = self.groups.values().filter_map(|open| open.held.as_ref().map(|(_, since)| *since)).min();
+        let Some(due) = oldest.map(|since| since + self.limits.delivery_wait) else { return };
+        let now = Instant::now();
+        // One timer at a time: activate_after never deduplicates.
+        if self.next_timer.is_none_or(|timer| timer <= now) {
+            self.next_timer = Some(due);
+            activator.activate_after(due.saturating_duration_since(now));
+        }
+    }
+}
+
+impl Open {
+    fn send(&mut self, output: &mut Session<'_>) {
+        self.messages = 0;
+        let (Some(delivery), Some((capability, _))) = (self.encoder.finish(), self.held.take()) else { return };
+        let mut session = output.session(&capability);
+        session.give(delivery);
+        session.flush();
+    }
+}
+
+type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>;

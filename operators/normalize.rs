@@ -128,7 +128,7 @@ impl Default for Limits {
 }
 
 /// How messages are normalized.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How payloads are encoded, where no pattern says otherwise.
     pub format: Format,
@@ -142,6 +142,23 @@ pub struct Config {
     pub message_key: MessageKey,
     /// Limits on a payload.
     pub limits: Limits,
+    /// Payloads that pass untouched stay in the source's arena, which then lives until the last of them is delivered. If false they
+    /// are copied out, and the arena with its keys, headers and rejects returns to the pool at once: slower, less memory.
+    pub zero_copy: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            format: Format::default(),
+            telemetry_type: None,
+            topics: IndexRules::default(),
+            tombstones: TombstonePolicy::default(),
+            message_key: MessageKey::default(),
+            limits: Limits::default(),
+            zero_copy: true,
+        }
+    }
 }
 
 /// Why a `Config` was refused.
@@ -300,6 +317,16 @@ pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, p
     Outputs { normalized, rejects }
 }
 
+/// Moves the payloads that lie in `arena` to `written`, so that nothing refers to `arena` any more; gives back an empty arena.
+fn copy_out(arena: &Bytes, records: &mut [Record], written: &mut Vec<u8>) -> Bytes {
+    for record in records.iter_mut().filter(|record| record.arena == Arena::Raw) {
+        let start = written.len() as u32;
+        written.extend_from_slice(record.payload.of(arena));
+        (record.arena, record.payload) = (Arena::Written, Span { start, len: record.payload.len });
+    }
+    Bytes::new()
+}
+
 /// Places a partition on a worker; the same on every worker of every process.
 fn partition_hash(partition: &PartitionKey) -> u64 {
     // Neighbouring partitions of a topic land on neighbouring workers: evenly spread, which a hash of the number is not for a few.
@@ -374,7 +401,8 @@ impl Normalizer {
             coverage.absent.push(next..end);
         }
         self.json.shrink(SCRATCH_BYTES_MAX);
-        let batch = NormalizedBatch { group: topic.group.clone(), coverage, raw: arena, written: Bytes::from(written), records };
+        let raw = if self.config.zero_copy { arena } else { copy_out(&arena, &mut records, &mut written) };
+        let batch = NormalizedBatch { group: topic.group.clone(), coverage, raw, written: Bytes::from(written), records };
         Normalized { batch, rejects }
     }
 

@@ -39,7 +39,6 @@ use opentelemetry_proto::tonic::metrics::v1::MetricsData;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use openwit_operators::batch::Signal;
 use openwit_operators::otlp::wire;
-use prost::Message as _;
 use serde::Serialize;
 
 use random::{Random, keyed, keyed_nonzero};

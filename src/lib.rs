@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod exit_code;
+pub mod plan;
 
 // Load, and a broker to send it to.
 pub mod embedded_broker;
@@ -12,3 +13,6 @@ pub mod generate;
 // What a run tells about itself.
 pub mod progress;
 pub mod summary;
+
+// The commands.
+pub mod commands;

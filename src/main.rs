@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use openwit_ingest::cli::{Cli, Command};
+use openwit_ingest::commands::{self, Ended, Failure};
 use openwit_ingest::{exit_code, generate};
-use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 /// Measured a third faster than the system's for allocation-bound work, and no slower for the rest.
@@ -17,18 +17,27 @@ fn main() -> ExitCode {
     // Logs go to stderr: stdout belongs to summaries, which scripts read.
     let filter = EnvFilter::try_from_env("OPENWIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match cli.command {
-        Command::Generate(args) => match generate::command::run(&args, &mut std::io::stdout().lock()) {
-            Ok(()) => ExitCode::from(exit_code::DONE),
-            Err(failure) if failure.is_usage() => report(&failure.into(), exit_code::USAGE),
-            Err(failure) => report(&failure.into(), exit_code::FAULT),
-        },
-        other => report(&anyhow::anyhow!("{other:?} is dispatched elsewhere"), exit_code::USAGE),
+    match dispatch(&cli.command) {
+        Ok(()) => ExitCode::from(exit_code::DONE),
+        Err(failure) => {
+            eprintln!("{}", failure.message.trim_end());
+            ExitCode::from(failure.exit_code)
+        }
     }
 }
 
-/// Logs a failure once, with all its causes.
-fn report(failure: &anyhow::Error, code: u8) -> ExitCode {
-    error!("{failure:#}");
-    ExitCode::from(code)
+fn dispatch(command: &Command) -> Ended {
+    match command {
+        Command::Demo(args) => commands::demo::run(args),
+        Command::Run(args) => commands::run::run(args),
+        Command::Check(args) => commands::check::run(args),
+        Command::Graph(args) => commands::graph::run(args),
+        Command::Generate(args) => generate::command::run(args, &mut std::io::stdout().lock()).map_err(|failure| {
+            let is_usage = failure.is_usage();
+            let message = format!("{:#}", anyhow::Error::from(failure));
+            if is_usage { Failure::usage(message) } else { Failure::fault(message) }
+        }),
+        Command::Audit(args) => commands::audit::run(args),
+        Command::Wal(args) => commands::wal::run(args),
+    }
 }

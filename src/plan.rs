@@ -23,7 +23,7 @@ use openwit_operators::{
 
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, MessageId, MetastoreType, ObjectStoreScheme,
-    ParquetCompression, Tombstones,
+    Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -251,10 +251,10 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
         open_writers_max: rotation.open_writers_max.div_ceil(workers),
         row_group_rows_max: storage.parquet.row_group_rows,
         memory_bytes_max: rotation.memory_bytes_max as usize / workers,
-        event_time_skew_days_max: rotation.event_time_skew_days_max as u32,
+        event_time_skew_days_max: rotation.event_time_skew_days_max,
         compression: match storage.parquet.compression {
-            ParquetCompression::Zstd => parquet_roll::Compression::Zstd(storage.parquet.compression_level as i32),
-            ParquetCompression::Uncompressed => parquet_roll::Compression::None,
+            crate::config::Compression::Zstd => parquet_roll::Compression::Zstd(storage.parquet.compression_level as i32),
+            crate::config::Compression::Uncompressed => parquet_roll::Compression::None,
         },
         bloom_filters: storage.parquet.bloom_filter_enabled,
     };
@@ -262,7 +262,7 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
         chunk_bytes: storage.upload.chunk_bytes as usize,
         chunks_concurrent: storage.upload.chunks_concurrent,
         files_concurrent: storage.upload_concurrency,
-        attempts_max: storage.upload.attempts_max as u32,
+        attempts_max: storage.upload.attempts_max,
         backoff_ms: storage.upload.backoff_ms,
         backoff_max_ms: storage.upload.backoff_max_ms,
     };

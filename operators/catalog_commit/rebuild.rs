@@ -332,17 +332,16 @@ async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Byt
 /// Retention: takes files all of whose rows are of days before `before` out of the catalog, then removes their objects. In this order
 /// a reader never meets a row without its object; what a crash leaves behind, a rebuild reports as unreferenced.
 pub fn expire(operator: &Operator, catalog: &dyn Catalog, runtime: &Handle, group: &Group, before: Day) -> Result<u64, Error> {
-    let filter = FileFilter { group: Some(group.clone()), before: Some(before), limit: Some(PAGE_FILES), ..FileFilter::default() };
+    let mut filter = FileFilter { group: Some(group.clone()), before: Some(before), limit: Some(PAGE_FILES), ..FileFilter::default() };
     let mut expired = 0;
     loop {
+        let page = catalog.files(&filter)?;
+        let Some(last) = page.last() else { return Ok(expired) };
+        filter.after = Some(last.file);
         // Undated rows have no age.
-        let page: Vec<FileRow> = catalog.files(&filter)?.into_iter().filter(|file| file.day != Day::UNDATED).collect();
-        if page.is_empty() {
-            return Ok(expired);
-        }
-        let files: Vec<Ulid> = page.iter().map(|file| file.file).collect();
-        expired += catalog.remove_files(&files)?;
-        for file in page {
+        let old: Vec<FileRow> = page.into_iter().filter(|file| file.day != Day::UNDATED).collect();
+        expired += catalog.remove_files(&old.iter().map(|file| file.file).collect::<Vec<_>>())?;
+        for file in old {
             let removed = runtime.block_on(operator.delete(&file.path));
             removed.map_err(|source| Error::Object { doing: "remove", path: file.path, source })?;
         }

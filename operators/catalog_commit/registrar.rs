@@ -3,7 +3,7 @@
 //! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
@@ -67,16 +67,32 @@ pub struct Stats {
     pub retries: AtomicU64,
     /// Age of the oldest file that waits for its indexer, in milliseconds.
     pub indexing_lag_ms: AtomicU64,
+    published: Mutex<BTreeMap<PartitionKey, i64>>,
+}
+
+impl Stats {
+    /// One past the greatest offset that this process has published, by partition.
+    pub fn published(&self) -> BTreeMap<PartitionKey, i64> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_published(&self, commit: &Commit) {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in &commit.coverage {
+            let end = published.entry(row.partition.clone()).or_default();
+            *end = row.range.end.max(*end);
+        }
+    }
 }
 
 /// Starts the thread that owns `catalog`.
-pub fn open(catalog: Box<dyn Catalog>, health: Health, stats: Arc<Stats>) -> std::io::Result<(Registrar, JoinHandle<()>)> {
+pub fn open(catalog: Box<dyn Catalog>, index: index_trigger::Config, health: Health, stats: Arc<Stats>) -> std::io::Result<(Registrar, JoinHandle<()>)> {
     let clerk = Clerk {
         catalog,
         health,
         stats,
         clock: SystemClock::default(),
-        announcer: Announcer::new(index_trigger::Config::default()),
+        announcer: Announcer::new(index),
         coverage: BTreeMap::new(),
         coverage_read_ms: None,
     };
@@ -117,6 +133,7 @@ impl Clerk {
             return Answer::Failed(message);
         }
         let (rows, bytes) = commit.files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes));
+        self.stats.note_published(&commit);
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.stats.files.fetch_add(commit.files.len() as u64, Ordering::Relaxed);
         self.stats.rows.fetch_add(rows, Ordering::Relaxed);

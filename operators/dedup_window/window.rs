@@ -31,7 +31,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 pub use super::Config;
-use super::table::{Alive, Entry, PARTITION_BITS, Room, SAME_KEY_MAX, Table};
+use super::table::{Alive, Entry, Found, PARTITION_BITS, Room, SAME_KEY_MAX, Slot, Table};
 use crate::coverage::PartitionKey;
 
 /// Generations in a window. More of them forget closer to the window's edge, each costs a sweep; an eighth wastes 6 % on average.
@@ -47,9 +47,12 @@ const STEPS_PER_WINDOW: u64 = 1024;
 /// Keys whose memory is awaited together. Measured: 8 to 64 are alike, the processor has about ten lines under way.
 const TOUCHED_AHEAD: usize = 32;
 
-/// A generation's number is a byte in each entry: dead entries must be swept before their number comes round. Opening one sweeps this
-/// part of the table, so all is swept every 64 generations, while at most `ALIVE_MAX` are alive and 256 numbers exist.
-const SWEEPS_PER_TABLE: usize = 64;
+/// How many times `advance` is called while the sweeping that one generation brings is done: a little at a time, without a stall.
+const SWEEPS_PER_GENERATION: usize = 128;
+
+/// A generation's number is a byte in each entry, so dead entries must be swept before their number comes round. If sweeping of so
+/// many tables is owed, 32 generations' worth, it is done at once: a shard is swept every 40 generations, and 256 numbers exist.
+const OWED_TABLES_MAX: usize = 4;
 
 /// More generations than this are never alive: time makes at most 12, the bound on entries per generation 8 more.
 const ALIVE_MAX: usize = 64;
@@ -72,7 +75,7 @@ pub struct TooManyPartitions;
 
 impl Partitions {
     /// The most partitions a window can tell apart.
-    pub const MAX: usize = (1 << PARTITION_BITS) - 1;
+    pub const MAX: usize = 1 << PARTITION_BITS;
 
     /// The number of `partition`, new if it was not seen before.
     pub fn index(&mut self, partition: &PartitionKey) -> Result<PartitionIndex, TooManyPartitions> {
@@ -173,8 +176,8 @@ pub struct Window {
     progress_ms: Option<i64>,
     /// How far progress has walked since it last was where the records are.
     walked_ms: u64,
-    /// Shards that have not been swept since a generation was forgotten.
-    unswept: usize,
+    /// Shards that are to be swept: all of them once per window.
+    owed: usize,
     stats: Stats,
 }
 
@@ -194,7 +197,7 @@ impl Window {
             alive: Alive { first: 0, count: 1 },
             progress_ms: None,
             walked_ms: 0,
-            unswept: 0,
+            owed: 0,
             stats: Stats::default(),
         }
     }
@@ -216,10 +219,7 @@ impl Window {
             self.jump(target);
         }
         self.rotate();
-        if self.unswept > 0 {
-            self.unswept -= 1;
-            self.table.sweep(1, self.alive);
-        }
+        self.sweep(self.owed.div_ceil(SWEEPS_PER_GENERATION));
     }
 
     /// Decides `sightings` in the given order. `verdicts` is cleared and gets one verdict each: true is a duplicate.
@@ -309,13 +309,13 @@ impl Window {
     }
 
     #[inline(always)]
-    fn insert(&mut self, entry: Entry, found: super::table::Found) {
+    fn insert(&mut self, entry: Entry, found: Found) {
         let slot = match found.free {
             Some(slot) if found.same().len() < SAME_KEY_MAX => slot,
             _ => self.displace(entry, found.same()),
         };
         let open = self.alive.first.wrapping_add(self.alive.count - 1);
-        self.table.put(slot, entry.in_generation(open));
+        self.table.put(slot, entry, open);
         self.stats.winners += 1;
         let is_full = self.generations.back_mut().is_some_and(|generation| {
             generation.entries += 1;
@@ -326,15 +326,19 @@ impl Window {
         }
     }
 
-    /// The place of the winner that must yield to `entry`: of its own key the one with the least time, else one in its way.
+    /// A place for `entry` where the search met none: that of its key's winner with the least time if it has too many, else the
+    /// next free one, else another winner's.
     #[cold]
-    fn displace(&mut self, entry: Entry, same: &[super::table::Slot]) -> super::table::Slot {
+    fn displace(&mut self, entry: Entry, same: &[Slot]) -> Slot {
         let least = same.iter().copied().min_by_key(|&slot| self.table.entry(entry.key, slot).order());
         let slot = match least {
             Some(slot) if same.len() == SAME_KEY_MAX => slot,
-            _ => self.table.least(entry.key),
+            _ => self.table.place_after(entry.key),
         };
-        let index = self.table.entry(entry.key, slot).generation().wrapping_sub(self.alive.first);
+        if !self.table.is_taken(entry.key, slot) {
+            return slot;
+        }
+        let index = self.table.generation(entry.key, slot).wrapping_sub(self.alive.first);
         if let Some(generation) = self.generations.get_mut(usize::from(index)) {
             generation.entries -= 1;
             self.stats.displaced += 1;
@@ -399,7 +403,6 @@ impl Window {
         self.generations.pop_front();
         self.alive.first = self.alive.first.wrapping_add(1);
         self.alive.count -= 1;
-        self.unswept = self.table.shards();
     }
 
     fn open_generation(&mut self) {
@@ -412,7 +415,13 @@ impl Window {
         self.generations.push_back(Generation { opened_ms: now, closed_ms: now, first_winner, entries: 0 });
         self.alive.count += 1;
         self.stats.rotations += 1;
-        self.table.sweep(self.table.shards().div_ceil(SWEEPS_PER_TABLE), self.alive);
+        self.owed += self.table.shards().div_ceil(GENERATIONS as usize);
+        self.sweep(self.owed.saturating_sub(OWED_TABLES_MAX * self.table.shards()));
+    }
+
+    fn sweep(&mut self, shards: usize) {
+        self.owed -= shards;
+        self.table.sweep(shards, self.alive);
     }
 }
 

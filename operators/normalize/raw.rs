@@ -18,9 +18,11 @@ pub(super) fn write(payload: &[u8], kafka_nanos: u64, out: &mut Vec<u8>) -> Chec
     put_envelope(out, &[], record);
     if kafka_nanos != 0 {
         put_fixed64(out, 1, kafka_nanos);
-        put_fixed64(out, 11, kafka_nanos);
     }
     put_header(out, 5, body);
     put_bytes(out, 1, payload);
+    if kafka_nanos != 0 {
+        put_fixed64(out, 11, kafka_nanos);
+    }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::parquet_roll::day::{self, Dated, Day};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote};
 use crate::parquet_roll::ids::Ulids;
 use crate::parquet_roll::news::{self, Fault, Missing, News};
-use crate::parquet_roll::writer::{FileWriter, Layout, sync_folder};
+use crate::parquet_roll::writer::{FileWriter, Layout, Shape, sync_folder};
 use crate::parquet_roll::{ClosedCommit, Config, DeliveryId, Error, FileKind, Received, StableFile, time_column};
 
 /// What came of a delivery.
@@ -410,7 +410,8 @@ impl Roller {
         if let Some(layout) = self.layouts.iter().find(same) {
             return Ok(layout.clone());
         }
-        let layout = Layout::new(schema.clone(), self.config.row_group_rows_max)
+        let Config { row_group_rows_max, compression, bloom_filters, .. } = self.config;
+        let layout = Layout::new(schema.clone(), Shape { row_group_rows_max, compression, bloom_filters })
             .map_err(|source| Error::Parquet { doing: "derive the layout of files in", path: self.active.clone(), source })?;
         if self.layouts.len() >= LAYOUTS_MAX {
             self.layouts.remove(0);

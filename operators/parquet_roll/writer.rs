@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
-use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
+use parquet::basic::{Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -18,7 +18,7 @@ use parquet::schema::types::ColumnDescriptor;
 use ulid::Ulid;
 
 use crate::parquet_roll::day::Dated;
-use crate::parquet_roll::{Error, footer};
+use crate::parquet_roll::{Compression, Error, footer};
 
 /// Random bytes: neither a dictionary nor minima and maxima help, a bloom filter does.
 const ID_COLUMNS: [&str; 3] = ["trace_id", "span_id", "parent_span_id"];
@@ -28,6 +28,17 @@ const BLOOM_COLUMN: &str = "trace_id";
 const ROWS_PER_TRACE: usize = 4;
 /// One in a hundred row groups is read in vain: 1.2 bytes per distinct id.
 const BLOOM_FALSE_POSITIVES: f64 = 0.01;
+
+/// What the configuration says of every file.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Rows of a row group.
+    pub row_group_rows_max: usize,
+    /// How pages are compressed.
+    pub compression: Compression,
+    /// Bloom filters on trace ids.
+    pub bloom_filters: bool,
+}
 
 /// A schema with what follows from it: computed once per schema, not per file.
 #[derive(Clone, Debug)]
@@ -40,9 +51,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of files of `schema` with row groups of at most `row_group_rows_max` rows.
-    pub fn new(schema: SchemaRef, row_group_rows_max: usize) -> Result<Self, ParquetError> {
-        let properties = properties(&schema, row_group_rows_max)?;
+    /// The layout of files of `schema`.
+    pub fn new(schema: SchemaRef, shape: Shape) -> Result<Self, ParquetError> {
+        let properties = properties(&schema, shape)?;
         Ok(Layout { hash: schema_hash(&schema).into(), schema, properties })
     }
 }
@@ -56,11 +67,15 @@ fn schema_hash(schema: &Schema) -> String {
 }
 
 /// See the module's figures for why each is set as it is.
-pub(crate) fn properties(schema: &Schema, row_group_rows_max: usize) -> Result<WriterProperties, ParquetError> {
+pub(crate) fn properties(schema: &Schema, shape: Shape) -> Result<WriterProperties, ParquetError> {
+    let Shape { row_group_rows_max, compression, bloom_filters } = shape;
     let mut builder = WriterProperties::builder()
         .set_max_row_group_row_count(Some(row_group_rows_max))
         .set_created_by(concat!("openwit-ingest version ", env!("CARGO_PKG_VERSION")).into())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
+        .set_compression(match compression {
+            Compression::Zstd(level) => parquet::basic::Compression::ZSTD(ZstdLevel::try_new(level)?),
+            Compression::None => parquet::basic::Compression::UNCOMPRESSED,
+        });
     let columns = ArrowSchemaConverter::new().convert(schema)?;
     for column in columns.columns() {
         let path = column.path().clone();
@@ -68,7 +83,7 @@ pub(crate) fn properties(schema: &Schema, row_group_rows_max: usize) -> Result<W
         if ID_COLUMNS.contains(&root) {
             builder = builder.set_column_dictionary_enabled(path.clone(), false);
             builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
-            if root == BLOOM_COLUMN {
+            if root == BLOOM_COLUMN && bloom_filters {
                 builder = builder.set_column_bloom_filter_fpp(path.clone(), BLOOM_FALSE_POSITIVES);
                 builder = builder.set_column_bloom_filter_max_ndv(path, (row_group_rows_max / ROWS_PER_TRACE).max(1) as u64);
             }

@@ -722,7 +722,7 @@ section! {
         /// Arrow Flight, in the graphs `storage` and `standalone`. 0 takes any free port.
         arrow_flight: u16 = Key::number("8815", 0, 65_535, "");
         /// HTTP for `/metrics`, `/healthz`, `/readyz`, `/status` and `/ui`. 0 takes any free port.
-        admin: u16 = Key::number("9464", 0, 65_535, "");
+        admin: u16 = Key::number("9464", 0, 65_535, "").not_yet("metrics and admin over HTTP");
     }
 }
 

@@ -1,0 +1,203 @@
+//! Random work, faults, crashes and releases against a list of what was appended.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wal_commit::memory::Fault;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { partition: i32, count: usize, bytes: usize },
+    Write,
+    Sync,
+    SaveKeys,
+    NextEpoch,
+    /// Everything up to this many epochs ago is published.
+    Release(u64),
+    /// One of the next operations fails for good.
+    Fault { after: u64 },
+    /// One of the next operations finds the disk full, once.
+    Full { after: u64, reached: usize },
+    /// The process ends in an orderly way and starts again.
+    Reopen,
+    /// Power is lost, and the machine starts again.
+    Crash { seed: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..3, 0usize..6, 0usize..900).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
+        1 => (0..3, 3usize..6, 5_000usize..9_000).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
+        1 => Just(Step::Write),
+        4 => Just(Step::Sync),
+        2 => Just(Step::SaveKeys),
+        2 => Just(Step::NextEpoch),
+        2 => (1u64..5).prop_map(Step::Release),
+        1 => (0u64..12).prop_map(|after| Step::Fault { after }),
+        1 => (0u64..12, 0usize..5_000).prop_map(|(after, reached)| Step::Full { after, reached }),
+        1 => Just(Step::Reopen),
+        2 => any::<u64>().prop_map(|seed| Step::Crash { seed }),
+    ]
+}
+
+/// The naive log: everything appended that may still exist, and how much of it must.
+struct Model {
+    disk: Memory,
+    config: Config,
+    log: Option<Log>,
+    appended: Vec<Content>,
+    /// The epoch whose release frees each of them: its own, or that of the run it was recovered by.
+    epochs: Vec<Epoch>,
+    synced: usize,
+    /// Keys and offsets of everything that was ever synced.
+    keys: BTreeSet<(u128, i64)>,
+    released: Epoch,
+    epoch: u64,
+    next_offsets: [i64; 3],
+}
+
+/// The generator of choices for a crash.
+fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed | 1;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    }
+}
+
+impl Model {
+    fn new() -> Self {
+        let (disk, config) = (Memory::aligned(), Config { bytes_max: 6 * segment::BYTES_MIN, ..small_config() });
+        let (appended, epochs) = (vec![], vec![]);
+        let (synced, released, epoch, next_offsets) = (0, Epoch(0), 1_000, [0; 3]);
+        let log = Some(open(&disk, &config, epoch).0);
+        let keys = BTreeSet::new();
+        Model { disk, config, log, appended, epochs, synced, keys, released, epoch: epoch + 1, next_offsets }
+    }
+
+    /// A failure for want of space changes nothing; any other closes the log.
+    fn settle<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if error.is_full() => None,
+            Err(_) => {
+                let log = self.log.as_mut().unwrap();
+                assert!(matches!(log.append(Epoch(self.epoch), &batch(0, 0, 1, 1)), Err(Error::Poisoned)));
+                assert!(matches!(log.sync(), Err(Error::Poisoned)));
+                None
+            }
+        }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Append { partition, count, bytes } => {
+                let start = self.next_offsets[partition as usize];
+                let batch = batch(partition, start, count, bytes);
+                let epoch = Epoch(self.epoch);
+                let result = self.log.as_mut().unwrap().append(epoch, &batch);
+                if self.settle(result).is_some() {
+                    self.appended.push(content(epoch, &batch));
+                    self.epochs.push(epoch);
+                    self.next_offsets[partition as usize] += count as i64;
+                }
+            }
+            Step::Write => {
+                let result = self.log.as_mut().unwrap().write();
+                self.settle(result);
+            }
+            Step::Sync => {
+                let result = self.log.as_mut().unwrap().sync();
+                if self.settle(result).is_some() {
+                    self.synced = self.appended.len();
+                }
+            }
+            Step::SaveKeys => {
+                let result = self.log.as_mut().unwrap().save_keys();
+                self.settle(result);
+            }
+            Step::NextEpoch => self.epoch += 1,
+            Step::Release(ago) => {
+                let epoch = Epoch(self.epoch - ago);
+                // Only what was acknowledged can have been published.
+                let unsynced = self.epochs[self.synced..].iter().min().copied().unwrap_or(epoch);
+                self.released = self.released.max(epoch.min(unsynced));
+                let result = self.log.as_mut().unwrap().release(self.released);
+                self.settle(result);
+            }
+            Step::Fault { after } => self.disk.fail(after, Fault::Io),
+            Step::Full { after, reached } => self.disk.fail(after, Fault::Full(reached)),
+            Step::Reopen => self.reopen(self.disk.clone()),
+            Step::Crash { seed } => {
+                let crashed = self.disk.crash(&mut chooser(seed));
+                self.reopen(crashed);
+            }
+        }
+    }
+
+    fn reopen(&mut self, disk: Memory) {
+        self.log = None;
+        disk.heal();
+        self.disk = disk;
+        self.epoch += 10;
+        let (log, recovery) = open(&self.disk, &self.config, self.epoch);
+        let found = recovered(&recovery);
+        self.check_frames(&found);
+        self.check_rest(&recovery, &found);
+        // What was not released enters the dataflow again, at the epoch of the run.
+        let lost = self.next_offsets;
+        self.synced = found.len();
+        self.epochs = vec![Epoch(self.epoch); found.len()];
+        self.appended = found;
+        self.next_offsets = lost.map(|offset| offset + 1);
+        self.log = Some(log);
+        self.epoch += 1;
+    }
+
+    /// One unbroken run of what was appended: from no later than the first frame that may be unpublished, to no earlier than
+    /// the last that was synced.
+    fn check_frames(&self, found: &[Content]) {
+        let needed = self.epochs.iter().position(|&epoch| epoch >= self.released).unwrap_or(self.appended.len());
+        let runs = (0..=self.appended.len()).filter(|&from| self.appended[from..].starts_with(found));
+        let good = runs.filter(|&from| found.is_empty() || (from <= needed && from + found.len() >= self.synced));
+        let nothing_needed = needed >= self.synced && found.is_empty();
+        assert!(
+            if found.is_empty() { nothing_needed } else { good.count() > 0 },
+            "{} frames found, {} appended, {} synced, first needed {needed}",
+            found.len(),
+            self.appended.len(),
+            self.synced
+        );
+    }
+
+    fn check_rest(&mut self, recovery: &Recovery, found: &[Content]) {
+        assert!(!recovery.report.is_loss(), "a crash is no loss: {:?}", recovery.report);
+        let mut coverage = std::collections::BTreeMap::new();
+        for frame in found {
+            let entry: &mut crate::coverage::OffsetSet = coverage.entry(frame.coverage.partition.clone()).or_default();
+            entry.insert(frame.coverage.range());
+        }
+        assert_eq!(recovery.coverage, coverage);
+        // The keys of everything synced are remembered, whatever became of the segment.
+        let kept = self.appended[..self.synced].iter().chain(found);
+        self.keys.extend(kept.flat_map(|frame| &frame.records).map(|(offset, _, key, _)| (*key, *offset)));
+        let remembered: BTreeSet<_> = recovery.keys().map(|key| key.unwrap()).map(|key| (key.key, key.offset)).collect();
+        assert_eq!(remembered, self.keys);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn what_is_recovered_is_an_unbroken_run_that_holds_everything_synced_and_unpublished(
+        steps in proptest::collection::vec(step(), 1..80)
+    ) {
+        let mut model = Model::new();
+        for step in steps {
+            model.run(step);
+        }
+        model.reopen(model.disk.clone());
+    }
+}

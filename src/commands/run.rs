@@ -1,0 +1,144 @@
+//! `run`: a process with the graph of a configuration, from start to a clean stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use openwit_graphs::process::{self, Control, Plan};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing::{info, warn};
+
+use super::audit::{self, Scope};
+use super::{Ended, Failure, load};
+use crate::cli::RunArgs;
+use crate::config::Config;
+use crate::plan::{Changes, plan};
+use crate::progress::{Mode, Progress, Reading};
+use crate::summary::{Summary, Totals, Usage};
+
+/// Exit code after a second signal: what shells use for a process ended by SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Ended {
+    if args.processes > 1 {
+        return Err(Failure::usage("--processes: a timely cluster of several processes is not supported yet; start several processes with one group_id"));
+    }
+    let config = load(&args.config)?;
+    let changes = Changes { workers: args.workers.map(|workers| workers as usize), until_end: args.until_end };
+    if args.until_end && !config.has_ingest() {
+        return Err(Failure::usage("--until-end needs a graph with a source; graph: storage has none"));
+    }
+    let control = Control::default();
+    let plan = plan(&config, &changes, control.counters.positions.clone()).map_err(Failure::usage)?;
+    on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds))?;
+    let mode = if args.json || !args.until_end { Mode::Silent } else { Mode::of_stderr() };
+    let summary = drive(&plan, &control, mode)?;
+    if args.until_end {
+        finish(&config, &summary, args.json)?;
+    }
+    Ok(())
+}
+
+/// Runs a plan to its end and sums it up.
+pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Failure> {
+    let (started, before) = (Instant::now(), Usage::now());
+    let watched = control.clone();
+    let progress = Progress::start(mode, move || reading(&watched));
+    let outcome = process::run(plan, control);
+    progress.finish();
+    match outcome {
+        Ok(outcome) if outcome.restarts > 0 => info!(restarts = outcome.restarts, "the graphs were started again on the way"),
+        Ok(_) => {}
+        Err(fault) => return Err(Failure::fault(format!("{fault}\n{}", unfinished(control)))),
+    }
+    Ok(Summary::new(totals(control), started.elapsed(), before, Usage::now()))
+}
+
+/// Prints a summary and audits the result.
+pub fn finish(config: &Config, summary: &Summary, json: bool) -> Ended {
+    let audited = audit::audit(config, Scope::Consumed)?;
+    if json {
+        println!("{}", summary.json());
+    } else {
+        println!("{summary}\n{audited}");
+    }
+    audited.verdict()
+}
+
+fn reading(control: &Control) -> Reading {
+    let source = &control.counters.source;
+    let consumed = source.messages.load(Ordering::Relaxed) as u64;
+    let total = source.total.load(Ordering::Relaxed) as u64;
+    let rows = control.counters.sink.rows_published.load(Ordering::Relaxed);
+    Reading {
+        consumed,
+        total,
+        bytes: source.bytes.load(Ordering::Relaxed) as u64,
+        records: rows,
+        rows_published: rows,
+        lag: total.saturating_sub(consumed),
+        stage_lag_ms: Vec::new(),
+    }
+}
+
+fn totals(control: &Control) -> Totals {
+    let counters = &control.counters;
+    Totals {
+        messages: counters.source.messages.load(Ordering::Relaxed) as u64,
+        records: counters.sink.rows_published.load(Ordering::Relaxed),
+        rows: counters.sink.rows_published.load(Ordering::Relaxed),
+        bytes: counters.source.bytes.load(Ordering::Relaxed) as u64,
+        duplicates: counters.dedup.duplicates.load(Ordering::Relaxed),
+        rejects: counters.normalize.rejected.load(Ordering::Relaxed),
+        skipped: counters.normalize.skipped.load(Ordering::Relaxed),
+        files: counters.catalog.files.load(Ordering::Relaxed),
+    }
+}
+
+/// The first signal stops the process cleanly, a second one at once; a clean stop that takes too long says what it could not do.
+fn on_signals(control: &Control, patience: Duration) -> Ended {
+    let failed = |error: std::io::Error| Failure::fault(format!("installing the signal handlers: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let control = control.clone();
+    let watch = move || {
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        for _signal in signals.forever() {
+            if is_stopping.swap(true, Ordering::AcqRel) {
+                warn!("second signal: ending at once; the write-ahead log completes what was begun at the next start");
+                std::process::exit(INTERRUPTED);
+            }
+            info!("stopping: the sources close, what was read is drained, committed and published");
+            control.stop();
+            let control = control.clone();
+            std::thread::spawn(move || give_up_after(patience, &control));
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map(|_| ()).map_err(failed)
+}
+
+fn give_up_after(patience: Duration, control: &Control) {
+    std::thread::sleep(patience);
+    // The process has ended long before in the good case, and this thread with it.
+    eprintln!("not stopped within shutdown_timeout_seconds ({} s)\n{}", patience.as_secs(), unfinished(control));
+    std::process::exit(i32::from(crate::exit_code::FAULT));
+}
+
+/// Which offsets were read and are not durable, or not published.
+fn unfinished(control: &Control) -> String {
+    let mut lines = Vec::new();
+    let published = control.counters.catalog.published();
+    for (partition, position) in control.counters.positions.positions() {
+        let durable = position.committable.unwrap_or(0);
+        if durable < position.emitted {
+            let from = position.committable.map_or("the start position".to_owned(), |offset| offset.to_string());
+            lines.push(format!("{partition}: offsets from {from} to {} are not durable; they are read again at the next start", position.emitted - 1));
+        }
+        let first_unpublished = published.get(&partition).copied();
+        if first_unpublished.is_none_or(|first| first < durable) && durable > 0 {
+            let from = first_unpublished.map_or("the start position".to_owned(), |offset| offset.to_string());
+            lines.push(format!("{partition}: offsets from {from} to {} are durable and not known to be published; the write-ahead log publishes them at the next start", durable - 1));
+        }
+    }
+    if lines.is_empty() { "everything that was read is durable and published".into() } else { lines.join("\n") }
+}
