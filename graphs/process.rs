@@ -232,6 +232,8 @@ fn open(
     let mut desks = vec![registrar_thread];
     let (server, storage) = match &plan.storage {
         Some(storage) => {
+            let local = &storage.graph.roll.directory;
+            parquet_roll::discard_surplus(local, plan.workers).map_err(|error| fault(format!("cleaning {}: {error}", local.display())))?;
             let (server, address) = bind(storage, plan, health, runtime)?;
             let config = storage.graph.clone();
             let ports = storage::Ports {

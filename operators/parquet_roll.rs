@@ -36,7 +36,7 @@
 //! See `writer` for what a row costs and how the settings were chosen.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,6 +155,35 @@ impl Config {
             bloom_filters: true,
         }
     }
+}
+
+impl Config {
+    /// The settings of one worker: a folder of its own, and ids of its own.
+    fn on_worker(mut self, index: usize) -> Self {
+        self.directory.push(format!("{WORKER_FOLDER}{index}"));
+        self.seed ^= (index as u64).rotate_right(8);
+        self
+    }
+}
+
+/// Each worker's folder in the process's local folder starts so.
+const WORKER_FOLDER: &str = "worker-";
+
+/// Removes the folders of workers that a former run had and this one has not.
+pub fn discard_surplus(directory: &Path, workers: usize) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix(WORKER_FOLDER).and_then(|number| number.parse::<usize>().ok());
+        if number.is_some_and(|number| number >= workers) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Names a delivery within its Flight session, so that it can be acknowledged.
@@ -357,6 +386,7 @@ pub fn parquet_roll<'s>(
 ) -> Outputs<'s> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let index = scope.index();
     let activator = scope.activator_for(builder.operator_info().address);
     let mut input = builder.new_input(stream, Pipeline);
     let (output, closed) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
@@ -365,7 +395,7 @@ pub fn parquet_roll<'s>(
     let mut published_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DeliveryId>>>::from(published_output);
     let mut committed_input = builder.new_input_connection(committed, Pipeline, []);
     builder.build(move |_capabilities| {
-        let mut rolling = Rolling::open(config, &ports);
+        let mut rolling = Rolling::open(config.on_worker(index), &ports);
         move |frontiers| {
             let Some(rolling) = &mut rolling else { return };
             // 1. Learn what is in the catalog.
