@@ -1,1 +1,284 @@
-fn main(){}
+//! What does `normalize` cost per record, by format and by step, beside the usual ways to parse the same bytes?
+//!
+//! Figures are CPU time of this thread, the median of several runs: on a shared machine compare ratios inside one run, nothing else.
+//! The last column is the cost relative to the reference above it: `serde_json::Value` for JSON, `prost` for protobuf.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::LogsData;
+use opentelemetry_proto::tonic::metrics::v1::{
+    Gauge, Metric, MetricsData, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point,
+};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status, TracesData};
+use openwit_operators::batch::{RawBatch, RawRecord, Signal, Span};
+use openwit_operators::coverage::{PartitionKey, TopicKey};
+use openwit_operators::normalize::index::IndexRules;
+use openwit_operators::normalize::{Config, Format, Normalizer};
+use prost::Message;
+
+const RECORDS: usize = 100_000;
+const ROWS_PER_EXPORT: usize = 50;
+const MESSAGES_PER_BATCH: usize = 1_000;
+const RUNS: usize = 7;
+
+/// A generator that needs no seed from outside: every run measures the same bytes.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+const SERVICES: [&str; 5] = ["checkout", "cart", "frontend", "recommendation", "fraud-detection"];
+const ROUTES: [&str; 4] = ["/api/v1/orders", "/api/v1/orders/{id}", "/api/v2/products/{sku}/reviews", "/healthz"];
+const AGENTS: [&str; 3] = ["Mozilla/5.0 (X11; Linux x86_64) Chrome/126.0", "okhttp/4.12.0", "python-requests/2.32"];
+
+fn main() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let logs: Vec<Vec<u8>> = (0..RECORDS).map(|_| log_line(&mut random).into_bytes()).collect();
+    let raw: Vec<Vec<u8>> = (0..RECORDS)
+        .map(|n| format!("<134>1 2026-11-23T12:01:02Z host app {n} - - completed in {} us", random.below(9_999)).into_bytes())
+        .collect();
+    let spans: Vec<TracesData> = (0..RECORDS / ROWS_PER_EXPORT).map(|_| traces(&mut random)).collect();
+    let traces_proto: Vec<Vec<u8>> = spans.iter().map(Message::encode_to_vec).collect();
+    let traces_json: Vec<Vec<u8>> = spans.iter().map(|data| traces_as_json(data).into_bytes()).collect();
+    let metrics: Vec<Vec<u8>> = (0..RECORDS / ROWS_PER_EXPORT).map(|_| gauges(&mut random).encode_to_vec()).collect();
+
+    println!("{:<44}{:>8}{:>12}{:>10}{:>12}{:>8}", "what", "B/rec", "ns CPU/rec", "MB/s", "records/s", "cost");
+    let reference = measure("log line: serde_json::Value", &logs, None, || logs.iter().map(|line| parse_value(line)).sum());
+    measure_format("log line: json", &logs, Format::Json, Signal::Logs, reference);
+    measure_format("log line: auto", &logs, Format::Auto, Signal::Logs, reference);
+    measure_format("syslog line: raw", &raw, Format::Raw, Signal::Logs, reference);
+    let reference = measure("spans, OTLP JSON: serde_json::Value", &traces_json, None, || {
+        traces_json.iter().map(|text| parse_value(text)).sum()
+    });
+    measure_format("spans, OTLP JSON: otlp_json", &traces_json, Format::OtlpJson, Signal::Traces, reference);
+    measure_format("spans, OTLP JSON: auto", &traces_json, Format::Auto, Signal::Traces, reference);
+    let reference = measure("spans, OTLP protobuf: prost decode", &traces_proto, None, || {
+        traces_proto.iter().map(|data| TracesData::decode(&data[..]).map_or(0, |data| data.resource_spans.len())).sum()
+    });
+    measure_format("spans, OTLP protobuf: otlp_proto", &traces_proto, Format::OtlpProto, Signal::Traces, reference);
+    measure_format("spans, OTLP protobuf: auto", &traces_proto, Format::Auto, Signal::Traces, reference);
+    measure_format("spans in a topic of logs: rejected", &traces_proto, Format::Auto, Signal::Logs, reference);
+    let reference = measure("points, OTLP protobuf: prost decode", &metrics, None, || {
+        metrics.iter().map(|data| MetricsData::decode(&data[..]).map_or(0, |data| data.resource_metrics.len())).sum()
+    });
+    measure_format("points, OTLP protobuf: otlp_proto", &metrics, Format::OtlpProto, Signal::Metrics, reference);
+
+    // What json costs beyond decoding what it wrote shows what normalizing at the edge saves everybody behind.
+    let written = written_logs(&logs);
+    measure("the log lines' protobuf: prost decode", &written, None, || {
+        written.iter().map(|data| LogsData::decode(&data[..]).map_or(0, |data| data.resource_logs.len())).sum()
+    });
+}
+
+fn parse_value(text: &[u8]) -> usize {
+    serde_json::from_slice::<serde_json::Value>(text).map_or(0, |value| usize::from(value.is_object()))
+}
+
+fn measure_format(name: &str, payloads: &[Vec<u8>], format: Format, signal: Signal, reference: f64) {
+    let batches: Vec<RawBatch> = payloads.chunks(MESSAGES_PER_BATCH).map(batch).collect();
+    let mut normalizer = normalizer(format, signal);
+    measure(name, payloads, Some(reference), || {
+        batches.iter().map(|batch| normalizer.normalize(batch.clone()).batch.payload_bytes()).sum()
+    });
+}
+
+fn normalizer(format: Format, signal: Signal) -> Normalizer {
+    let topics = IndexRules { default_index_position: Some(0), ..IndexRules::default() };
+    let config = Config { format, telemetry_type: Some(signal), topics, ..Config::default() };
+    Normalizer::new(config).expect("the config has no problems")
+}
+
+fn written_logs(lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let batch = normalizer(Format::Json, Signal::Logs).normalize(batch(lines)).batch;
+    batch.records.iter().map(|record| batch.payload(record).to_vec()).collect()
+}
+
+fn batch(payloads: &[Vec<u8>]) -> RawBatch {
+    let topic = TopicKey { cluster: "bench".into(), name: "bench".into(), id: "".into() };
+    let mut arena = Vec::new();
+    let mut records = Vec::new();
+    for (payload, offset) in payloads.iter().zip(0..) {
+        let span = Span { start: arena.len() as u32, len: payload.len() as u32 };
+        arena.extend_from_slice(payload);
+        let headers = Span::default();
+        records.push(RawRecord { offset, timestamp_ms: 1_795_435_262_123, key: None, payload: Some(span), headers });
+    }
+    let end = records.len() as i64;
+    RawBatch { partition: PartitionKey { topic: Arc::new(topic), partition: 0 }, start: 0, end, arena: arena.into(), records }
+}
+
+/// Prints one row; gives the CPU nanoseconds per record.
+fn measure(name: &str, payloads: &[Vec<u8>], reference: Option<f64>, mut run: impl FnMut() -> usize) -> f64 {
+    let mut seconds: Vec<f64> = (0..=RUNS)
+        .map(|_| {
+            let start = thread_cpu_seconds();
+            std::hint::black_box(run());
+            thread_cpu_seconds() - start
+        })
+        .skip(1)
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[RUNS / 2];
+    let bytes: usize = payloads.iter().map(Vec::len).sum();
+    let nanos = median * 1e9 / RECORDS as f64;
+    let cost = reference.map_or("1.00".to_owned(), |reference| format!("{:.2}", nanos / reference));
+    let megabytes = bytes as f64 / 1e6;
+    let (per_record, rate) = (bytes / RECORDS, RECORDS as f64 / median);
+    println!("{name:<44}{per_record:>8}{nanos:>12.0}{:>10.0}{rate:>12.0}{cost:>8}", megabytes / median);
+    nanos
+}
+
+fn thread_cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec, which lives until it returns.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// A log line of about 300 bytes, as services write them.
+fn log_line(random: &mut Random) -> String {
+    let (service, route) = (random.pick(&SERVICES), random.pick(&ROUTES));
+    let quoted = if random.below(10) == 0 { " \\\"retry\\\" path=C:\\\\tmp" } else { "" };
+    format!(
+        "{{\"ts\":{},\"level\":\"{}\",\"service\":\"{service}\",\"msg\":\"GET {route} completed in {} us for user {}{quoted}\",\
+         \"trace_id\":\"{:016x}{:016x}\",\"k8s\":{{\"ns\":\"prod\",\"pod\":\"{service}-{:x}\",\"node\":\"ip-10-0-{}-17\"}},\
+         \"attrs\":{{\"latency_ms\":{}.{},\"status\":{}}}}}",
+        1_760_000_000_000_000_000 + random.below(1 << 40),
+        random.pick(&["INFO", "WARN", "DEBUG", "ERROR"]),
+        random.below(100_000),
+        random.below(1_000_000),
+        random.next(),
+        random.next(),
+        random.below(1 << 24),
+        random.below(200),
+        random.below(900),
+        random.below(1_000),
+        random.pick(&["200", "404", "500"]),
+    )
+}
+
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), key_strindex: 0 }
+}
+
+fn text(key: &str, value: &str) -> KeyValue {
+    attribute(key, Value::StringValue(value.to_owned()))
+}
+
+fn resource(random: &mut Random) -> Resource {
+    let attributes = vec![
+        text("service.name", random.pick(&SERVICES)),
+        text("service.version", "1.3.2"),
+        text("host.name", "ip-10-0-12-17"),
+        text("deployment.environment", "prod"),
+        text("k8s.pod.name", "checkout-7f9c6b5d4-x2x7p"),
+    ];
+    Resource { attributes, ..Resource::default() }
+}
+
+/// One export of spans with seven attributes each.
+fn traces(random: &mut Random) -> TracesData {
+    let span = |random: &mut Random| OtlpSpan {
+        trace_id: [random.next().to_le_bytes(), random.next().to_le_bytes()].concat(),
+        span_id: random.next().to_le_bytes().to_vec(),
+        parent_span_id: random.next().to_le_bytes().to_vec(),
+        name: format!("GET {}", random.pick(&ROUTES)),
+        kind: 2,
+        start_time_unix_nano: 1_760_000_000_000_000_000 + random.below(1 << 40),
+        end_time_unix_nano: 1_760_000_000_900_000_000 + random.below(1 << 40),
+        attributes: vec![
+            text("http.request.method", "GET"),
+            text("http.route", random.pick(&ROUTES)),
+            attribute("http.response.status_code", Value::IntValue(200)),
+            text("client.address", &format!("10.{}.{}.7", random.below(256), random.below(256))),
+            text("user_agent.original", random.pick(&AGENTS)),
+            attribute("http.response.body.size", Value::IntValue(random.below(200_000) as i64)),
+            attribute("server.port", Value::IntValue(8080)),
+        ],
+        status: Some(Status::default()),
+        ..OtlpSpan::default()
+    };
+    let spans = (0..ROWS_PER_EXPORT).map(|_| span(random)).collect();
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    TracesData {
+        resource_spans: vec![ResourceSpans { resource: Some(resource(random)), scope_spans, schema_url: String::new() }],
+    }
+}
+
+/// One export of gauges with one point each.
+fn gauges(random: &mut Random) -> MetricsData {
+    let metric = |random: &mut Random| Metric {
+        name: "http.server.active_requests".to_owned(),
+        unit: "{request}".to_owned(),
+        data: Some(Data::Gauge(Gauge {
+            data_points: vec![NumberDataPoint {
+                attributes: vec![text("http.route", random.pick(&ROUTES)), text("http.request.method", "GET")],
+                time_unix_nano: 1_760_000_000_000_000_000 + random.below(1 << 40),
+                value: Some(number_data_point::Value::AsDouble(random.below(1_000) as f64)),
+                ..NumberDataPoint::default()
+            }],
+        })),
+        ..Metric::default()
+    };
+    let metrics = (0..ROWS_PER_EXPORT).map(|_| metric(random)).collect();
+    let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+    MetricsData {
+        resource_metrics: vec![ResourceMetrics { resource: Some(resource(random)), scope_metrics, schema_url: String::new() }],
+    }
+}
+
+/// The same export as an SDK's JSON exporter writes it.
+fn traces_as_json(data: &TracesData) -> String {
+    let resource_spans = &data.resource_spans[0];
+    let attributes = |list: &[KeyValue]| {
+        let one = |attribute: &KeyValue| {
+            let value = match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+                Some(Value::StringValue(text)) => format!("{{\"stringValue\":\"{text}\"}}"),
+                Some(Value::IntValue(number)) => format!("{{\"intValue\":\"{number}\"}}"),
+                _ => "{}".to_owned(),
+            };
+            format!("{{\"key\":\"{}\",\"value\":{value}}}", attribute.key)
+        };
+        list.iter().map(one).collect::<Vec<_>>().join(",")
+    };
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    };
+    let span = |span: &OtlpSpan| {
+        format!(
+            "{{\"traceId\":\"{}\",\"spanId\":\"{}\",\"parentSpanId\":\"{}\",\"name\":\"{}\",\"kind\":{},\"startTimeUnixNano\":\"{}\",\
+             \"endTimeUnixNano\":\"{}\",\"attributes\":[{}],\"status\":{{}}}}",
+            hex(&span.trace_id),
+            hex(&span.span_id),
+            hex(&span.parent_span_id),
+            span.name,
+            span.kind,
+            span.start_time_unix_nano,
+            span.end_time_unix_nano,
+            attributes(&span.attributes),
+        )
+    };
+    let spans = resource_spans.scope_spans[0].spans.iter().map(span).collect::<Vec<_>>().join(",");
+    let resource = resource_spans.resource.as_ref().map(|resource| attributes(&resource.attributes)).unwrap_or_default();
+    format!("{{\"resourceSpans\":[{{\"resource\":{{\"attributes\":[{resource}]}},\"scopeSpans\":[{{\"spans\":[{spans}]}}]}}]}}")
+}

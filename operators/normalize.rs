@@ -211,7 +211,8 @@ impl Config {
             check_raw(place, pattern.format.unwrap_or(self.format), pattern.signal.or(self.telemetry_type));
         }
         let Limits { depth_max, row_bytes_max, payload_bytes_max } = self.limits;
-        let limits = [("depth_max", depth_max as usize), ("row_bytes_max", row_bytes_max), ("payload_bytes_max", payload_bytes_max)];
+        let limits =
+            [("depth_max", depth_max as usize), ("row_bytes_max", row_bytes_max), ("payload_bytes_max", payload_bytes_max)];
         problems.extend(limits.into_iter().filter(|&(_, limit)| limit == 0).map(|(key, _)| ConfigError::ZeroLimit { key }));
         if self.message_key == MessageKey::Header(String::new()) {
             problems.push(ConfigError::HeaderUnnamed);
@@ -378,7 +379,8 @@ impl Normalizer {
         let topic = self.topic(&batch.partition.topic.name);
         let RawBatch { partition, start, end, arena, records: raw } = batch;
         let mut coverage = Coverage::stored(partition, start..end);
-        let (mut written, mut records, mut rejects) = (Vec::new(), Vec::with_capacity(raw.len()), Vec::new());
+        let mut written = written_arena(topic.format, &raw, &arena);
+        let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());
         let mut next = start;
         for record in raw {
             let offset = record.offset;
@@ -441,13 +443,20 @@ impl Normalizer {
         };
         let payload = span.of(arena);
         let start = written.len();
-        let arena_of_payload = self.payload(payload, record.timestamp_ms, topic, written).inspect_err(|_| written.truncate(start))?;
+        let arena_of_payload =
+            self.payload(payload, record.timestamp_ms, topic, written).inspect_err(|_| written.truncate(start))?;
         let span = match arena_of_payload {
             Arena::Raw => span,
             Arena::Written => written_span(start, written)?,
         };
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        Ok(Some(Record { offset, timestamp_ms, key: self.key(record, arena, payload, topic), arena: arena_of_payload, payload: span }))
+        Ok(Some(Record {
+            offset,
+            timestamp_ms,
+            key: self.key(record, arena, payload, topic),
+            arena: arena_of_payload,
+            payload: span,
+        }))
     }
 
     /// Decides on a payload. What had to be written is appended to `written`.
@@ -519,6 +528,18 @@ impl Normalizer {
             None => XxHash3_128::oneshot_with_seed(topic.payload_seed, payload),
         }
     }
+}
+
+/// Room for what will be written, judged by the first payload. JSON seldom grows as protobuf, so nothing moves later, and pages of a
+/// large arena that stay untouched cost nothing.
+fn written_arena(format: Format, records: &[RawRecord], arena: &Bytes) -> Vec<u8> {
+    let first = records.iter().find_map(|record| record.payload);
+    let writes = match format {
+        Format::OtlpProto => false,
+        Format::Auto => first.is_some_and(|payload| detect::looks_like_object(payload.of(arena))),
+        Format::OtlpJson | Format::Json | Format::Raw => first.is_some(),
+    };
+    Vec::with_capacity(if writes { arena.len() } else { 0 })
 }
 
 /// Where the payload written last lies. Arenas end at 4 GiB, which a batch below the source's limit cannot reach.

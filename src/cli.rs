@@ -229,7 +229,7 @@ pub struct GenerateArgs {
     /// Messages per second [default: as fast as brokers take them]
     #[arg(long, short, value_name = "R", value_parser = positive)]
     pub rate: Option<f64>,
-    /// Longest time to send for, in seconds; with --rate it sets the count
+    /// Longest time to send for, in seconds; with --rate, messages for as many seconds at that rate
     #[arg(long, value_name = "S", value_parser = positive)]
     pub seconds: Option<f64>,
     /// Spans, log records or data points in each OTLP message [default: 50]

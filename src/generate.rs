@@ -22,6 +22,7 @@ mod invalid;
 mod json;
 mod logs;
 mod metrics;
+mod patched;
 mod plain;
 mod random;
 mod stamp;
@@ -41,8 +42,9 @@ use openwit_operators::batch::Signal;
 use openwit_operators::otlp::wire;
 use serde::Serialize;
 
-use random::{Random, keyed, keyed_nonzero};
-use stamp::Stamp;
+use patched::{Patched, Value};
+use random::{Random, keyed};
+use stamp::{Place, Stamp};
 
 /// How far back a duplicate reaches, in messages of its topic: "the last few thousand", well inside any dedup window.
 pub const LOOKBACK: u64 = 4_096;
@@ -229,14 +231,18 @@ impl Plan {
         (topic, (index / topics % self.topics[topic].partitions as u64) as i32)
     }
 
+    fn template(&self, index: u64) -> u64 {
+        keyed(self.seed ^ TEMPLATE, index)
+    }
+
     fn stamp(&self, index: u64) -> Stamp {
-        Stamp {
+        Stamp::new(Place {
             seed: self.seed,
             index,
             records: self.records_per_message as u64,
             time_ns: self.start_time_ns.wrapping_add(index.wrapping_mul(self.time_step_ns)),
             time_step_ns: self.time_step_ns,
-        }
+        })
     }
 }
 
@@ -323,13 +329,36 @@ impl Message {
 
 /// Messages built once, to be stamped again and again: stamping allocates nothing.
 enum Templates {
+    /// Spans as structs, to be encoded once stamped.
     Traces(Vec<TracesData>),
+    /// Log records as structs.
     Logs(Vec<LogsData>),
+    /// Data points as structs. Never patched: almost every byte of a data point is stamped, and some are varints of any length.
     Metrics(Vec<MetricsData>),
+    /// Spans or log records in OTLP protobuf.
+    Patched(Vec<Patched>),
 }
 
 impl Templates {
-    fn build(signal: Signal, records: usize, seed: u64) -> Self {
+    /// The fastest templates for messages of `format`.
+    fn build(format: Format, signal: Signal, records: usize, seed: u64) -> Self {
+        let structs = Templates::structs(signal, records, seed);
+        if format != Format::Otlp {
+            return structs;
+        }
+        let time_ns = 1 << 60;
+        // Any two stamps do; times of both are of the length that all times have.
+        let stamps =
+            [1, 2].map(|index| Stamp::new(Place { seed, index, records: records as u64, time_ns, time_step_ns: 1 << 20 }));
+        let patched: Option<Vec<_>> = match &structs {
+            Templates::Traces(templates) => templates.iter().map(|template| patch(template, traces::stamp, stamps)).collect(),
+            Templates::Logs(templates) => templates.iter().map(|template| patch(template, logs::stamp, stamps)).collect(),
+            Templates::Metrics(_) | Templates::Patched(_) => None,
+        };
+        patched.map_or(structs, Templates::Patched)
+    }
+
+    fn structs(signal: Signal, records: usize, seed: u64) -> Self {
         match signal {
             Signal::Traces => Templates::Traces(build(seed, |random| traces::template(random, records))),
             Signal::Logs => Templates::Logs(build(seed, |random| logs::template(random, records))),
@@ -337,18 +366,17 @@ impl Templates {
         }
     }
 
-    /// Appends the message of `stamp`.
-    fn push(&mut self, out: &mut Vec<u8>, format: Format, stamp: &Stamp) {
-        let draw = keyed(stamp.seed ^ TEMPLATE, stamp.index);
+    /// Appends the message of `stamp`, made of the template that `draw` chooses.
+    fn push(&mut self, out: &mut Vec<u8>, format: Format, draw: u64, stamp: &Stamp) {
         match self {
             Templates::Traces(templates) => {
                 let data = pick(templates, draw);
-                traces::stamp(data, stamp);
+                traces::stamp(data, stamp, &mut |_| ());
                 if format == Format::Otlp { push_protobuf(out, data) } else { json::push_traces(out, data) }
             }
             Templates::Logs(templates) => {
                 let data = pick(templates, draw);
-                logs::stamp(data, stamp);
+                logs::stamp(data, stamp, &mut |_| ());
                 if format == Format::Otlp { push_protobuf(out, data) } else { json::push_logs(out, data) }
             }
             Templates::Metrics(templates) => {
@@ -356,6 +384,7 @@ impl Templates {
                 metrics::stamp(data, stamp);
                 if format == Format::Otlp { push_protobuf(out, data) } else { json::push_metrics(out, data) }
             }
+            Templates::Patched(templates) => pick(templates, draw).push(out, stamp),
         }
     }
 }
@@ -365,6 +394,18 @@ fn build<T: prost::Message>(seed: u64, mut template: impl FnMut(&mut Random) -> 
     let first = template(&mut random);
     let count = (TEMPLATE_BYTES / first.encoded_len().max(1)).clamp(*TEMPLATES.start(), *TEMPLATES.end());
     std::iter::once(first).chain((1..count).map(|_| template(&mut random))).collect()
+}
+
+/// A function that stamps structs, and names the values it stamped.
+type StampWith<T> = fn(&mut T, &Stamp, &mut dyn FnMut(Value));
+
+fn patch<T: prost::Message + Clone>(template: &T, stamp_with: StampWith<T>, stamps: [Stamp; 2]) -> Option<Patched> {
+    let mut data = template.clone();
+    let encode = |stamp: &Stamp, values: &mut Vec<Value>| {
+        stamp_with(&mut data, stamp, &mut |value| values.push(value));
+        data.encode_to_vec()
+    };
+    Patched::of(encode, stamps)
 }
 
 fn pick<T>(templates: &mut [T], draw: u64) -> &mut T {
@@ -395,8 +436,8 @@ impl Generator {
             Signal::Logs => Signal::Metrics,
             Signal::Metrics => Signal::Traces,
         };
-        let templates = Templates::build(plan.signal, plan.records_per_message, plan.seed);
-        let foreign = Templates::build(foreign, 2, plan.seed);
+        let templates = Templates::build(plan.format, plan.signal, plan.records_per_message, plan.seed);
+        let foreign = Templates::build(plan.format, foreign, 2, plan.seed);
         Ok(Generator { plan, templates, foreign, next: 0 })
     }
 
@@ -436,7 +477,7 @@ impl Generator {
         };
         message.key.clear();
         if self.plan.keyed {
-            let number = keyed_nonzero(self.plan.seed ^ KEY, original);
+            let number = keyed(self.plan.seed ^ KEY, original);
             message.key.extend((0..16).rev().filter_map(|digit| char::from_digit((number >> (4 * digit) & 15) as u32, 16)));
         }
     }
@@ -444,7 +485,7 @@ impl Generator {
     fn push_valid(&mut self, out: &mut Vec<u8>, index: u64) {
         let stamp = self.plan.stamp(index);
         match self.plan.format {
-            Format::Otlp | Format::OtlpJson => self.templates.push(out, self.plan.format, &stamp),
+            Format::Otlp | Format::OtlpJson => self.templates.push(out, self.plan.format, self.plan.template(index), &stamp),
             Format::Json => plain::push_json(out, self.plan.signal, &stamp, self.plan.message_bytes_min),
             Format::Raw => plain::push_raw(out, &stamp, self.plan.message_bytes_min),
         }
@@ -476,7 +517,7 @@ impl Generator {
                 let broken = invalid::break_text(out, text);
                 debug_assert!(broken, "every message of the format contains the text");
             }
-            Invalid::Signal => self.foreign.push(out, format, &self.plan.stamp(index)),
+            Invalid::Signal => self.foreign.push(out, format, self.plan.template(index), &self.plan.stamp(index)),
         }
     }
 }
@@ -534,9 +575,9 @@ impl Tally {
 /// Bytes of one record of OTLP messages, measured on a message of the plan's kind: from a size wanted to a number of records.
 pub fn bytes_per_record(format: Format, signal: Signal, seed: u64) -> usize {
     const SAMPLE: usize = 50;
-    let mut templates = Templates::build(signal, SAMPLE, seed);
+    let mut templates = Templates::structs(signal, SAMPLE, seed);
     let mut out = Vec::new();
-    let stamp = Stamp { seed, index: 0, records: SAMPLE as u64, time_ns: 1 << 60, time_step_ns: 1 };
-    templates.push(&mut out, format, &stamp);
+    let stamp = Stamp::new(Place { seed, index: 0, records: SAMPLE as u64, time_ns: 1 << 60, time_step_ns: 1 });
+    templates.push(&mut out, format, 0, &stamp);
     out.len() / SAMPLE
 }

@@ -1,5 +1,6 @@
 //! The `openwit-ingest` binary: dispatches commands, and turns what came of them into exit codes.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Logs go to stderr: stdout belongs to summaries, which scripts read.
     let filter = EnvFilter::try_from_env("OPENWIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     match dispatch(&cli.command) {
         Ok(()) => ExitCode::from(exit_code::DONE),
         Err(failure) => {

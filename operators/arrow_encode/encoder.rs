@@ -323,6 +323,12 @@ impl Encoder {
         })
     }
 
+    /// What the message read last became, in the measure of the function `expanded_bytes`.
+    #[cfg(test)]
+    pub(super) fn expanded_bytes(&self) -> u64 {
+        self.expanded_bytes
+    }
+
     fn append_records(&mut self, batch: &NormalizedBatch, last_offset: &mut i64) -> Result<(), Failure> {
         for record in &batch.records {
             *last_offset = record.offset;

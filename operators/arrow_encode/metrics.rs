@@ -14,7 +14,7 @@ use super::common::{replace, text};
 use super::encoder::{Problem, Row, enumeration, optional_id, optional_time};
 use super::schema;
 use super::values::merge;
-use crate::otlp::wire::{Fields, Value, WireError, fields};
+use crate::otlp::wire::{Value, WireError, fields, varints};
 
 /// The kind of a metric, and so of its points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -452,8 +452,7 @@ fn push_buckets(message: &[u8], offset: &mut Option<i32>, counts: &mut Numbers<U
             (1, Value::Varint(value)) => *offset = Some(zigzag(value)),
             (2, Value::Varint(count)) => counts.push(count),
             (2, Value::Bytes(packed)) => {
-                let mut rest = Fields::packed(packed);
-                while let Some(count) = rest.next_varint() {
+                for count in varints(packed) {
                     counts.push(count?);
                 }
             }

@@ -22,7 +22,7 @@
 //!
 //! Each winner belongs to the generation that was open when it came, whatever its own time. So records of a lagging partition, older
 //! than all of the window, find each other as live ones do: only their distance to each other counts. Forgetting a generation is
-//! moving one number; its memory is reused by and by (see `table`). A winner stays remembered until progress is more than
+//! moving one number; its memory is reused by and by (see `winners`, `table`). A winner stays remembered until progress is more than
 //! `window_ms` and the tolerance past its arrival, unless `bytes_max` forgets the oldest generation early, which `forced` counts.
 //!
 //! Nothing here depends on a clock, a seed or an address. Where `advance` is told of all records of an epoch, not only of those
@@ -31,7 +31,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 pub use super::Config;
-use super::table::{Alive, Entry, Found, PARTITION_BITS, Room, SAME_KEY_MAX, Slot, Table};
+use super::table::{Room, Slot, Table};
+use super::winners::{PARTITION_BITS, Winner, Winners};
 use crate::coverage::PartitionKey;
 
 /// Generations in a window. More of them forget closer to the window's edge, each costs a sweep; an eighth wastes 6 % on average.
@@ -44,21 +45,36 @@ const TOLERANCE_GENERATIONS: u64 = 2;
 /// One record moves progress by at most this part of the window.
 const STEPS_PER_WINDOW: u64 = 1024;
 
-/// Keys whose memory is awaited together. Measured: 8 to 64 are alike, the processor has about ten lines under way.
+/// Keys whose memory is awaited together. Measured: 16 to 64 are alike, the processor has about ten lines under way.
 const TOUCHED_AHEAD: usize = 32;
+
+/// Winners of one key that are told apart. They are more than a window apart from each other, so only a replayed or lagging partition
+/// has several; the bound keeps one hot key from making a long path.
+const SAME_KEY_MAX: usize = 4;
 
 /// How many times `advance` is called while the sweeping that one generation brings is done: a little at a time, without a stall.
 const SWEEPS_PER_GENERATION: usize = 128;
 
-/// A generation's number is a byte in each entry, so dead entries must be swept before their number comes round. If sweeping of so
-/// many tables is owed, 32 generations' worth, it is done at once: a shard is swept every 40 generations, and 256 numbers exist.
+/// Positions of winners are numbers modulo 2^32, so dead ones must be swept from the table before they come round. If sweeping of so
+/// many tables is owed, 32 generations' worth, it is done at once: so each shard is swept every 40 generations.
 const OWED_TABLES_MAX: usize = 4;
 
 /// More generations than this are never alive: time makes at most 12, the bound on entries per generation 8 more.
 const ALIVE_MAX: usize = 64;
 
+/// Winners in a generation at most, however large `bytes_max` is: `ALIVE_MAX` + 40 generations are less than 2^32 winners.
+const GENERATION_ENTRIES_MAX: u64 = 1 << 25;
+
+const _: () = assert!((ALIVE_MAX as u64 + 41) * GENERATION_ENTRIES_MAX < 1 << 32);
+
 /// Times compared for an epoch's median. A sample is enough: one record cannot move it, and half of them are an epoch's time.
 const MEDIAN_SAMPLE: usize = 65;
+
+/// The least `bytes_max`: a few chunks of winners, and their table.
+const BYTES_MIN: usize = 1 << 20;
+
+/// Bytes of memory per winner, to guess how many fit: 32 for the winner, the rest for the table's entry and its empty neighbours.
+const BYTES_PER_WINNER: usize = 45;
 
 /// A partition's number in one window, given by `Partitions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,8 +121,8 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    fn entry(&self) -> Entry {
-        Entry::new(self.key, self.time_ms, self.partition.0, self.offset)
+    fn packed(&self) -> Winner {
+        Winner::new(self.key, self.time_ms, self.partition.0, self.offset)
     }
 }
 
@@ -163,16 +179,23 @@ struct Generation {
     entries: u64,
 }
 
+/// What is remembered of one record's key.
+struct Seen {
+    is_redelivered: bool,
+    is_near: bool,
+    winners: usize,
+}
+
 /// What one worker remembers of the keys it owns.
 pub struct Window {
     window_ms: u64,
     generation_ms: u64,
     generation_entries_max: u64,
+    bytes_max: usize,
+    winners: Winners,
     table: Table,
     /// Oldest first, never empty; the last one is open.
     generations: VecDeque<Generation>,
-    /// The numbers of `generations`.
-    alive: Alive,
     progress_ms: Option<i64>,
     /// How far progress has walked since it last was where the records are.
     walked_ms: u64,
@@ -184,17 +207,20 @@ pub struct Window {
 impl Window {
     /// An empty window.
     pub fn new(config: Config) -> Self {
-        let table = Table::new(config.bytes_max);
+        let bytes_max = config.bytes_max.max(BYTES_MIN);
+        let generation_entries_max = (bytes_max / BYTES_PER_WINNER) as u64 / GENERATIONS;
         // Beyond a century the arithmetic below would gain nothing but overflow.
         let window_ms = config.window_ms.min(100 * 366 * 86_400_000);
         let open = Generation { opened_ms: 0, closed_ms: 0, first_winner: 0, entries: 0 };
         Window {
             window_ms,
             generation_ms: window_ms.div_ceil(GENERATIONS).max(1),
-            generation_entries_max: (table.entries_max() as u64 / GENERATIONS).max(1),
-            table,
+            generation_entries_max: generation_entries_max.min(GENERATION_ENTRIES_MAX),
+            bytes_max,
+            winners: Winners::default(),
+            // The table is about a quarter of all, and each of its shards a little part of it.
+            table: Table::new(bytes_max / 4),
             generations: VecDeque::from([open]),
-            alive: Alive { first: 0, count: 1 },
             progress_ms: None,
             walked_ms: 0,
             owed: 0,
@@ -230,7 +256,7 @@ impl Window {
         for ahead in sightings.chunks(TOUCHED_AHEAD) {
             self.touch(ahead);
             for sighting in ahead {
-                let is_duplicate = self.decide(sighting.entry());
+                let is_duplicate = self.decide(sighting.packed());
                 verdicts.push(is_duplicate);
             }
         }
@@ -241,12 +267,10 @@ impl Window {
         for ahead in sightings.chunks(TOUCHED_AHEAD) {
             self.touch(ahead);
             for sighting in ahead {
-                let entry = sighting.entry();
-                self.make_room(entry.key);
-                let found = self.table.find(entry.key, self.alive);
-                let is_known = found.same().iter().any(|&slot| self.table.entry(entry.key, slot).is_same_record(entry));
-                if !is_known {
-                    self.insert(entry, found);
+                let record = sighting.packed();
+                let (seen, free) = self.look(record);
+                if !seen.is_redelivered {
+                    self.insert(record, free);
                 }
             }
         }
@@ -264,7 +288,7 @@ impl Window {
 
     /// Bytes taken.
     pub fn bytes(&self) -> usize {
-        self.table.bytes()
+        self.table.bytes() + self.winners.bytes()
     }
 
     /// The record time the stream has reached.
@@ -288,34 +312,41 @@ impl Window {
     }
 
     #[inline(always)]
-    fn decide(&mut self, entry: Entry) -> bool {
-        self.make_room(entry.key);
-        let found = self.table.find(entry.key, self.alive);
-        let mut is_near = false;
-        for &slot in found.same() {
-            let winner = self.table.entry(entry.key, slot);
-            if winner.is_same_record(entry) {
-                self.stats.redelivered += 1;
-                return false;
-            }
-            is_near |= winner.distance_ms(entry) <= self.window_ms;
+    fn decide(&mut self, record: Winner) -> bool {
+        let (seen, free) = self.look(record);
+        self.stats.redelivered += u64::from(seen.is_redelivered);
+        self.stats.duplicates += u64::from(seen.is_near && !seen.is_redelivered);
+        if !seen.is_near && !seen.is_redelivered {
+            self.insert(record, free);
         }
-        if is_near {
-            self.stats.duplicates += 1;
-            return true;
-        }
-        self.insert(entry, found);
-        false
+        seen.is_near && !seen.is_redelivered
     }
 
+    /// What is remembered of a record's key, and a place for one more of its winners if there is one to give.
     #[inline(always)]
-    fn insert(&mut self, entry: Entry, found: Found) {
-        let slot = match found.free {
-            Some(slot) if found.same().len() < SAME_KEY_MAX => slot,
-            _ => self.displace(entry, found.same()),
-        };
-        let open = self.alive.first.wrapping_add(self.alive.count - 1);
-        self.table.put(slot, entry, open);
+    fn look(&mut self, record: Winner) -> (Seen, Option<Slot>) {
+        if !self.table.has_room(record.key) || !self.winners.has_room() {
+            self.make_room(record.key);
+        }
+        let mut seen = Seen { is_redelivered: false, is_near: false, winners: 0 };
+        let free = self.table.find(record.key, self.winners.alive(), |_, position| {
+            let winner = self.winners.get(position);
+            if winner.key == record.key {
+                seen.is_redelivered |= winner.is_same_record(record);
+                seen.is_near |= winner.distance_ms(record) <= self.window_ms;
+                seen.winners += 1;
+            }
+        });
+        let free = free.filter(|_| seen.winners < SAME_KEY_MAX);
+        (seen, free)
+    }
+
+    /// Remembers a winner, where no place is given at the cost of another one.
+    #[inline(always)]
+    fn insert(&mut self, record: Winner, free: Option<Slot>) {
+        let slot = free.unwrap_or_else(|| self.displace(record.key));
+        let position = self.winners.push(record);
+        self.table.put(record.key, slot, position);
         self.stats.winners += 1;
         let is_full = self.generations.back_mut().is_some_and(|generation| {
             generation.entries += 1;
@@ -326,38 +357,48 @@ impl Window {
         }
     }
 
-    /// A place for `entry` where the search met none: that of its key's winner with the least time if it has too many, else the
-    /// next free one, else another winner's.
+    /// A place for one more winner of `key` where the search gave none: that of the key's winner with the least time if it has too
+    /// many, else an empty one, else another winner's.
     #[cold]
-    fn displace(&mut self, entry: Entry, same: &[Slot]) -> Slot {
-        let least = same.iter().copied().min_by_key(|&slot| self.table.entry(entry.key, slot).order());
-        let slot = match least {
-            Some(slot) if same.len() == SAME_KEY_MAX => slot,
-            _ => self.table.place_after(entry.key),
-        };
-        if !self.table.is_taken(entry.key, slot) {
-            return slot;
-        }
-        let index = self.table.generation(entry.key, slot).wrapping_sub(self.alive.first);
-        if let Some(generation) = self.generations.get_mut(usize::from(index)) {
-            generation.entries -= 1;
+    fn displace(&mut self, key: u128) -> Slot {
+        let alive = self.winners.alive();
+        let mut same = Vec::new();
+        self.table.find(key, alive, |slot, position| {
+            let winner = self.winners.get(position);
+            if winner.key == key {
+                same.push((winner.order(), slot));
+            }
+        });
+        let least = same.iter().min_by_key(|(order, _)| *order).filter(|_| same.len() >= SAME_KEY_MAX);
+        let slot = least.map_or_else(|| self.table.place_after(key), |&(_, slot)| slot);
+        if let Some(position) = self.table.position(key, slot).filter(|&position| alive.contains(position)) {
+            let number = self.forgotten() + u64::from(position.wrapping_sub(alive.floor));
+            let after = self.generations.partition_point(|generation| generation.first_winner <= number);
+            self.generations[after - 1].entries -= 1;
             self.stats.displaced += 1;
         }
         slot
     }
 
-    #[inline(always)]
-    fn make_room(&mut self, key: u128) {
-        if !self.table.has_room(key) {
-            self.make_room_slowly(key);
-        }
-    }
-
     #[cold]
-    fn make_room_slowly(&mut self, key: u128) {
-        while self.table.make_room(key, self.alive) == Room::ForgetFirst {
-            self.stats.forced += 1;
-            self.forget_oldest();
+    fn make_room(&mut self, key: u128) {
+        loop {
+            let bytes_free = self.bytes_max.saturating_sub(self.bytes());
+            if !self.winners.has_room() && (self.winners.has_spare() || bytes_free >= Winners::CHUNK_BYTES) {
+                self.winners.make_room();
+            }
+            let bytes_free = self.bytes_max.saturating_sub(self.bytes());
+            if !self.winners.has_room() {
+                self.stats.forced += 1;
+                self.forget_oldest();
+            } else if self.table.has_room(key) || self.table.make_room(key, self.winners.alive(), bytes_free) == Room::Made {
+                return;
+            } else if self.winners.has_spare() {
+                self.winners.release_spare();
+            } else {
+                self.stats.forced += 1;
+                self.forget_oldest();
+            }
         }
     }
 
@@ -401,8 +442,7 @@ impl Window {
             self.open_generation();
         }
         self.generations.pop_front();
-        self.alive.first = self.alive.first.wrapping_add(1);
-        self.alive.count -= 1;
+        self.winners.forget_before(self.forgotten() as u32);
     }
 
     fn open_generation(&mut self) {
@@ -413,7 +453,6 @@ impl Window {
         let now = self.progress_ms.unwrap_or(0);
         let first_winner = self.stats.winners;
         self.generations.push_back(Generation { opened_ms: now, closed_ms: now, first_winner, entries: 0 });
-        self.alive.count += 1;
         self.stats.rotations += 1;
         self.owed += self.table.shards().div_ceil(GENERATIONS as usize);
         self.sweep(self.owed.saturating_sub(OWED_TABLES_MAX * self.table.shards()));
@@ -421,7 +460,7 @@ impl Window {
 
     fn sweep(&mut self, shards: usize) {
         self.owed -= shards;
-        self.table.sweep(shards, self.alive);
+        self.table.sweep(shards, self.winners.alive());
     }
 }
 

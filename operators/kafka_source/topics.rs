@@ -32,7 +32,9 @@ pub enum Error {
         pattern: String,
     },
     /// A character that no topic's name has.
-    #[error("topic pattern '{pattern}' has '{character}', which no topic's name has; patterns are globs, not regular expressions")]
+    #[error(
+        "topic pattern '{pattern}' has '{character}', which no topic's name has; patterns are globs, not regular expressions"
+    )]
     Character {
         /// The pattern.
         pattern: String,
@@ -173,7 +175,11 @@ mod tests {
     #[test]
     fn globs_match_whole_tokens() {
         let cases: [(&str, &[&str], &[&str]); 9] = [
-            ("v6.qtw.traces.*.*", &["v6.qtw.traces.a.b"], &["v6.qtw.traces.a", "v6.qtw.traces.a.b.c", "v6.qtw.traces..b", "xv6.qtw.traces.a.b"]),
+            (
+                "v6.qtw.traces.*.*",
+                &["v6.qtw.traces.a.b"],
+                &["v6.qtw.traces.a", "v6.qtw.traces.a.b.c", "v6.qtw.traces..b", "xv6.qtw.traces.a.b"],
+            ),
             ("v6.**", &["v6.a", "v6.a.b.c"], &["v6", "v6.", "v60.a"]),
             ("a.**.z", &["a.b.z", "a.b.c.z"], &["a.z", "a..z.y"]),
             ("**", &["a", "a.b", "_a"], &["__consumer_offsets", "__transaction_state"]),

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_detail_says_what_and_where() {
-        let failure = Failure::new(Reason::InvalidField, "trace_id is 15 bytes long, not 16").within("spans[3]").within("scopes[0]");
+        let failure =
+            Failure::new(Reason::InvalidField, "trace_id is 15 bytes long, not 16").within("spans[3]").within("scopes[0]");
         assert_eq!(failure.detail(), "trace_id is 15 bytes long, not 16 at scopes[0].spans[3]");
     }
 }

@@ -89,7 +89,9 @@ pub enum Error {
         source: topics::Error,
     },
     /// The prefix could not start an index's name.
-    #[error("auto_generate.prefix '{prefix}' must be lower-case letters, digits, '.', '_' and '-', start with a letter or digit, and have at most {PREFIX_CHARS_MAX} characters")]
+    #[error(
+        "auto_generate.prefix '{prefix}' must be lower-case letters, digits, '.', '_' and '-', start with a letter or digit, and have at most {PREFIX_CHARS_MAX} characters"
+    )]
     Prefix {
         /// The prefix.
         prefix: String,
@@ -168,14 +170,20 @@ fn index_name(name: &str) -> Result<String, String> {
     let starts = name.bytes().next().is_some_and(legal);
     let continues = name.bytes().all(|byte| legal(byte) || b"._-".contains(&byte));
     if !starts || !continues || name.contains("..") || name.len() > NAME_CHARS_MAX {
-        return Err(format!("'{name}' cannot be an index: it must match [a-z0-9][a-z0-9._-]{{0,127}} and have no two dots in a row"));
+        return Err(format!(
+            "'{name}' cannot be an index: it must match [a-z0-9][a-z0-9._-]{{0,127}} and have no two dots in a row"
+        ));
     }
     Ok(name)
 }
 
 /// The start of a topic's name with nothing in it that an index's name may not have.
 fn readable(topic: &str) -> String {
-    let clean = topic.to_ascii_lowercase().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte as char } else { '-' }).collect::<String>();
+    let clean = topic
+        .to_ascii_lowercase()
+        .bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { byte as char } else { '-' })
+        .collect::<String>();
     // Prefix, this, a hyphen and 16 digits stay below the limit of an index's name.
     clean.trim_start_matches('-').chars().take(40).collect()
 }

@@ -129,23 +129,23 @@ impl Writer {
         scratch.resource.clear();
         scratch.item.clear();
         let (mut left, mut otlp) = (None, false);
+        let mut record = Record { keys, slots: Default::default(), scratch };
         let reader = Reader {
-            record: Record { keys, slots: Default::default(), scratch },
+            record: &mut record,
             depth_max: self.depth_max,
             left: &mut left,
             otlp: options.stop_at_otlp.then_some(&mut otlp),
         };
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let read = deserializer.deserialize_map(reader).and_then(|record| deserializer.end().map(|()| record));
-        let record = match read {
-            Ok(record) => record,
+        match deserializer.deserialize_map(reader).and_then(|()| deserializer.end()) {
+            Ok(()) => {}
             Err(_) if otlp => return Ok(Outcome::Otlp),
             Err(error) => return Err(failure_of(&error, left)),
-        };
+        }
         match options.signal {
-            Signal::Logs => logs::write(record, options.kafka_nanos, out),
-            Signal::Traces => traces::write(record, out)?,
-            Signal::Metrics => metrics::write(record, options.kafka_nanos, out)?,
+            Signal::Logs => logs::write(&mut record, options.kafka_nanos, out),
+            Signal::Traces => traces::write(&mut record, out)?,
+            Signal::Metrics => metrics::write(&mut record, options.kafka_nanos, out)?,
         }
         Ok(Outcome::Written)
     }
@@ -238,8 +238,8 @@ impl<'de> Record<'de, '_> {
     }
 
     /// Appends the whole record, once its slots are written to `scratch.item`.
-    fn finish(self, out: &mut Vec<u8>) {
-        let Scratch { attributes, resource, item } = self.scratch;
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        let Scratch { attributes, resource, item } = &*self.scratch;
         put_envelope(out, resource, item.len() + attributes.len());
         out.extend_from_slice(item);
         out.extend_from_slice(attributes);
@@ -251,23 +251,24 @@ fn is_service_name(attribute: Value<'_>) -> bool {
     matches!(fields(attribute).next(), Some(Ok((1, Value::Bytes(b"service.name")))))
 }
 
+/// Reads the outermost object into a record, which stays where it is: it is too large to be handed up by value.
 struct Reader<'de, 'w, 's> {
-    record: Record<'de, 'w>,
+    record: &'s mut Record<'de, 'w>,
     depth_max: u32,
     left: &'s mut Left,
     /// Set when the object turns out to be OTLP JSON; `None` where that does not matter.
     otlp: Option<&'s mut bool>,
 }
 
-impl<'de, 'w> Visitor<'de> for Reader<'de, 'w, '_> {
-    type Value = Record<'de, 'w>;
+impl<'de> Visitor<'de> for Reader<'de, '_, '_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Reader { mut record, depth_max, left, otlp } = self;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Reader { record, depth_max, left, otlp } = self;
         let attribute_field = record.keys.attribute_field;
         while let Some(key) = map.next_key_seed(Key)? {
             let Some((name, meaning)) = record.keys.find(&key) else {
@@ -293,7 +294,7 @@ impl<'de, 'w> Visitor<'de> for Reader<'de, 'w, '_> {
                 _ => put_attribute(&mut record.scratch.attributes, attribute_field, name, &value),
             }
         }
-        Ok(record)
+        Ok(())
     }
 }
 

@@ -374,7 +374,11 @@ fn hex_of(text: &str) -> Option<Vec<u8>> {
     match text.len() {
         32 => super::hex::bytes_of::<16>(text).map(Vec::from),
         16 => super::hex::bytes_of::<8>(text).map(Vec::from),
-        _ => text.as_bytes().chunks(2).map(|pair| super::hex::bytes_of::<1>(std::str::from_utf8(pair).ok()?).map(|[byte]| byte)).collect(),
+        _ => text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| super::hex::bytes_of::<1>(std::str::from_utf8(pair).ok()?).map(|[byte]| byte))
+            .collect(),
     }
 }
 

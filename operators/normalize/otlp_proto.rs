@@ -262,7 +262,8 @@ fn log_record(bytes: &[u8], rules: &Rules) -> Checked<Rows> {
     let mut known = bytes.is_empty();
     for field in fields(bytes) {
         let (number_of_field, value) = field?;
-        known |= number_of_field <= 12;
+        // Field 4 held a name in early versions; alone it makes no record.
+        known |= number_of_field <= 12 && number_of_field != 4;
         match number_of_field {
             1 => time(value, "time_unix_nano")?,
             2 => number(value, "severity_number")?,

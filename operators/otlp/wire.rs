@@ -58,25 +58,6 @@ pub fn varints(packed: &[u8]) -> impl Iterator<Item = Result<u64, WireError>> + 
 }
 
 impl<'a> Fields<'a> {
-    /// The elements of a packed repeated field of varints, to be read with `next_varint` alone.
-    #[inline]
-    pub fn packed(elements: &'a [u8]) -> Self {
-        Fields { rest: elements }
-    }
-
-    /// The next element of a packed field. Ends after the first error.
-    #[inline]
-    pub fn next_varint(&mut self) -> Option<Result<u64, WireError>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let value = self.varint();
-        if value.is_err() {
-            self.rest = &[];
-        }
-        Some(value)
-    }
-
     #[inline(always)]
     fn varint(&mut self) -> Result<u64, WireError> {
         let (&first, rest) = self.rest.split_first().ok_or(WireError::Truncated)?;

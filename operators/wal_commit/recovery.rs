@@ -264,6 +264,9 @@ fn join(epochs: Option<(Epoch, Epoch)>, more: (Epoch, Epoch)) -> (Epoch, Epoch) 
 }
 
 fn insert(coverage: &mut BTreeMap<PartitionKey, OffsetSet>, partition: &PartitionKey, range: Range<i64>) {
+    if range.is_empty() {
+        return;
+    }
     if let Some(offsets) = coverage.get_mut(partition) {
         offsets.insert(range);
     } else {

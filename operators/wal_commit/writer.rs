@@ -232,6 +232,16 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// Nothing is acknowledged from here on: jobs are dropped, and the ports see their channels closed.
+    fn close(&self) {
+        let mut inbox = lock(&self.inbox);
+        (inbox.stopping, inbox.closed, inbox.queued_bytes) = (true, true, 0);
+        inbox.jobs.clear();
+        drop(inbox);
+        lock(&self.workers).clear();
+        self.changed.notify_all();
+    }
+
     /// Waits until `ready` holds, or for `limit`.
     fn wait(&self, limit: Option<Duration>, ready: impl Fn(&Inbox) -> bool) -> MutexGuard<'_, Inbox> {
         let inbox = lock(&self.inbox);
@@ -256,20 +266,8 @@ impl Guard {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             self.health.fail(NAME, format_args!("a thread of the write-ahead log panicked: {}", text.unwrap_or("no message")));
-            let mut inbox = lock(&self.shared.inbox);
-            inbox.stopping = true;
-            inbox.close();
-            drop(inbox);
-            self.shared.changed.notify_all();
+            self.shared.close();
         }
-    }
-}
-
-impl Inbox {
-    fn close(&mut self) {
-        self.closed = true;
-        self.jobs.clear();
-        self.queued_bytes = 0;
     }
 }
 
@@ -287,7 +285,7 @@ struct Engine {
 impl Engine {
     fn run(mut self) {
         let ended = self.serve();
-        lock(&self.shared.inbox).close();
+        self.shared.close();
         if let Err(error) = ended {
             self.health.fail(NAME, error);
         }
@@ -438,7 +436,8 @@ impl Engine {
         let mut woken = vec![false; workers.len()];
         for (worker, ack) in self.done.drain(..) {
             // A worker that is gone needs no ack.
-            woken[worker] |= workers[worker].acks.send(ack).is_ok();
+            let sent = workers.get(worker).is_some_and(|worker| worker.acks.send(ack).is_ok());
+            woken.get_mut(worker).into_iter().for_each(|woken| *woken |= sent);
         }
         for (worker, _) in workers.iter().zip(woken).filter(|(_, woken)| *woken) {
             (worker.wake)();

@@ -59,7 +59,9 @@ pub fn run(args: &GenerateArgs, out: &mut impl Write) -> Result<(), Error> {
     plan(args, placeholder_topics(args))?.check()?;
     let topics = producer::ensure_topics(&settings, &args.topics, args.partitions, args.replication_factor)?;
     let plan = plan(args, topics)?;
-    let pace = Pace { rate: args.rate, duration: args.seconds.map(Duration::from_secs_f64) };
+    // Where rate and seconds set the count, the clock must not end the run a message early.
+    let duration = args.seconds.filter(|_| args.rate.is_none()).map(Duration::from_secs_f64);
+    let pace = Pace { rate: args.rate, duration };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // A second signal ends the process at once.
@@ -109,7 +111,7 @@ fn plan(args: &GenerateArgs, topics: Vec<Topic>) -> Result<Plan, Error> {
 /// A rate for some seconds is a count, so that the run is the same whatever the broker's speed.
 fn count(args: &GenerateArgs) -> Option<u64> {
     let paced = args.rate.zip(args.seconds).map(|(rate, seconds)| (rate * seconds).round().max(1.0) as u64);
-    args.count.or(paced)
+    [args.count, paced].into_iter().flatten().min()
 }
 
 fn records_per_message(args: &GenerateArgs) -> usize {

@@ -4,12 +4,11 @@ use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, LogsData, ResourceLogs, ScopeLogs};
 
+use super::patched::Value as Stamped;
 use super::random::Random;
-use super::stamp::{SPANS_PER_TRACE, Stamp};
+use super::stamp::{ORDER_DIGITS, SPANS_PER_TRACE, Stamp};
 use super::vocabulary::{ROUTES, SENTENCES, SEVERITIES, attribute, integer, resource, scope, set_integer, text};
 
-/// Digits of the order number at the end of each body, which stamping overwrites.
-const ORDER_DIGITS: usize = 10;
 /// Position of the attribute that stamping overwrites.
 const DURATION: usize = 1;
 /// Log records of one resource and scope.
@@ -55,35 +54,35 @@ fn record(random: &mut Random, local: usize) -> LogRecord {
 }
 
 /// Makes `data`, a template or a message stamped before, the message of `stamp`. Allocates nothing.
-pub fn stamp(data: &mut LogsData, stamp: &Stamp) {
-    let mut random = stamp.random();
+///
+/// `mark` is told of each value stamped, in the order in which they lie in the encoded message.
+pub fn stamp(data: &mut LogsData, stamp: &Stamp, mark: &mut dyn FnMut(Stamped)) {
     let scopes = data.resource_logs.iter_mut().flat_map(|resource| &mut resource.scope_logs);
     for (local, record) in scopes.flat_map(|scope| &mut scope.log_records).enumerate() {
-        stamp_record(record, local as u64, stamp, &mut random);
+        stamp_record(record, local as u64, stamp, mark);
     }
 }
 
-fn stamp_record(record: &mut LogRecord, local: u64, stamp: &Stamp, random: &mut Random) {
+fn stamp_record(record: &mut LogRecord, local: u64, stamp: &Stamp, mark: &mut dyn FnMut(Stamped)) {
     record.time_unix_nano = stamp.time_ns(local);
     record.observed_time_unix_nano = record.time_unix_nano.wrapping_add(OBSERVED_AFTER_NS);
-    if !record.trace_id.is_empty() {
-        record.trace_id.copy_from_slice(&stamp.trace_id(local / SPANS_PER_TRACE));
-        record.span_id.copy_from_slice(&stamp.span_id(local));
-    }
-    let bits = random.bits();
-    set_integer(&mut record.attributes[DURATION], (bits >> 44) as i64);
+    mark(Stamped::Time(local, 0));
     if let Some(AnyValue { value: Some(Value::StringValue(body)) }) = &mut record.body {
-        set_order(body, bits);
+        // The order number stands at the end of the sentence.
+        body.truncate(body.len().saturating_sub(ORDER_DIGITS));
+        body.extend(stamp.order(local).map(char::from));
+        mark(Stamped::Order(local));
     }
-}
-
-/// Overwrites the order number at the end of `body`.
-fn set_order(body: &mut String, mut bits: u64) {
-    body.truncate(body.len().saturating_sub(ORDER_DIGITS));
-    for _ in 0..ORDER_DIGITS {
-        body.push(char::from(b'0' + (bits % 10) as u8));
-        bits /= 10;
+    set_integer(&mut record.attributes[DURATION], stamp.amount(local) as i64);
+    mark(Stamped::Amount(local));
+    if !record.trace_id.is_empty() {
+        let trace = local / SPANS_PER_TRACE;
+        record.trace_id.copy_from_slice(&stamp.trace_id(trace));
+        record.span_id.copy_from_slice(&stamp.span_id(local));
+        mark(Stamped::TraceId(trace));
+        mark(Stamped::SpanId(local));
     }
+    mark(Stamped::Time(local, OBSERVED_AFTER_NS));
 }
 
 /// Log records in `data`.

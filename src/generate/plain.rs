@@ -33,7 +33,7 @@ pub fn push_json(out: &mut Vec<u8>, signal: Signal, stamp: &Stamp, bytes_min: us
 pub fn push_raw(out: &mut Vec<u8>, stamp: &Stamp, bytes_min: usize) {
     let mut random = stamp.random();
     let end = out.len() + bytes_min;
-    push_rfc3339(out, stamp.time_ns);
+    push_rfc3339(out, stamp.time_ns(0));
     let (_, level) = SEVERITIES[random.below(SEVERITIES.len() as u64) as usize];
     for word in [" ", level, " ", random.pick(&SERVICES), " ["] {
         out.extend_from_slice(word.as_bytes());
@@ -78,7 +78,7 @@ fn push_note(object: &mut Object<'_>, end: usize) {
 
 fn log(object: &mut Object<'_>, stamp: &Stamp, random: &mut Random, end: usize) {
     let (_, level) = SEVERITIES[random.below(SEVERITIES.len() as u64) as usize];
-    push_time(object, "timestamp", stamp.time_ns);
+    push_time(object, "timestamp", stamp.time_ns(0));
     object.text("level", level);
     let out = object.key("message");
     push_string(out, random.pick(&SENTENCES));
@@ -109,8 +109,8 @@ fn span(object: &mut Object<'_>, stamp: &Stamp, random: &mut Random, end: usize)
     }
     object.text("name", route);
     object.text("kind", random.pick(&["server", "client", "internal", "producer", "consumer"]));
-    push_time(object, "start_time", stamp.time_ns);
-    push_time(object, "end_time", stamp.time_ns.wrapping_add(duration_ns));
+    push_time(object, "start_time", stamp.time_ns(0));
+    push_time(object, "end_time", stamp.time_ns(0).wrapping_add(duration_ns));
     object.text("status", if failed { "error" } else { "ok" });
     object.text("service", random.pick(&SERVICES));
     object.object("attributes", |object| {
@@ -131,7 +131,7 @@ fn metric(object: &mut Object<'_>, stamp: &Stamp, random: &mut Random, end: usiz
         1 => ("http.server.active_requests", "gauge", "{request}"),
         _ => ("http.server.requests", "sum", "{request}"),
     };
-    push_time(object, "timestamp", stamp.time_ns);
+    push_time(object, "timestamp", stamp.time_ns(0));
     object.text("name", name);
     object.text("type", kind);
     push_display(object.key("value"), random.below(1 << 34) as f64 / 16.0);

@@ -20,16 +20,22 @@ pub fn mix(value: u64) -> u64 {
 /// A number that depends on both arguments. For a fixed `seed`, distinct `counter`s give distinct numbers.
 #[inline]
 pub fn keyed(seed: u64, counter: u64) -> u64 {
-    mix(mix(seed).wrapping_add(counter.wrapping_mul(STEP)))
+    mixed(mix(seed), counter)
 }
 
-/// Like `keyed`, but never zero: OTLP takes an identifier of zeros for a missing one.
+/// `keyed` for a seed that is mixed already.
+#[inline]
+pub fn mixed(mixed_seed: u64, counter: u64) -> u64 {
+    mix(mixed_seed.wrapping_add(counter.wrapping_mul(STEP)))
+}
+
+/// Like `mixed`, but never zero: OTLP takes an identifier of zeros for a missing one.
 ///
 /// The counter that mixes to zero borrows the number of the counter `u64::MAX`, which no run reaches.
 #[inline]
-pub fn keyed_nonzero(seed: u64, counter: u64) -> u64 {
-    match keyed(seed, counter) {
-        0 => keyed(seed, u64::MAX),
+pub fn mixed_nonzero(mixed_seed: u64, counter: u64) -> u64 {
+    match mixed(mixed_seed, counter) {
+        0 => mixed(mixed_seed, u64::MAX),
         number => number,
     }
 }
@@ -42,6 +48,11 @@ impl Random {
     /// The stream that belongs to `seed` and `stream`.
     pub fn new(seed: u64, stream: u64) -> Self {
         Random(keyed(seed, stream))
+    }
+
+    /// The stream that begins behind `state`.
+    pub fn of_stream(state: u64) -> Self {
+        Random(state)
     }
 
     /// The next 64 bits.

@@ -189,6 +189,24 @@ fn otlp_messages_decode_to_the_records_announced() {
 }
 
 #[test]
+fn patched_templates_give_what_encoding_gives() {
+    for signal in [Signal::Traces, Signal::Logs] {
+        for records in [1, 50, 130] {
+            let plan = Plan { records_per_message: records, ..plan_of(Format::Otlp, signal) };
+            let mut fast = Templates::build(Format::Otlp, signal, records, plan.seed);
+            let mut slow = Templates::structs(signal, records, plan.seed);
+            assert!(matches!(fast, Templates::Patched(_)), "{signal}: patching saves most of the time");
+            for index in (0..300).chain([1 << 40, u64::MAX - 1]) {
+                let (mut patched, mut encoded) = (Vec::new(), Vec::new());
+                fast.push(&mut patched, Format::Otlp, plan.template(index), &plan.stamp(index));
+                slow.push(&mut encoded, Format::Otlp, plan.template(index), &plan.stamp(index));
+                assert!(patched == encoded, "{signal} {records} {index}");
+            }
+        }
+    }
+}
+
+#[test]
 fn metrics_mix_all_kinds_and_histograms_add_up() {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
     let plan = Plan { records_per_message: 50, count: Some(4), ..plan_of(Format::Otlp, Signal::Metrics) };

@@ -6,6 +6,7 @@
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, TracesData};
 
+use super::patched::Value;
 use super::random::Random;
 use super::stamp::{SPANS_PER_TRACE, Stamp};
 use super::vocabulary::{
@@ -55,7 +56,7 @@ fn span(random: &mut Random, local: u64) -> Span {
             attribute("http.request.method", text(method)),
             attribute("http.route", text(route)),
             attribute("http.response.status_code", integer(code)),
-            attribute("client.address", text("10.0.0.0")),
+            attribute("client.address", text("10.100.100.100")),
             attribute("user_agent.original", text(random.pick(&USER_AGENTS))),
             attribute("http.response.body.size", integer(0)),
             attribute("server.port", integer(8080)),
@@ -102,37 +103,46 @@ fn parent(local: u64) -> Option<u64> {
 }
 
 /// Makes `data`, a template or a message stamped before, the message of `stamp`. Allocates nothing.
-pub fn stamp(data: &mut TracesData, stamp: &Stamp) {
-    let mut random = stamp.random();
+///
+/// `mark` is told of each value stamped, in the order in which they lie in the encoded message.
+pub fn stamp(data: &mut TracesData, stamp: &Stamp, mark: &mut dyn FnMut(Value)) {
     let scopes = data.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans);
     for (local, span) in scopes.flat_map(|scope| &mut scope.spans).enumerate() {
-        stamp_span(span, local as u64, stamp, &mut random);
+        stamp_span(span, local as u64, stamp, mark);
     }
 }
 
-fn stamp_span(span: &mut Span, local: u64, stamp: &Stamp, random: &mut Random) {
+fn stamp_span(span: &mut Span, local: u64, stamp: &Stamp, mark: &mut dyn FnMut(Value)) {
     let trace = local / SPANS_PER_TRACE;
     span.trace_id.copy_from_slice(&stamp.trace_id(trace));
     span.span_id.copy_from_slice(&stamp.span_id(local));
+    mark(Value::TraceId(trace));
+    mark(Value::SpanId(local));
     if let Some(parent) = parent(local) {
         span.parent_span_id.copy_from_slice(&stamp.span_id(parent));
+        mark(Value::SpanId(parent));
     }
     // Durations and the distance of events from the start are the template's: only the whole span is moved.
-    let start = span.start_time_unix_nano;
-    let moved = |time: u64| stamp.time_ns(local).wrapping_add(time.wrapping_sub(start));
-    span.end_time_unix_nano = moved(span.end_time_unix_nano);
-    for event in &mut span.events {
-        event.time_unix_nano = moved(event.time_unix_nano);
-    }
-    span.start_time_unix_nano = stamp.time_ns(local);
+    let (old_start, new_start) = (span.start_time_unix_nano, stamp.time_ns(local));
+    let move_time = |time: &mut u64, mark: &mut dyn FnMut(Value)| {
+        let after_ns = time.wrapping_sub(old_start);
+        *time = new_start.wrapping_add(after_ns);
+        mark(Value::Time(local, after_ns));
+    };
+    move_time(&mut span.start_time_unix_nano, mark);
+    move_time(&mut span.end_time_unix_nano, mark);
+    set_address(&mut span.attributes[CLIENT_ADDRESS], stamp.address(local));
+    set_integer(&mut span.attributes[BODY_SIZE], stamp.amount(local) as i64);
+    mark(Value::Address(local));
+    mark(Value::Amount(local));
+    span.events.iter_mut().for_each(|event| move_time(&mut event.time_unix_nano, mark));
     for link in &mut span.links {
         let linked = trace.saturating_sub(1);
         link.trace_id.copy_from_slice(&stamp.trace_id(linked));
         link.span_id.copy_from_slice(&stamp.span_id(linked * SPANS_PER_TRACE));
+        mark(Value::TraceId(linked));
+        mark(Value::SpanId(linked * SPANS_PER_TRACE));
     }
-    let bits = random.bits();
-    set_address(&mut span.attributes[CLIENT_ADDRESS], bits);
-    set_integer(&mut span.attributes[BODY_SIZE], (bits >> 46) as i64);
 }
 
 /// Spans in `data`.

@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, Key
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::random::Random;
+use super::stamp::ADDRESS_CHARS;
 
 /// Names of services.
 pub const SERVICES: [&str; 12] = [
@@ -105,22 +106,10 @@ pub fn set_integer(attribute: &mut KeyValue, number: i64) {
     attribute.value = Some(integer(number));
 }
 
-/// Overwrites the string of an attribute with an address in 10.0.0.0/8, without allocating.
-pub fn set_address(attribute: &mut KeyValue, bits: u64) {
-    if let Some(AnyValue { value: Some(Value::StringValue(address)) }) = &mut attribute.value {
-        address.clear();
-        address.push_str("10");
-        for shift in [0, 8, 16] {
-            address.push('.');
-            push_octet(address, (bits >> shift) as u8);
-        }
-    }
-}
-
-fn push_octet(out: &mut String, octet: u8) {
-    for (unit, starts) in [(100, octet >= 100), (10, octet >= 10), (1, true)] {
-        if starts {
-            out.push(char::from(b'0' + octet / unit % 10));
-        }
+/// Overwrites the string of an attribute with an address, without allocating.
+pub fn set_address(attribute: &mut KeyValue, address: [u8; ADDRESS_CHARS]) {
+    if let Some(AnyValue { value: Some(Value::StringValue(text)) }) = &mut attribute.value {
+        text.clear();
+        text.extend(address.map(char::from));
     }
 }

@@ -15,7 +15,7 @@ use prost::Message;
 
 use crate::arrow_encode::promoted::{RESOURCE, ROW};
 use crate::batch::Signal;
-use crate::otlp::wire::{Value, fields};
+use crate::otlp::wire::{Value, fields, varints};
 
 /// A small generator of pseudo-random numbers (splitmix64), so that a case is its seed.
 pub struct Dice(pub u64);
@@ -49,8 +49,17 @@ impl Dice {
     }
 
     fn text(&mut self) -> String {
-        const TEXTS: [&str; 9] =
-            ["", "a", "GET", "/cart/{id}", "käse", "quote\" \\ \u{1}\n\t", "日本語", "a longer text of some words, ASCII only", "\u{1F980}"];
+        const TEXTS: [&str; 9] = [
+            "",
+            "a",
+            "GET",
+            "/cart/{id}",
+            "käse",
+            "quote\" \\ \u{1}\n\t",
+            "日本語",
+            "a longer text of some words, ASCII only",
+            "\u{1F980}",
+        ];
         (0..self.below(3)).map(|_| *self.pick(&TEXTS)).collect()
     }
 
@@ -340,12 +349,13 @@ impl Dice {
         }
         self.shuffle(&mut written);
         let mut out = Vec::new();
-        if let Some(overwritten) = of.overwritten().filter(|_| self.one_in(4) && !written.is_empty() && of.has_variant(&written)) {
+        if let Some(overwritten) = of.overwritten().filter(|_| self.one_in(4) && !written.is_empty() && of.has_variant(&written))
+        {
             out.extend_from_slice(overwritten);
         }
         for (_, field) in written {
             if self.one_in(8) {
-                out.extend_from_slice(self.pick(&UNKNOWN));
+                out.extend_from_slice(UNKNOWN[self.below(UNKNOWN.len())]);
             }
             out.extend_from_slice(&field);
         }
@@ -510,10 +520,5 @@ fn unpack(of: Type, number: u32, packed: &[u8]) -> Vec<Vec<u8>> {
         let bits = packed.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         return bits.map(|bits| raw_field(number, Value::Fixed64(bits))).collect();
     }
-    let mut rest = crate::otlp::wire::Fields::packed(packed);
-    let mut elements = Vec::new();
-    while let Some(count) = rest.next_varint() {
-        elements.push(raw_field(number, Value::Varint(count.expect("prost writes valid varints"))));
-    }
-    elements
+    varints(packed).map(|count| raw_field(number, Value::Varint(count.expect("prost writes valid varints")))).collect()
 }

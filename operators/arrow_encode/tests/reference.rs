@@ -4,8 +4,8 @@
 //! form (JSON has no NaN), maps as arrays of pairs.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int8Array, Int32Array, Int64Array, TimestampMillisecondArray, TimestampNanosecondArray,
-    UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, Float64Array, Int8Array, Int32Array, Int64Array, TimestampMillisecondArray,
+    TimestampNanosecondArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
@@ -13,7 +13,8 @@ use base64::Engine as _;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, LogsData};
 use opentelemetry_proto::tonic::metrics::v1::{
-    Exemplar, Metric, MetricsData, NumberDataPoint, exemplar, exponential_histogram_data_point::Buckets, metric, number_data_point,
+    Exemplar, Metric, MetricsData, NumberDataPoint, exemplar, exponential_histogram_data_point::Buckets, metric,
+    number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{Span, TracesData};
@@ -276,7 +277,8 @@ fn metric_rows(common: &Object, record: &Metric, origin: Origin<'_>) -> Vec<Obje
     base.insert("description".into(), record.description.as_str().into());
     base.insert("unit".into(), record.unit.as_str().into());
     base.insert("metric_metadata".into(), map(&record.metadata));
-    for list in ["bucket_counts", "explicit_bounds", "positive_bucket_counts", "negative_bucket_counts", "quantiles", "exemplars"] {
+    for list in ["bucket_counts", "explicit_bounds", "positive_bucket_counts", "negative_bucket_counts", "quantiles", "exemplars"]
+    {
         base.insert(list.into(), json!([]));
     }
     let kind = |name: &str, temporality: Option<i32>| {

@@ -33,7 +33,7 @@ pub(super) fn keys() -> Keys {
 }
 
 /// Appends `record`. Its observed time is Kafka's, and so is its time if it tells none.
-pub(super) fn write(mut record: Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) {
+pub(super) fn write(record: &mut Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) {
     let nanos = record.take(TIME, nanos_of).unwrap_or(kafka_nanos);
     let number = record.take(SEVERITY_NUMBER, severity_number);
     let level = record.take(LEVEL, |value| {

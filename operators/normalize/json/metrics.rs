@@ -38,7 +38,7 @@ pub(super) fn keys() -> Keys {
 }
 
 /// Appends `record`. Name and value are required; a metric without a type is a gauge.
-pub(super) fn write(mut record: Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) -> Checked<()> {
+pub(super) fn write(record: &mut Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) -> Checked<()> {
     let name = record.require(NAME, "a text", |_, value| owned_text(value).filter(|name| !name.is_empty()))?;
     let value = record.require(VALUE, "a number", |_, value| point(value))?;
     let kind = match record.take(TYPE, owned_text) {

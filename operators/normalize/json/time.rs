@@ -60,7 +60,8 @@ fn nanos_of_double(number: f64) -> Option<u64> {
 fn nanos_of_rfc3339(text: &[u8]) -> Option<u64> {
     let (date, rest) = text.split_at_checked(10)?;
     let (clock, rest) = rest.split_at_checked(9)?;
-    let separated = date[4] == b'-' && date[7] == b'-' && matches!(clock[0], b'T' | b't' | b' ') && clock[3] == b':' && clock[6] == b':';
+    let separated =
+        date[4] == b'-' && date[7] == b'-' && matches!(clock[0], b'T' | b't' | b' ') && clock[3] == b':' && clock[6] == b':';
     if !separated {
         return None;
     }

@@ -53,14 +53,14 @@ pub(super) fn keys() -> Keys {
 }
 
 /// Appends `record`. Ids, name and start are required.
-pub(super) fn write(mut record: Record<'_, '_>, out: &mut Vec<u8>) -> Checked<()> {
+pub(super) fn write(record: &mut Record<'_, '_>, out: &mut Vec<u8>) -> Checked<()> {
     let trace_id = record.require(TRACE_ID, "32 hex digits", |_, value| id_of::<16>(value).flatten())?;
     let span_id = record.require(SPAN_ID, "16 hex digits", |_, value| id_of::<8>(value).flatten())?;
     let name = record.require(NAME, "a text", |_, value| owned_text(value))?;
     let start = record.require(START, "a time", nanos_of_named)?;
     let parent = record.take(PARENT, id_of::<8>).flatten();
     let kind = record.take(KIND, kind);
-    let end = end_time(&mut record, start)?;
+    let end = end_time(record, start)?;
     let status = record.take(STATUS, status);
     let message = record.take(STATUS_MESSAGE, owned_text);
     let events = record.take(EVENTS, events);
@@ -151,7 +151,10 @@ fn numbered(value: &Held<'_>, prefix: &str, names: &[&str]) -> Option<u64> {
     match value {
         Held::Integer(number) => u64::try_from(*number).ok().filter(|&number| number < names.len() as u64),
         Held::Text(text) => {
-            let bare = text.get(..prefix.len()).filter(|start| start.eq_ignore_ascii_case(prefix)).map_or(&**text, |_| &text[prefix.len()..]);
+            let bare = text
+                .get(..prefix.len())
+                .filter(|start| start.eq_ignore_ascii_case(prefix))
+                .map_or(&**text, |_| &text[prefix.len()..]);
             names.iter().position(|name| name.eq_ignore_ascii_case(bare)).map(|position| position as u64)
         }
         _ => None,
@@ -219,7 +222,8 @@ fn events(value: &Held<'_>) -> Option<Vec<u8>> {
 }
 
 fn put_event_member(out: &mut Vec<u8>, key: &str, value: &Held<'_>) {
-    let nanos = matches!(key, "time" | "timestamp" | "time_unix_nano" | "timeUnixNano").then(|| nanos_of_named(key, value)).flatten();
+    let nanos =
+        matches!(key, "time" | "timestamp" | "time_unix_nano" | "timeUnixNano").then(|| nanos_of_named(key, value)).flatten();
     match (key, value) {
         (_, _) if nanos.is_some() => put_fixed64(out, 1, nanos.unwrap_or_default()),
         ("name", Held::Text(name)) => put_bytes(out, 2, name.as_bytes()),

@@ -136,11 +136,7 @@ static RESOURCE_METRICS: Message = Message {
 };
 
 static SCOPE_SPANS: Message = Message {
-    fields: &[
-        word("scope", 1, Kind::Message(&SCOPE)),
-        word("spans", 2, Kind::Repeated(&Kind::Message(&SPAN))),
-        schema_url(),
-    ],
+    fields: &[word("scope", 1, Kind::Message(&SCOPE)), word("spans", 2, Kind::Repeated(&Kind::Message(&SPAN))), schema_url()],
 };
 
 static SCOPE_LOGS: Message = Message {
@@ -152,11 +148,7 @@ static SCOPE_LOGS: Message = Message {
 };
 
 static SCOPE_METRICS: Message = Message {
-    fields: &[
-        word("scope", 1, Kind::Message(&SCOPE)),
-        word("metrics", 2, Kind::Repeated(&Kind::Message(&METRIC))),
-        schema_url(),
-    ],
+    fields: &[word("scope", 1, Kind::Message(&SCOPE)), word("metrics", 2, Kind::Repeated(&Kind::Message(&METRIC))), schema_url()],
 };
 
 static RESOURCE: Message = Message {
@@ -176,14 +168,12 @@ static ENTITY_REF: Message = Message {
     ],
 };
 
-static SCOPE: Message = Message {
-    fields: &[word("name", 1, Kind::String), word("version", 2, Kind::String), attributes(3), dropped_attributes(4)],
-};
+static SCOPE: Message =
+    Message { fields: &[word("name", 1, Kind::String), word("version", 2, Kind::String), attributes(3), dropped_attributes(4)] };
 
 static ONE_KEY_VALUE: Kind = Kind::Message(&KEY_VALUE);
 
-static KEY_VALUE: Message =
-    Message { fields: &[word("key", 1, Kind::String), word("value", 2, Kind::Message(&ANY_VALUE))] };
+static KEY_VALUE: Message = Message { fields: &[word("key", 1, Kind::String), word("value", 2, Kind::Message(&ANY_VALUE))] };
 
 static ANY_VALUE: Message = Message {
     fields: &[
@@ -375,11 +365,8 @@ static SPAN_KINDS: [(&str, i32); 6] = [
 
 static STATUS_CODES: [(&str, i32); 3] = [("STATUS_CODE_UNSET", 0), ("STATUS_CODE_OK", 1), ("STATUS_CODE_ERROR", 2)];
 
-static TEMPORALITIES: [(&str, i32); 3] = [
-    ("AGGREGATION_TEMPORALITY_UNSPECIFIED", 0),
-    ("AGGREGATION_TEMPORALITY_DELTA", 1),
-    ("AGGREGATION_TEMPORALITY_CUMULATIVE", 2),
-];
+static TEMPORALITIES: [(&str, i32); 3] =
+    [("AGGREGATION_TEMPORALITY_UNSPECIFIED", 0), ("AGGREGATION_TEMPORALITY_DELTA", 1), ("AGGREGATION_TEMPORALITY_CUMULATIVE", 2)];
 
 static SEVERITIES: [(&str, i32); 25] = [
     ("SEVERITY_NUMBER_UNSPECIFIED", 0),

@@ -14,7 +14,7 @@ const FORMATS: [Format; 2] = [Format::OtlpJson, Format::Auto];
 #[test]
 fn samples_with_every_field_become_the_protobuf_built_by_hand() {
     for format in FORMATS {
-        let mut written = |signal, json| accepted(&mut normalizer(format, signal), json);
+        let written = |signal, json| accepted(&mut normalizer(format, signal), json);
         assert_eq!(TracesData::decode(&written(Signal::Traces, TRACES_JSON)[..]).unwrap(), traces());
         assert_eq!(LogsData::decode(&written(Signal::Logs, LOGS_JSON)[..]).unwrap(), logs());
         let found = MetricsData::decode(&written(Signal::Metrics, METRICS_JSON)[..]).unwrap();
@@ -84,7 +84,11 @@ fn hostile_texts_are_rejected_with_their_reason() {
         (r#"{"resourceLogs":[1]}"#.into(), Reason::InvalidField, "resourceLogs"),
         (r#"{"resourceLogs":[],"resource_logs":[]}"#.into(), Reason::Malformed, "twice"),
         (format!("{}{}", record(""), "x"), Reason::Malformed, "trailing"),
-        (record(r#""flags":1,"flags":1"#), Reason::Malformed, "flags comes twice in one object at resourceLogs.scopeLogs.logRecords"),
+        (
+            record(r#""flags":1,"flags":1"#),
+            Reason::Malformed,
+            "flags comes twice in one object at resourceLogs.scopeLogs.logRecords",
+        ),
         (record(r#""spanId":"1","span_id":"2""#), Reason::InvalidField, "hex"),
         (record(r#""spanId":"","span_id":"""#), Reason::Malformed, "twice"),
         (record(r#""timeUnixNano":true"#), Reason::InvalidField, "true where should be an unsigned 64-bit integer"),
@@ -106,7 +110,11 @@ fn hostile_texts_are_rejected_with_their_reason() {
         (record(r#""body":{"doubleValue":NaN}"#), Reason::Malformed, "JSON"),
         (record(r#""body":{"doubleValue":1e999}"#), Reason::Malformed, "out of range"),
         (record(r#""severityText":"\ud800""#), Reason::Malformed, "JSON"),
-        (record(r#""attributes":[{"key":"k","value":{"arrayValue":{"values":[1]}}}]"#), Reason::InvalidField, "1 where should be an object"),
+        (
+            record(r#""attributes":[{"key":"k","value":{"arrayValue":{"values":[1]}}}]"#),
+            Reason::InvalidField,
+            "1 where should be an object",
+        ),
         (r#"{"resourceLogs":[{"instrumentationLibraryLogs":[]}]}"#.into(), Reason::InvalidField, "removed"),
         (deep(r#"{"arrayValue":{"values":["#, 100_000), Reason::TooDeep, "recursion"),
         (deep(r#"{"kvlistValue":{"values":[{"key":"k","value":"#, 100_000), Reason::TooDeep, "recursion"),

@@ -53,12 +53,8 @@ fn types_are_kept_and_nulls_dropped() {
         "a":[1,null,[],{"x":null,"y":"z"}],"o":{"p":{"q":[]}},"e":"gr\u00fc\u00dfe \ud83d\ude00 \u0000","":"empty key"}"#;
     let list = |values| Value::KvlistValue(KeyValueList { values });
     let array = |values| Value::ArrayValue(ArrayValue { values });
-    let elements = vec![
-        any(Value::IntValue(1)),
-        AnyValue { value: None },
-        any(array(vec![])),
-        any(list(vec![text_attribute("y", "z")])),
-    ];
+    let elements =
+        vec![any(Value::IntValue(1)), AnyValue { value: None }, any(array(vec![])), any(list(vec![text_attribute("y", "z")]))];
     let expected = vec![
         attribute("i", Value::IntValue(i64::MIN)),
         text_attribute("u", "18446744073709551615"),
@@ -81,8 +77,14 @@ fn slots_take_what_they_can_use_and_leave_the_rest_as_attributes() {
     let cases: Vec<(&str, LogRecord)> = vec![
         ("{}", timed(KAFKA_NANOS)),
         (r#"{"timestamp":"yesterday"}"#, attributes(vec![text_attribute("timestamp", "yesterday")])),
-        (r#"{"timestamp":"yesterday","ts":1760000000}"#, LogRecord { attributes: vec![text_attribute("timestamp", "yesterday")], ..timed(1_760_000_000_000_000_000) }),
-        (r#"{"ts":1760000000,"time":1760000001}"#, LogRecord { attributes: vec![attribute("ts", Value::IntValue(1_760_000_000))], ..timed(1_760_000_001_000_000_000) }),
+        (
+            r#"{"timestamp":"yesterday","ts":1760000000}"#,
+            LogRecord { attributes: vec![text_attribute("timestamp", "yesterday")], ..timed(1_760_000_000_000_000_000) },
+        ),
+        (
+            r#"{"ts":1760000000,"time":1760000001}"#,
+            LogRecord { attributes: vec![attribute("ts", Value::IntValue(1_760_000_000))], ..timed(1_760_000_001_000_000_000) },
+        ),
         (r#"{"time":12.5}"#, attributes(vec![attribute("time", Value::DoubleValue(12.5))])),
         (r#"{"level":"INFO"}"#, severity(9, "INFO")),
         (r#"{"lvl":"Debug2"}"#, severity(6, "Debug2")),
@@ -90,16 +92,36 @@ fn slots_take_what_they_can_use_and_leave_the_rest_as_attributes() {
         (r#"{"level":17}"#, severity(17, "")),
         (r#"{"level":"error","severity_number":20}"#, severity(20, "error")),
         (r#"{"level":30}"#, attributes(vec![attribute("level", Value::IntValue(30))])),
-        (r#"{"level":9,"severity_number":10}"#, LogRecord { attributes: vec![attribute("level", Value::IntValue(9))], ..severity(10, "") }),
+        (
+            r#"{"level":9,"severity_number":10}"#,
+            LogRecord { attributes: vec![attribute("level", Value::IntValue(9))], ..severity(10, "") },
+        ),
         (r#"{"text":"a","message":"b"}"#, LogRecord { attributes: vec![text_attribute("text", "a")], ..body(text("b")) }),
         (r#"{"message":"a","message":"b"}"#, LogRecord { attributes: vec![text_attribute("message", "b")], ..body(text("a")) }),
         (r#"{"k":1,"k":2}"#, attributes(vec![attribute("k", Value::IntValue(1)), attribute("k", Value::IntValue(2))])),
-        (r#"{"body":{"a":[1]}}"#, body(any(Value::KvlistValue(KeyValueList { values: vec![attribute("a", Value::ArrayValue(ArrayValue { values: vec![any(Value::IntValue(1))] }))] })))),
+        (
+            r#"{"body":{"a":[1]}}"#,
+            body(any(Value::KvlistValue(KeyValueList {
+                values: vec![attribute("a", Value::ArrayValue(ArrayValue { values: vec![any(Value::IntValue(1))] }))],
+            }))),
+        ),
         (r#"{"log":5}"#, body(any(Value::IntValue(5)))),
         (r#"{"msg":null}"#, timed(KAFKA_NANOS)),
         (r#"{"trace_id":"xyz","span_id":""}"#, attributes(vec![text_attribute("trace_id", "xyz")])),
-        (r#"{"service":{"name":"x"}}"#, attributes(vec![attribute("service", Value::KvlistValue(KeyValueList { values: vec![text_attribute("name", "x")] }))])),
-        (r#"{"resource":"r","attributes":[1]}"#, attributes(vec![text_attribute("resource", "r"), attribute("attributes", Value::ArrayValue(ArrayValue { values: vec![any(Value::IntValue(1))] }))])),
+        (
+            r#"{"service":{"name":"x"}}"#,
+            attributes(vec![attribute(
+                "service",
+                Value::KvlistValue(KeyValueList { values: vec![text_attribute("name", "x")] }),
+            )]),
+        ),
+        (
+            r#"{"resource":"r","attributes":[1]}"#,
+            attributes(vec![
+                text_attribute("resource", "r"),
+                attribute("attributes", Value::ArrayValue(ArrayValue { values: vec![any(Value::IntValue(1))] })),
+            ]),
+        ),
         ("\u{feff} {\"msg\":\"after a mark\"}\r\n", body(text("after a mark"))),
     ];
     for (json, expected) in cases {
@@ -196,7 +218,8 @@ fn point(json: &str) -> (Metric, NumberDataPoint) {
 
 #[test]
 fn a_flat_metric_becomes_one_point() {
-    let (metric, found) = point(r#"{"name":"queue.depth","value":7,"unit":"1","time":1760000000,"labels":{"queue":"a"},"host":"h"}"#);
+    let (metric, found) =
+        point(r#"{"name":"queue.depth","value":7,"unit":"1","time":1760000000,"labels":{"queue":"a"},"host":"h"}"#);
     assert_eq!((metric.name.as_str(), metric.unit.as_str()), ("queue.depth", "1"));
     assert!(matches!(metric.data, Some(metric::Data::Gauge(_))));
     let expected = NumberDataPoint {
@@ -207,7 +230,8 @@ fn a_flat_metric_becomes_one_point() {
     };
     assert_eq!(found, expected);
 
-    let (metric, found) = point(r#"{"metric":"hits","value":2.5,"type":"Counter","temporality":"delta","start_time":1760000000}"#);
+    let (metric, found) =
+        point(r#"{"metric":"hits","value":2.5,"type":"Counter","temporality":"delta","start_time":1760000000}"#);
     assert_eq!((found.time_unix_nano, found.start_time_unix_nano), (KAFKA_NANOS, 1_760_000_000_000_000_000));
     assert_eq!(found.value, Some(number_data_point::Value::AsDouble(2.5)));
     let Some(metric::Data::Sum(sum)) = metric.data else { panic!("a counter is a sum") };
@@ -242,8 +266,19 @@ fn hostile_texts_are_rejected_with_their_reason() {
         (Signal::Logs, format!("{{\"resource\":{}", "{\"a\":".repeat(100_000)), Reason::TooDeep, "deeper"),
         (Signal::Traces, "{}".into(), Reason::InvalidField, "trace_id is missing"),
         (Signal::Traces, r#"{"traceId":"0af7"}"#.into(), Reason::InvalidField, "traceId '0af7' is not 32 hex digits"),
-        (Signal::Traces, r#"{"trace_id":"00000000000000000000000000000000","span_id":"b7ad6b7169203331","name":"n","start":1760000000}"#.into(), Reason::InvalidField, "all zeros"),
-        (Signal::Traces, r#"{"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331","name":"n"}"#.into(), Reason::InvalidField, "start_time is missing"),
+        (
+            Signal::Traces,
+            r#"{"trace_id":"00000000000000000000000000000000","span_id":"b7ad6b7169203331","name":"n","start":1760000000}"#
+                .into(),
+            Reason::InvalidField,
+            "all zeros",
+        ),
+        (
+            Signal::Traces,
+            r#"{"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331","name":"n"}"#.into(),
+            Reason::InvalidField,
+            "start_time is missing",
+        ),
         (Signal::Metrics, r#"{"value":1}"#.into(), Reason::InvalidField, "name is missing"),
         (Signal::Metrics, r#"{"name":"","value":1}"#.into(), Reason::InvalidField, "name"),
         (Signal::Metrics, r#"{"name":"n"}"#.into(), Reason::InvalidField, "value is missing"),

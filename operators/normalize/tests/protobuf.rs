@@ -2,9 +2,9 @@
 
 use opentelemetry_proto::tonic::logs::v1::LogsData;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
-use prost::Message as _;
 use proptest::collection::vec;
 use proptest::prelude::any as arbitrary;
+use prost::Message as _;
 
 use super::samples::{Draw, SIGNALS, logs, metrics, prost_decodes, sample, traces};
 use super::*;
@@ -34,7 +34,7 @@ fn span_of(fields: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 /// A log record whose body is `depth` values inside one another: arrays, or lists of one key. Built from the inside, backwards.
 fn nested_body(depth: usize, as_list: bool) -> Vec<u8> {
     let mut reversed: Vec<u8> = Vec::new();
-    let mut wrap = |reversed: &mut Vec<u8>, field: u8| {
+    let wrap = |reversed: &mut Vec<u8>, field: u8| {
         let mut header = vec![field << 3 | 2];
         crate::normalize::write::put_varint(&mut header, reversed.len() as u64);
         reversed.extend(header.iter().rev());
@@ -81,7 +81,12 @@ fn a_payload_of_another_signal_is_named() {
     for expected in SIGNALS {
         for found in SIGNALS.into_iter().filter(|found| *found != expected) {
             let (json, payload) = sample(found);
-            let formats = [(Format::OtlpProto, &payload[..]), (Format::Auto, &payload), (Format::OtlpJson, json.as_bytes()), (Format::Auto, json.as_bytes())];
+            let formats = [
+                (Format::OtlpProto, &payload[..]),
+                (Format::Auto, &payload),
+                (Format::OtlpJson, json.as_bytes()),
+                (Format::Auto, json.as_bytes()),
+            ];
             for (format, payload) in formats {
                 let (reason, detail) = rejected(&mut normalizer(format, expected), payload);
                 assert_eq!(reason, Reason::WrongSignal, "{format:?}, {found} in a topic of {expected}: {detail}");
@@ -125,12 +130,17 @@ fn hostile_payloads_are_rejected_with_their_reason() {
         ("name that is not UTF-8", Signal::Traces, span_of(|out| put_bytes(out, 5, b"\xff")), Reason::InvalidUtf8),
         ("name with a lone surrogate", Signal::Traces, span_of(|out| put_bytes(out, 5, b"\xed\xa0\x80")), Reason::InvalidUtf8),
         ("key that is not UTF-8", Signal::Traces, span_of(|out| put_bytes(out, 9, b"\x0a\x01\xc0")), Reason::InvalidUtf8),
-        ("value that is not UTF-8", Signal::Traces, span_of(|out| put_bytes(out, 9, b"\x12\x03\x0a\x01\xc0")), Reason::InvalidUtf8),
+        (
+            "value that is not UTF-8",
+            Signal::Traces,
+            span_of(|out| put_bytes(out, 9, b"\x12\x03\x0a\x01\xc0")),
+            Reason::InvalidUtf8,
+        ),
         ("attribute cut short", Signal::Traces, span_of(|out| put_bytes(out, 9, b"\x0a\x05k")), Reason::Malformed),
         ("log time as bytes", Signal::Logs, payload_of(|out| put_bytes(out, 1, b"x")), Reason::Malformed),
         ("log span id of 7 bytes", Signal::Logs, payload_of(|out| put_bytes(out, 10, &[1; 7])), Reason::InvalidField),
         ("metric without a name", Signal::Metrics, payload_of(|out| put_bytes(out, 7, &[0x10, 0x02])), Reason::InvalidField),
-        ("metric of integers", Signal::Metrics, payload_of(|out| put_bytes(out, 4, b"")), Reason::InvalidField),
+        ("metric of integers", Signal::Metrics, payload_of(|out| put_bytes(out, 4, &[0x0a, 0x00])), Reason::InvalidField),
         ("bounds of 7 bytes", Signal::Metrics, metric_of(9, |out| put_bytes(out, 7, &[0; 7])), Reason::Malformed),
         ("buckets cut short", Signal::Metrics, metric_of(10, |out| put_bytes(out, 8, b"\x12\x01\x80")), Reason::Malformed),
         ("point with labels", Signal::Metrics, metric_of(7, |out| put_bytes(out, 1, b"")), Reason::InvalidField),
@@ -174,10 +184,9 @@ fn a_detail_names_the_field_and_its_place() {
 
 #[test]
 fn a_row_counts_with_its_resource_and_scope() {
-    for (signal, payload, widest) in [
-        (Signal::Traces, traces().encode_to_vec(), widest_span()),
-        (Signal::Metrics, metrics().encode_to_vec(), widest_point()),
-    ] {
+    for (signal, payload, widest) in
+        [(Signal::Traces, traces().encode_to_vec(), widest_span()), (Signal::Metrics, metrics().encode_to_vec(), widest_point())]
+    {
         let rules = |row_bytes_max| Rules { depth_max: 64, row_bytes_max };
         assert!(check(&payload, signal, &rules(widest)).is_ok(), "{signal}");
         let failure = check(&payload, signal, &rules(widest - 1)).unwrap_err();

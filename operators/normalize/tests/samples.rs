@@ -202,11 +202,8 @@ fn gauge_points() -> Vec<NumberDataPoint> {
         trace_id: TRACE_ID.into(),
         value: Some(exemplar::Value::AsDouble(0.0)),
     };
-    let zero = Exemplar {
-        time_unix_nano: 1_795_435_259_000_000_001,
-        value: Some(exemplar::Value::AsInt(0)),
-        ..Exemplar::default()
-    };
+    let zero =
+        Exemplar { time_unix_nano: 1_795_435_259_000_000_001, value: Some(exemplar::Value::AsInt(0)), ..Exemplar::default() };
     let first = NumberDataPoint {
         attributes: vec![text_attribute("queue", "orders")],
         start_time_unix_nano: START,
@@ -423,7 +420,10 @@ impl Draw<'_> {
                     time_unix_nano: time,
                     ..exponential_point()
                 };
-                metric::Data::ExponentialHistogram(ExponentialHistogram { data_points: self.list(4, point), aggregation_temporality: 1 })
+                metric::Data::ExponentialHistogram(ExponentialHistogram {
+                    data_points: self.list(4, point),
+                    aggregation_temporality: 1,
+                })
             }
             _ => metric::Data::Summary(Summary {
                 data_points: self.list(4, |draw| SummaryDataPoint { count: draw.number(), ..summary_point() }),
@@ -440,8 +440,16 @@ impl Draw<'_> {
         let payload = match signal {
             Signal::Traces => {
                 let resource = |draw: &mut Self| {
-                    let scope = |draw: &mut Self| ScopeSpans { scope: Some(draw.scope()), spans: draw.list(4, Self::span), schema_url: draw.text() };
-                    ResourceSpans { resource: Some(draw.resource()), scope_spans: draw.list(3, scope), schema_url: schema_url.clone() }
+                    let scope = |draw: &mut Self| ScopeSpans {
+                        scope: Some(draw.scope()),
+                        spans: draw.list(4, Self::span),
+                        schema_url: draw.text(),
+                    };
+                    ResourceSpans {
+                        resource: Some(draw.resource()),
+                        scope_spans: draw.list(3, scope),
+                        schema_url: schema_url.clone(),
+                    }
                 };
                 let data = TracesData { resource_spans: (0..resources).map(|_| resource(self)).collect() };
                 rows += data.resource_spans.iter().flat_map(|it| &it.scope_spans).map(|it| it.spans.len()).sum::<usize>();
@@ -449,9 +457,16 @@ impl Draw<'_> {
             }
             Signal::Logs => {
                 let resource = |draw: &mut Self| {
-                    let scope =
-                        |draw: &mut Self| ScopeLogs { scope: None, log_records: draw.list(4, Self::log_record), schema_url: draw.text() };
-                    ResourceLogs { resource: Some(draw.resource()), scope_logs: draw.list(3, scope), schema_url: schema_url.clone() }
+                    let scope = |draw: &mut Self| ScopeLogs {
+                        scope: None,
+                        log_records: draw.list(4, Self::log_record),
+                        schema_url: draw.text(),
+                    };
+                    ResourceLogs {
+                        resource: Some(draw.resource()),
+                        scope_logs: draw.list(3, scope),
+                        schema_url: schema_url.clone(),
+                    }
                 };
                 let data = LogsData { resource_logs: (0..resources).map(|_| resource(self)).collect() };
                 rows += data.resource_logs.iter().flat_map(|it| &it.scope_logs).map(|it| it.log_records.len()).sum::<usize>();
@@ -459,7 +474,11 @@ impl Draw<'_> {
             }
             Signal::Metrics => {
                 let resource = |draw: &mut Self| {
-                    let scope = |draw: &mut Self| ScopeMetrics { scope: Some(draw.scope()), metrics: draw.list(4, Self::metric), schema_url: String::new() };
+                    let scope = |draw: &mut Self| ScopeMetrics {
+                        scope: Some(draw.scope()),
+                        metrics: draw.list(4, Self::metric),
+                        schema_url: String::new(),
+                    };
                     ResourceMetrics { resource: None, scope_metrics: draw.list(3, scope), schema_url: schema_url.clone() }
                 };
                 let data = MetricsData { resource_metrics: (0..resources).map(|_| resource(self)).collect() };

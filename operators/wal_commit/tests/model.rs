@@ -175,7 +175,7 @@ impl Model {
     fn check_rest(&mut self, recovery: &Recovery, found: &[Content]) {
         assert!(!recovery.report.is_loss(), "a crash is no loss: {:?}", recovery.report);
         let mut coverage = std::collections::BTreeMap::new();
-        for frame in found {
+        for frame in found.iter().filter(|frame| !frame.coverage.range().is_empty()) {
             let entry: &mut crate::coverage::OffsetSet = coverage.entry(frame.coverage.partition.clone()).or_default();
             entry.insert(frame.coverage.range());
         }

@@ -73,7 +73,7 @@ fn numbers_are_never_used_twice_even_if_nothing_is_live() {
 fn frame_larger_than_a_segment_gets_its_own() {
     let disk = Memory::aligned();
     let (mut log, _) = open(&disk, &small_config(), 1);
-    let frames = [batch(0, 0, 2, 100), batch(0, 2, 5, 9_000), batch(0, 7, 2, 100)];
+    let frames = [batch(0, 0, 2, 100), batch(0, 2, 5, 9_000), batch(0, 7, 2, 3_000)];
     for frame in &frames {
         log.append(Epoch(2), frame).unwrap();
     }
