@@ -23,6 +23,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, info, warn};
 
@@ -160,6 +161,8 @@ pub struct Stats {
     pub buffer_full: AtomicUsize,
     /// Commits the broker refused.
     pub commit_errors: AtomicUsize,
+    /// Messages in Kafka behind the last committed position, by the client's own statistics; as of the last second or so.
+    pub lag: AtomicUsize,
     /// Offsets that retention removed before they were read.
     pub lost_offsets: AtomicUsize,
     /// With `until_end`: messages between the start positions and the end offsets.
@@ -186,6 +189,13 @@ impl ClientContext for Context {
             }
             _ => debug!(facility, "kafka client: {message}"),
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        // Partitions of other members are reported without a lag, as -1.
+        let lags = statistics.topics.values().flat_map(|topic| topic.partitions.values()).map(|partition| partition.consumer_lag);
+        let lag: i64 = lags.filter(|lag| *lag > 0).sum();
+        self.stats.lag.store(lag as usize, Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

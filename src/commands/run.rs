@@ -77,7 +77,7 @@ fn reading(control: &Control) -> Reading {
         bytes: source.bytes.load(Ordering::Relaxed) as u64,
         records: rows,
         rows_published: rows,
-        lag: total.saturating_sub(consumed),
+        lag: if total > 0 { total.saturating_sub(consumed) } else { source.lag.load(Ordering::Relaxed) as u64 },
         stage_lag_ms: Vec::new(),
     }
 }
