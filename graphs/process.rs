@@ -227,13 +227,14 @@ fn open(
     let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {error}")))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
-    let (registrar, registrar_thread) =
-        registrar::open(catalog, index, health.clone(), counters.catalog.clone()).map_err(|error| fault(format!("starting the catalog: {error}")))?;
+    let (registrar, registrar_thread) = registrar::open(catalog, index, health.clone(), counters.catalog.clone())
+        .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
     let (server, storage) = match &plan.storage {
         Some(storage) => {
             let local = &storage.graph.roll.directory;
-            parquet_roll::discard_surplus(local, plan.workers).map_err(|error| fault(format!("cleaning {}: {error}", local.display())))?;
+            parquet_roll::discard_surplus(local, plan.workers)
+                .map_err(|error| fault(format!("cleaning {}: {error}", local.display())))?;
             let (server, address) = bind(storage, plan, health, runtime)?;
             let config = storage.graph.clone();
             let ports = storage::Ports {
@@ -241,7 +242,8 @@ fn open(
                 roll: parquet_roll::Ports { committed: committed.clone(), clock: clock.clone(), health: health.clone() },
                 upload: object_upload::Ports {
                     runtime: runtime.clone(),
-                    store: object_upload::build_operator(&storage.store).map_err(|error| fault(format!("opening the object store: {error}")))?,
+                    store: object_upload::build_operator(&storage.store)
+                        .map_err(|error| fault(format!("opening the object store: {error}")))?,
                     health: health.clone(),
                 },
                 catalog: catalog_commit::Ports { registrar: registrar.clone() },
@@ -314,7 +316,8 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
         None => Arc::default(),
     };
     let writer = Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {error}")))?;
-    let (dead_letter, desk) = dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
+    let (dead_letter, desk) =
+        dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
     let ports = ingest::Ports {
         source: consumer::Ports {
@@ -336,17 +339,29 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
 
 fn report_recovery(report: &wal_commit::recovery::Report, directory: &PathBuf) {
     if report.frames > 0 || report.torn.is_some() {
-        info!(?directory, frames = report.frames, records = report.records, torn = report.torn.is_some(), "write-ahead log recovered");
+        info!(
+            ?directory,
+            frames = report.frames,
+            records = report.records,
+            torn = report.torn.is_some(),
+            "write-ahead log recovered"
+        );
     }
     if report.is_loss() {
         let (regions, records) = report.lost();
-        tracing::error!(?directory, regions, records, "the write-ahead log is damaged; see `openwit-ingest wal verify`, the rest is used");
+        tracing::error!(
+            ?directory,
+            regions,
+            records,
+            "the write-ahead log is damaged; see `openwit-ingest wal verify`, the rest is used"
+        );
     }
 }
 
 /// Runs the graphs on all workers until they are done or one has failed.
 fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String> {
-    let communication = if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
+    let communication =
+        if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
     let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
     let on_workers = health.clone();
     let guards = timely::execute(config, move |worker| {

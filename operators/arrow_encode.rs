@@ -92,7 +92,11 @@ impl Limits {
 }
 
 /// Encodes batches, coalescing those of a group until a delivery is large or old enough.
-pub fn arrow_encode<'s>(stream: Stream<'s, Epoch, Vec<DurableBatch>>, limits: Limits, health: Health) -> Stream<'s, Epoch, Vec<EncodedBatch>> {
+pub fn arrow_encode<'s>(
+    stream: Stream<'s, Epoch, Vec<DurableBatch>>,
+    limits: Limits,
+    health: Health,
+) -> Stream<'s, Epoch, Vec<EncodedBatch>> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
@@ -191,4 +195,5 @@ impl Open {
     }
 }
 
-type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>;
+type Session<'a> =
+    timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>;

@@ -326,7 +326,9 @@ pub enum Error {
         catalog: String,
     },
     /// The embedded catalog is damaged. Nothing is lost: the files' own footers hold everything.
-    #[error("{catalog} is damaged ({detail}): move the folder away and rebuild it from the object store with `openwit-ingest janitor`")]
+    #[error(
+        "{catalog} is damaged ({detail}): move the folder away and rebuild it from the object store with `openwit-ingest janitor`"
+    )]
     Damaged {
         /// Which catalog.
         catalog: String,

@@ -76,7 +76,11 @@ pub fn dead_letter<'s>(stream: Stream<'s, Epoch, Vec<Reject>>, ports: Ports) -> 
 }
 
 /// Starts the dead letter's thread.
-pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<Vec<Reject>, ()>, std::thread::JoinHandle<()>), String> {
+pub fn open(
+    config: &Config,
+    health: Health,
+    stats: Arc<Stats>,
+) -> Result<(Desk<Vec<Reject>, ()>, std::thread::JoinHandle<()>), String> {
     let dir = config.directory.clone().ok_or("no dir")?;
     std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
     Desk::open("dead-letter", move |requests: Receiver<Envelope<Vec<Reject>, ()>>| {
@@ -85,5 +89,6 @@ pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<
             stats.written.fetch_add(envelope.request.len() as u64, Ordering::Relaxed);
             envelope.answer(());
         }
-    }).map_err(|e| e.to_string())
+    })
+    .map_err(|e| e.to_string())
 }

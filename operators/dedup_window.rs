@@ -139,7 +139,11 @@ struct Waiting {
 /// Drops duplicates within the window, over all workers.
 ///
 /// Keys travel, batches stay: a batch is whole on its worker, so its coverage stays a plain range.
-pub fn dedup_window<'s>(stream: Stream<'s, Epoch, Vec<NormalizedBatch>>, config: Config, ports: Ports) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+pub fn dedup_window<'s>(
+    stream: Stream<'s, Epoch, Vec<NormalizedBatch>>,
+    config: Config,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
     let (waiting, questions) = ask(stream);
     let answers = judge(questions, config, ports.clone());
     apply(waiting, answers, ports)
@@ -303,7 +307,8 @@ impl Judge {
                 self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
             }
             let partition = self.memory.partitions.index(&question.partition)?;
-            let sighting = |(_, asked): &(u32, Asked)| Sighting { key: asked.key, time_ms: asked.time_ms, partition, offset: asked.offset };
+            let sighting =
+                |(_, asked): &(u32, Asked)| Sighting { key: asked.key, time_ms: asked.time_ms, partition, offset: asked.offset };
             sightings.clear();
             sightings.extend(question.keys.iter().map(sighting));
             self.memory.window.observe(&sightings, &mut verdicts);
@@ -333,7 +338,11 @@ struct Stashed {
 }
 
 /// Takes the duplicates out of each batch once all owners have answered.
-fn apply<'s>(waiting: Stream<'s, Epoch, Vec<Waiting>>, answers: Stream<'s, Epoch, Vec<Answer>>, ports: Ports) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+fn apply<'s>(
+    waiting: Stream<'s, Epoch, Vec<Waiting>>,
+    answers: Stream<'s, Epoch, Vec<Answer>>,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
     let mut builder = OperatorBuilder::new(format!("{NAME}.apply"), waiting.scope());
     let mut batch_input = builder.new_input(waiting, Pipeline);
     let mut answer_input = builder.new_input(answers, Exchange::new(|answer: &Answer| answer.asker as u64));
@@ -363,11 +372,14 @@ fn apply<'s>(waiting: Stream<'s, Epoch, Vec<Waiting>>, answers: Stream<'s, Epoch
             // 2. Send what is complete.
             let mut output = output.activate();
             for ticket in ready {
-                let is_complete = |stashed: &Stashed| stashed.waiting.as_ref().is_some_and(|(_, waiting)| waiting.answers == stashed.answers);
+                let is_complete =
+                    |stashed: &Stashed| stashed.waiting.as_ref().is_some_and(|(_, waiting)| waiting.answers == stashed.answers);
                 if !stash.get(&ticket).is_some_and(is_complete) {
                     continue;
                 }
-                let Some(Stashed { waiting: Some((capability, waiting)), duplicates, .. }) = stash.remove(&ticket) else { continue };
+                let Some(Stashed { waiting: Some((capability, waiting)), duplicates, .. }) = stash.remove(&ticket) else {
+                    continue;
+                };
                 ports.stats.duplicates.fetch_add(duplicates.len() as u64, Ordering::Relaxed);
                 let mut session = output.session(&capability);
                 session.give(UniqueBatch(without(waiting.batch, duplicates)));

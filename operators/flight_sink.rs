@@ -330,7 +330,10 @@ impl Connection {
                     if !self.received.is_empty() {
                         // Their rows are no longer in memory here, and nobody knows whether storage still has them.
                         let lost = self.received.len();
-                        let message = format!("storage {}: the stream broke with {lost} deliveries received and not published: {message}", self.endpoint);
+                        let message = format!(
+                            "storage {}: the stream broke with {lost} deliveries received and not published: {message}",
+                            self.endpoint
+                        );
                         self.ports.health.fail_curable(NAME, message);
                         return;
                     }
@@ -365,7 +368,8 @@ impl Connection {
             Err(status) => return judge(&status),
         };
         info!(endpoint = self.endpoint, signal = %self.key.2, "flight stream open");
-        let again: Vec<(u64, EncodedBatch)> = self.unreceived.iter().map(|(sequence, batch)| (*sequence, batch.clone())).collect();
+        let again: Vec<(u64, EncodedBatch)> =
+            self.unreceived.iter().map(|(sequence, batch)| (*sequence, batch.clone())).collect();
         let mut outbox: VecDeque<FlightData> = VecDeque::new();
         for (sequence, batch) in &again {
             match encoder.parts(*sequence, batch) {

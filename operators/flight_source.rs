@@ -153,7 +153,10 @@ impl Server {
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .tcp_nodelay(true)
                 .add_service(service)
-                .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), server.finishing.notified())
+                .serve_with_incoming_shutdown(
+                    tokio_stream::wrappers::TcpListenerStream::new(listener),
+                    server.finishing.notified(),
+                )
                 .await;
             server.finished.notify_one();
             if let Err(error) = served {
@@ -375,10 +378,7 @@ impl FlightService for Service {
         Ok(Response::new(Box::pin(futures::stream::iter([Ok(flush)]))))
     }
 
-    async fn handshake(
-        &self,
-        _request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<Response<Self::HandshakeStream>, Status> {
+    async fn handshake(&self, _request: Request<Streaming<HandshakeRequest>>) -> Result<Response<Self::HandshakeStream>, Status> {
         Err(Status::unimplemented("handshake"))
     }
     async fn list_flights(&self, _request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {

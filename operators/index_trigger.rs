@@ -33,7 +33,6 @@ use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork, Ports};
 use crate::epoch::Epoch;
 use crate::parquet_roll::ClosedCommit;
 
-
 /// The operator's name in config, metrics and faults.
 pub const NAME: &str = "index_trigger";
 

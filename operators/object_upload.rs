@@ -249,7 +249,8 @@ fn s3_builder(s3: &S3) -> services::S3 {
     }
     if let (Some(id), Some(secret)) = (&s3.access_key_id, &s3.secret_access_key) {
         // Given keys are meant: without this a wrong one would be hidden by the environment's, or by a slow search for it.
-        builder = builder.access_key_id(id.reveal()).secret_access_key(secret.reveal()).disable_config_load().disable_ec2_metadata();
+        builder =
+            builder.access_key_id(id.reveal()).secret_access_key(secret.reveal()).disable_config_load().disable_ec2_metadata();
     }
     if s3.virtual_host_style { builder.enable_virtual_host_style() } else { builder }
 }
@@ -258,7 +259,8 @@ fn s3_builder(s3: &S3) -> services::S3 {
 fn remove_stale(temporary: &Path) {
     let Ok(entries) = std::fs::read_dir(temporary) else { return };
     for entry in entries.flatten() {
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed().unwrap_or_default());
+        let age =
+            entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed().unwrap_or_default());
         if age.is_ok_and(|age| age > TEMPORARY_AGE_MAX) {
             let _ = std::fs::remove_file(entry.path());
         }

@@ -419,7 +419,8 @@ pub fn parquet_roll<'s>(
     Outputs { closed, published }
 }
 
-type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>;
+type Session<'a> =
+    timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>;
 
 /// The roller with the capabilities of what it has open.
 struct Rolling {

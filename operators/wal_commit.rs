@@ -232,7 +232,11 @@ pub struct Frontiers<'s> {
 }
 
 /// Makes batches durable, by one group commit for all epochs that are closed.
-pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Frontiers<'s>, ports: Ports) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+pub fn wal_commit<'s>(
+    stream: Stream<'s, Epoch, Vec<UniqueBatch>>,
+    frontiers: Frontiers<'s>,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<DurableBatch>> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
@@ -311,7 +315,9 @@ impl Jobs {
         let (mut capabilities, mut job) = (BTreeMap::new(), Job { ticket, batches: Vec::new() });
         for (epoch, (capability, mut batches)) in closed {
             // In the order of offsets: recovery then finds runs without holes.
-            batches.sort_by(|one, other| (&one.coverage.partition, one.coverage.start).cmp(&(&other.coverage.partition, other.coverage.start)));
+            batches.sort_by(|one, other| {
+                (&one.coverage.partition, one.coverage.start).cmp(&(&other.coverage.partition, other.coverage.start))
+            });
             job.batches.extend(batches.into_iter().map(|batch| (epoch, batch)));
             capabilities.insert(epoch, capability);
         }

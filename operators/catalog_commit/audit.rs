@@ -164,12 +164,23 @@ impl fmt::Display for Audit {
             writeln!(f, "  {}", findings(one))?;
         }
         line(f, width, "total", self.covered, &self.dispositions, self.rows)?;
-        let verdict = if self.clean { "in = stored + duplicates + rejected + skipped + absent".to_string() } else { "NOT CLEAN".to_string() };
+        let verdict = if self.clean {
+            "in = stored + duplicates + rejected + skipped + absent".to_string()
+        } else {
+            "NOT CLEAN".to_string()
+        };
         writeln!(f, "  {verdict}; {} missing, {} doubled", self.missing, self.doubled)
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, width: usize, name: &str, covered: u64, dispositions: &Dispositions, rows: u64) -> fmt::Result {
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    width: usize,
+    name: &str,
+    covered: u64,
+    dispositions: &Dispositions,
+    rows: u64,
+) -> fmt::Result {
     let Dispositions { stored, duplicates, rejected, skipped, absent } = dispositions;
     write!(f, "{name:width$} {covered:>14} {stored:>14} {duplicates:>11} {rejected:>10} {skipped:>9} {absent:>9} {rows:>14}")
 }
@@ -247,13 +258,20 @@ mod tests {
     fn miscounted_rows_and_unbalanced_dispositions_are_found_and_totals_add_up() {
         let mut wrong = row(1, 0..10);
         wrong.dispositions.stored = 9;
-        let coverage = BTreeMap::from([(partition(0), vec![row(0, 0..10)]), (partition(1), vec![wrong]), (partition(2), vec![row(2, 3..5)])]);
+        let coverage = BTreeMap::from([
+            (partition(0), vec![row(0, 0..10)]),
+            (partition(1), vec![wrong]),
+            (partition(2), vec![row(2, 3..5)]),
+        ]);
         let counted = Expected { start: 0, end: 10, rows_found: Some(11) };
         let audit = audit(&coverage, &BTreeMap::from([(partition(0), counted)]));
         assert!(audit.partitions[0].rows_differ() && audit.partitions[1].unbalanced == [0..10] && audit.partitions[2].is_clean());
         assert_eq!((audit.clean, audit.covered, audit.dispositions.stored, audit.rows), (false, 22, 21, 22));
         let text = audit.to_string();
-        assert!(text.contains("11 rows found in the files") && text.contains("unbalanced 0..10") && text.contains("NOT CLEAN"), "{text}");
+        assert!(
+            text.contains("11 rows found in the files") && text.contains("unbalanced 0..10") && text.contains("NOT CLEAN"),
+            "{text}"
+        );
         assert!(serde_json::to_value(&audit).unwrap()["partitions"][0]["topic"] == "orders");
     }
 }

@@ -51,7 +51,13 @@ fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<CoverageRow>) 
         time_max_ns: (*day > 0).then(|| i64::from(*day) * 100 + 99),
         schema_hash: "5ca1ab1e".into(),
     };
-    Commit { commit_id, group: group.clone(), node: "node-1".into(), files: days.iter().enumerate().map(file).collect(), coverage }
+    Commit {
+        commit_id,
+        group: group.clone(),
+        node: "node-1".into(),
+        files: days.iter().enumerate().map(file).collect(),
+        coverage,
+    }
 }
 
 fn ranges(catalog: &dyn Catalog, partition: &PartitionKey) -> Vec<Range<i64>> {
@@ -69,7 +75,12 @@ fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<dyn Catalog>
     invalid_commits_are_refused(&*catalog);
     let everything = |catalog: &dyn Catalog| {
         let all = FileFilter::default();
-        (catalog.files(&all).unwrap(), catalog.coverage().unwrap(), catalog.index_pending(1_000).unwrap(), catalog.topics().unwrap())
+        (
+            catalog.files(&all).unwrap(),
+            catalog.coverage().unwrap(),
+            catalog.index_pending(1_000).unwrap(),
+            catalog.topics().unwrap(),
+        )
     };
     let before = everything(&*catalog);
     assert!(!before.0.is_empty() && !before.1.is_empty() && !before.2.is_empty() && !before.3.is_empty());
@@ -86,7 +97,9 @@ fn commits_are_idempotent_and_whole(catalog: &dyn Catalog) {
     let expected: BTreeMap<_, _> = first.coverage.iter().map(|row| (row.partition.clone(), vec![row.clone()])).collect();
     assert_eq!(catalog.coverage().unwrap(), expected);
     let clash = Commit { coverage: vec![row(&orders, 50..60)], ..first.clone() };
-    assert!(matches!(catalog.commit(&clash), Err(error @ Error::Clash { .. }) if error.is_about_the_commit() && !error.is_retriable()));
+    assert!(
+        matches!(catalog.commit(&clash), Err(error @ Error::Clash { .. }) if error.is_about_the_commit() && !error.is_retriable())
+    );
     let empty = Commit { commit_id: Ulid::from_parts(9, 9), files: vec![], coverage: vec![], ..first };
     assert_eq!(catalog.commit(&empty).unwrap(), Committed::New);
 }
@@ -167,7 +180,9 @@ fn topics_keep_their_group(catalog: &dyn Catalog) {
     let (first, second) = (group("orders", Signal::Traces), group("orders", Signal::Logs));
     assert_eq!(catalog.bind_topic(&topic, &first).unwrap(), Binding::New);
     assert_eq!(catalog.bind_topic(&topic, &first).unwrap(), Binding::Same);
-    assert!(matches!(catalog.bind_topic(&topic, &second), Err(Error::Bound { bound, wanted, .. }) if bound == first && wanted == second));
+    assert!(
+        matches!(catalog.bind_topic(&topic, &second), Err(Error::Bound { bound, wanted, .. }) if bound == first && wanted == second)
+    );
     assert_eq!(catalog.topics().unwrap(), BTreeMap::from([(topic.clone(), first)]));
     catalog.rebind_topic(&topic, &second).unwrap();
     assert_eq!(catalog.topics().unwrap(), BTreeMap::from([(topic, second)]));
@@ -256,7 +271,11 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy_folder(&entry.path(), &target) } else { std::fs::copy(entry.path(), target).map(|_| ()).unwrap() }
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).map(|_| ()).unwrap()
+        }
     }
 }
 
@@ -355,7 +374,8 @@ impl TestSchema {
             return None;
         };
         let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
-        let config = postgres_catalog::Config { url: Secret::new(url), schema: format!("openwit_test_{}_{number}", std::process::id()) };
+        let config =
+            postgres_catalog::Config { url: Secret::new(url), schema: format!("openwit_test_{}_{number}", std::process::id()) };
         Some(TestSchema { config })
     }
 
@@ -411,7 +431,10 @@ fn postgres_nodes_that_commit_at_once_neither_overlap_nor_deadlock() {
         move || {
             let mut committed = 0;
             for step in 0..20i64 {
-                let mut coverage = vec![row(&partition("orders", 0), step * 5..step * 5 + 5), row(&partition("orders", 1), step * 5..step * 5 + 5)];
+                let mut coverage = vec![
+                    row(&partition("orders", 0), step * 5..step * 5 + 5),
+                    row(&partition("orders", 1), step * 5..step * 5 + 5),
+                ];
                 if node % 2 == 1 {
                     coverage.reverse();
                 }
@@ -428,7 +451,10 @@ fn postgres_nodes_that_commit_at_once_neither_overlap_nor_deadlock() {
     let committed: i32 = nodes.into_iter().map(|node| node.join().unwrap()).sum();
     let catalog = schema.open();
     assert_eq!((committed, catalog.files(&FileFilter::default()).unwrap().len()), (20, 20));
-    assert_eq!((ranges(&catalog, &partition("orders", 0)), ranges(&catalog, &partition("orders", 1))), (vec![0..100], vec![0..100]));
+    assert_eq!(
+        (ranges(&catalog, &partition("orders", 0)), ranges(&catalog, &partition("orders", 1))),
+        (vec![0..100], vec![0..100])
+    );
 }
 
 #[test]
@@ -437,7 +463,8 @@ fn postgres_itself_refuses_overlapping_and_unbalanced_coverage() {
     let catalog = schema.open();
     catalog.commit(&commit(1, &group("orders", Signal::Traces), &[1], vec![row(&partition("orders", 0), 0..10)])).unwrap();
     let mut client = schema.client();
-    for (offsets, stored, code) in [("[9,12)", 3, "23P01"), ("[20,30)", 9, "23514"), ("[20,)", 9, "23514"), ("empty", 0, "23514")] {
+    for (offsets, stored, code) in [("[9,12)", 3, "23P01"), ("[20,30)", 9, "23514"), ("[20,)", 9, "23514"), ("empty", 0, "23514")]
+    {
         let insert = format!("INSERT INTO coverage SELECT id, '{offsets}', {stored}, 0, 0, 0, 0, 0 FROM partitions");
         let error = client.batch_execute(&insert).expect_err(offsets);
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{offsets}: {error:?}");

@@ -87,7 +87,12 @@ impl PostgresCatalog {
         let refused = |key, detail: &str| Error::Config { key, detail: detail.to_string() };
         let schema = config.schema.as_str();
         let plain = schema.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-        if !plain || schema.is_empty() || schema.len() > 63 || schema.starts_with(|first: char| first.is_ascii_digit()) || schema.starts_with("pg_") {
+        if !plain
+            || schema.is_empty()
+            || schema.len() > 63
+            || schema.starts_with(|first: char| first.is_ascii_digit())
+            || schema.starts_with("pg_")
+        {
             return Err(refused("schema", "a name of lower-case letters, digits and underscores is needed"));
         }
         // The error's own text is left out: it may quote the connection string.
@@ -134,13 +139,20 @@ impl PostgresCatalog {
 
     fn migrate_locked(&self, client: &mut Client) -> Result<(), Error> {
         let failed = failed("migrate the tables");
-        let begin = format!("CREATE SCHEMA IF NOT EXISTS \"{}\"; CREATE TABLE IF NOT EXISTS migrations (version int PRIMARY KEY)", self.schema);
+        let begin = format!(
+            "CREATE SCHEMA IF NOT EXISTS \"{}\"; CREATE TABLE IF NOT EXISTS migrations (version int PRIMARY KEY)",
+            self.schema
+        );
         client.batch_execute(&begin).map_err(&failed)?;
         let row = client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).map_err(&failed)?;
         let found: i32 = row.get(0);
         let known = MIGRATIONS.len();
         let done = usize::try_from(found).ok().filter(|done| *done <= known);
-        let done = done.ok_or_else(|| Error::Version { catalog: "the PostgreSQL catalog".into(), found: found.to_string(), known: known as u32 })?;
+        let done = done.ok_or_else(|| Error::Version {
+            catalog: "the PostgreSQL catalog".into(),
+            found: found.to_string(),
+            known: known as u32,
+        })?;
         for (number, migration) in MIGRATIONS.iter().enumerate().skip(done) {
             let mut transaction = client.transaction().map_err(&failed)?;
             transaction.batch_execute(migration).map_err(&failed)?;
@@ -172,7 +184,8 @@ fn commit_in(transaction: &mut Transaction<'_>, commit: &Commit) -> Result<Commi
     let (commit_id, digest) = (commit.commit_id.to_string(), format!("{:032x}", commit.digest()));
     let (index, signal) = (&*commit.group.index, commit.group.signal.name());
     // 1. Recognize a repeated commit. Of two at once the second waits here for the first.
-    let insert = "INSERT INTO commits (commit_id, digest, index_name, signal, node) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    let insert =
+        "INSERT INTO commits (commit_id, digest, index_name, signal, node) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
     let inserted = transaction.execute(insert, &[&commit_id, &digest, &index, &signal, &&*commit.node]).map_err(&failed)?;
     if inserted == 0 {
         let row = transaction.query_one("SELECT digest FROM commits WHERE commit_id = $1", &[&commit_id]).map_err(&failed)?;
@@ -201,13 +214,27 @@ fn commit_in(transaction: &mut Transaction<'_>, commit: &Commit) -> Result<Commi
         transaction
             .execute(
                 &insert_file,
-                &[&file_id, &commit_id, &index, &signal, &node, &file.path, &file.day.0, &rows, &bytes, &file.time_min_ns, &file.time_max_ns, &schema_hash],
+                &[
+                    &file_id,
+                    &commit_id,
+                    &index,
+                    &signal,
+                    &node,
+                    &file.path,
+                    &file.day.0,
+                    &rows,
+                    &bytes,
+                    &file.time_min_ns,
+                    &file.time_max_ns,
+                    &schema_hash,
+                ],
             )
             .map_err(&failed)?;
         transaction.execute(&insert_work, &[&file_id]).map_err(&failed)?;
     }
     if !commit.files.is_empty() {
-        let payload = serde_json::json!({ "index": index, "signal": signal, "commit": commit_id, "files": commit.files.len() }).to_string();
+        let payload =
+            serde_json::json!({ "index": index, "signal": signal, "commit": commit_id, "files": commit.files.len() }).to_string();
         transaction.execute("SELECT pg_notify($1, $2)", &[&INDEX_CHANNEL, &payload]).map_err(&failed)?;
     }
     Ok(Committed::New)
@@ -221,7 +248,9 @@ fn lock_partition(transaction: &mut Transaction<'_>, partition: &PartitionKey) -
     let upsert = "INSERT INTO partitions (cluster, topic, topic_id, partition) VALUES ($1, $2, $3, $4) \
                   ON CONFLICT (cluster, topic, topic_id, partition) DO UPDATE SET partition = excluded.partition RETURNING id";
     let TopicKey { cluster, name, id } = &*partition.topic;
-    let row = transaction.query_one(upsert, &[&&**cluster, &&**name, &&**id, &partition.partition]).map_err(failed("lock a partition"))?;
+    let row = transaction
+        .query_one(upsert, &[&&**cluster, &&**name, &&**id, &partition.partition])
+        .map_err(failed("lock a partition"))?;
     Ok(row.get(0))
 }
 
@@ -229,7 +258,8 @@ fn lock_partition(transaction: &mut Transaction<'_>, partition: &PartitionKey) -
 fn add_coverage(transaction: &mut Transaction<'_>, commit: &Commit, partition_id: i64, row: &CoverageRow) -> Result<(), Error> {
     let failed = failed("register coverage");
     let Range { start, end } = row.range;
-    let find = "SELECT lower(offsets), upper(offsets) FROM coverage WHERE partition_id = $1 AND offsets && int8range($2, $3) LIMIT 1";
+    let find =
+        "SELECT lower(offsets), upper(offsets) FROM coverage WHERE partition_id = $1 AND offsets && int8range($2, $3) LIMIT 1";
     if let Some(known) = transaction.query_opt(find, &[&partition_id, &start, &end]).map_err(&failed)? {
         let known = known.get(0)..known.get(1);
         let (commit_id, partition) = (commit.commit_id.to_string(), row.partition.clone());
@@ -247,9 +277,13 @@ fn add_coverage(transaction: &mut Transaction<'_>, commit: &Commit, partition_id
     let insert = "INSERT INTO coverage (partition_id, offsets, stored, duplicates, rejected, skipped, absent, rows) \
                   VALUES ($1, int8range($2, $3), $4, $5, $6, $7, $8, $9)";
     let Dispositions { stored, duplicates, rejected, skipped, absent } = merged.dispositions;
-    let [stored, duplicates, rejected, skipped, absent, rows] = [stored, duplicates, rejected, skipped, absent, merged.rows].map(int8);
+    let [stored, duplicates, rejected, skipped, absent, rows] =
+        [stored, duplicates, rejected, skipped, absent, merged.rows].map(int8);
     transaction
-        .execute(insert, &[&partition_id, &merged.range.start, &merged.range.end, &stored, &duplicates, &rejected, &skipped, &absent, &rows])
+        .execute(
+            insert,
+            &[&partition_id, &merged.range.start, &merged.range.end, &stored, &duplicates, &rejected, &skipped, &absent, &rows],
+        )
         .map_err(&failed)?;
     Ok(())
 }
@@ -257,7 +291,8 @@ fn add_coverage(transaction: &mut Transaction<'_>, commit: &Commit, partition_id
 /// Reads lower, upper and the six counts from `first` on.
 fn coverage_row(partition: PartitionKey, row: &Row, first: usize) -> CoverageRow {
     let count = |position: usize| row.get::<_, i64>(first + position) as u64;
-    let dispositions = Dispositions { stored: count(2), duplicates: count(3), rejected: count(4), skipped: count(5), absent: count(6) };
+    let dispositions =
+        Dispositions { stored: count(2), duplicates: count(3), rejected: count(4), skipped: count(5), absent: count(6) };
     CoverageRow { partition, range: row.get(first)..row.get(first + 1), dispositions, rows: count(7) }
 }
 
@@ -333,7 +368,8 @@ impl Catalog for PostgresCatalog {
     }
 
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
-        let select = "SELECT file_id, index_name, signal, path FROM index_queue JOIN files USING (file_id) ORDER BY file_id LIMIT $1";
+        let select =
+            "SELECT file_id, index_name, signal, path FROM index_queue JOIN files USING (file_id) ORDER BY file_id LIMIT $1";
         let limit = int8(limit as u64);
         let rows = self.with("read index work", |client| client.query(select, &[&limit]).map_err(failed("read index work")))?;
         let work = |row: &Row| {
@@ -353,7 +389,8 @@ impl Catalog for PostgresCatalog {
     fn index_done(&self, file: Ulid) -> Result<bool, Error> {
         let file_id = file.to_string();
         let remove = "DELETE FROM index_queue WHERE file_id = $1";
-        let removed = self.with("finish index work", |client| client.execute(remove, &[&file_id]).map_err(failed("finish index work")))?;
+        let removed =
+            self.with("finish index work", |client| client.execute(remove, &[&file_id]).map_err(failed("finish index work")))?;
         Ok(removed > 0)
     }
 

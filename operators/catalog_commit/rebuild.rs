@@ -28,8 +28,8 @@ use ulid::Ulid;
 use crate::batch::Group;
 use crate::catalog_commit::{self, Catalog, Commit, Committed, FileFilter, FileRow, covered};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
-use crate::parquet_roll::{CoverageRow, Day};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote};
+use crate::parquet_roll::{CoverageRow, Day};
 
 #[cfg(test)]
 mod tests;
@@ -108,7 +108,8 @@ pub fn rebuild_from_footers(operator: &Operator, prefix: &str, catalog: &dyn Cat
     let mut report = Report::default();
     let found = runtime.block_on(scan(operator, prefix, &mut report))?;
     let seen: BTreeSet<Ulid> = found.values().flat_map(|found| &found.files).map(|file| file.file).collect();
-    let mut settling = Settling { catalog, known_files: known_files(catalog)?, seen, offsets: None, groups: BTreeMap::new(), report };
+    let mut settling =
+        Settling { catalog, known_files: known_files(catalog)?, seen, offsets: None, groups: BTreeMap::new(), report };
     // By id, so by time: a topic that moved is bound to the group of its latest commit.
     for (commit_id, found) in found {
         settling.settle(commit_id, found)?;
@@ -174,7 +175,8 @@ impl Settling<'_> {
             None => covered(&self.catalog.coverage()?),
         };
         let offsets = self.offsets.insert(offsets);
-        let known = |row: &CoverageRow| offsets.get(&row.partition).is_some_and(|known| known.missing_in(row.range.clone()).is_empty());
+        let known =
+            |row: &CoverageRow| offsets.get(&row.partition).is_some_and(|known| known.missing_in(row.range.clone()).is_empty());
         Ok(commit.coverage.iter().all(known))
     }
 
@@ -208,7 +210,12 @@ fn known_files(catalog: &dyn Catalog) -> Result<BTreeSet<Ulid>, Error> {
 }
 
 /// Rows whose file was not seen are asked for once more: nodes have gone on committing since the listing.
-fn missing_objects(operator: &Operator, catalog: &dyn Catalog, runtime: &Handle, seen: &BTreeSet<Ulid>) -> Result<Vec<String>, Error> {
+fn missing_objects(
+    operator: &Operator,
+    catalog: &dyn Catalog,
+    runtime: &Handle,
+    seen: &BTreeSet<Ulid>,
+) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     pages(catalog, |page| {
         for file in page.into_iter().filter(|file| !seen.contains(&file.file)) {
@@ -264,7 +271,8 @@ async fn scan(operator: &Operator, prefix: &str, report: &mut Report) -> Result<
 
 /// Reads what an object says about itself. Only the object store's own failures are errors.
 async fn look(operator: &Operator, path: String) -> Result<Object, Error> {
-    let read = if path.ends_with(".json") { look_at_coverage(operator, &path).await } else { look_at_file(operator, &path).await };
+    let read =
+        if path.ends_with(".json") { look_at_coverage(operator, &path).await } else { look_at_file(operator, &path).await };
     match read {
         Ok(object) => Ok(object),
         // Removed since it was listed.
@@ -311,7 +319,8 @@ async fn look_at_file(operator: &Operator, path: &str) -> Result<Object, Trouble
     }
     let rows = u64::try_from(metadata.file_metadata().num_rows()).map_err(content)?;
     let (commit_id, group, node) = (note.commit_id, note.group.clone(), note.node.clone());
-    let row = FileRow { file, commit_id, group, node, path: path.to_string(), day, rows, bytes, time_min_ns, time_max_ns, schema_hash };
+    let row =
+        FileRow { file, commit_id, group, node, path: path.to_string(), day, rows, bytes, time_min_ns, time_max_ns, schema_hash };
     Ok(Object::File { note, row: Box::new(row) })
 }
 
@@ -335,7 +344,8 @@ async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Byt
 /// Retention: takes files all of whose rows are of days before `before` out of the catalog, then removes their objects. In this order
 /// a reader never meets a row without its object; what a crash leaves behind, a rebuild reports as unreferenced.
 pub fn expire(operator: &Operator, catalog: &dyn Catalog, runtime: &Handle, group: &Group, before: Day) -> Result<u64, Error> {
-    let mut filter = FileFilter { group: Some(group.clone()), before: Some(before), limit: Some(PAGE_FILES), ..FileFilter::default() };
+    let mut filter =
+        FileFilter { group: Some(group.clone()), before: Some(before), limit: Some(PAGE_FILES), ..FileFilter::default() };
     let mut expired = 0;
     loop {
         let page = catalog.files(&filter)?;

@@ -3,9 +3,9 @@
 //! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -86,7 +86,12 @@ impl Stats {
 }
 
 /// Starts the thread that owns `catalog`.
-pub fn open(catalog: Box<dyn Catalog>, index: index_trigger::Config, health: Health, stats: Arc<Stats>) -> std::io::Result<(Registrar, JoinHandle<()>)> {
+pub fn open(
+    catalog: Box<dyn Catalog>,
+    index: index_trigger::Config,
+    health: Health,
+    stats: Arc<Stats>,
+) -> std::io::Result<(Registrar, JoinHandle<()>)> {
     let clerk = Clerk {
         catalog,
         health,

@@ -89,11 +89,14 @@ impl SledCatalog {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_trees(folder, name.clone())));
         match opened {
             Ok(Ok(catalog)) => Ok(catalog),
-            Ok(Err(Error::Store { source: sled::Error::Io(error), .. })) if is_lock(&error) => Err(Error::Locked { catalog: name }),
+            Ok(Err(Error::Store { source: sled::Error::Io(error), .. })) if is_lock(&error) => {
+                Err(Error::Locked { catalog: name })
+            }
             Ok(Err(Error::Store { source, .. })) => Err(damaged(source.to_string())),
             Ok(Err(other)) => Err(other),
             Err(panic) => {
-                let message = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+                let message =
+                    panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
                 Err(damaged(message.unwrap_or_else(|| "sled panicked".into())))
             }
         }
@@ -109,8 +112,10 @@ impl SledCatalog {
         if let Some(found) = schema.as_ref().filter(|found| **found != VERSION.to_be_bytes()) {
             return Err(Error::Version { catalog: name, found: format!("{found:?}"), known: VERSION });
         }
-        let (files, commits, coverage, index, topics) = (tree("files")?, tree("commits")?, tree("coverage")?, tree("index")?, tree("topics")?);
-        let mut catalog = SledCatalog { name: name.clone(), state: State::New, meta, files, commits, coverage, index, topics, db };
+        let (files, commits, coverage, index, topics) =
+            (tree("files")?, tree("commits")?, tree("coverage")?, tree("index")?, tree("topics")?);
+        let mut catalog =
+            SledCatalog { name: name.clone(), state: State::New, meta, files, commits, coverage, index, topics, db };
         // Reads everything: damage shows now, where it can be told what to do, and not as a panic in the middle of a commit.
         let counts = catalog.count()?;
         let known = closed.map(|closed| catalog.read::<Counts>(&closed)).transpose()?;
@@ -144,7 +149,8 @@ impl SledCatalog {
             let detail = format!("coverage {}..{} of {} does not add up", row.range.start, row.range.end, row.partition);
             return Err(Error::Damaged { catalog: self.name.clone(), detail });
         }
-        let entries = |tree: &Tree| tree.iter().try_fold(0, |count, entry| entry.map(|_| count + 1)).map_err(self.failed("count entries"));
+        let entries =
+            |tree: &Tree| tree.iter().try_fold(0, |count, entry| entry.map(|_| count + 1)).map_err(self.failed("count entries"));
         Ok(Counts {
             files: self.files(&FileFilter::default())?.len(),
             commits: entries(&self.commits)?,
@@ -173,7 +179,11 @@ impl SledCatalog {
         let digest = commit.digest().to_be_bytes();
         if let Some(known) = trees.commits.get(id)? {
             let same = *known == digest;
-            return if same { Ok(Committed::AlreadyCommitted) } else { abort(Error::Clash { commit_id: commit.commit_id.to_string() }) };
+            return if same {
+                Ok(Committed::AlreadyCommitted)
+            } else {
+                abort(Error::Clash { commit_id: commit.commit_id.to_string() })
+            };
         }
         for row in &commit.coverage {
             let key = partition_key(&row.partition);
@@ -247,7 +257,8 @@ impl Catalog for SledCatalog {
             return Ok(Committed::New);
         }
         let trees = (&self.files, &self.commits, &self.coverage, &self.index);
-        let committed = trees.transaction(|(files, commits, coverage, index)| self.transact(commit, &Trees { files, commits, coverage, index }));
+        let committed = trees
+            .transaction(|(files, commits, coverage, index)| self.transact(commit, &Trees { files, commits, coverage, index }));
         let committed = committed.map_err(|error| match error {
             TransactionError::Abort(error) => error,
             TransactionError::Storage(source) => self.failed("commit")(source),

@@ -45,7 +45,8 @@ fn content(bytes: usize) -> Vec<u8> {
 async fn uploads_come_back_whole(operator: &Operator) {
     let folder = tempfile::tempdir().unwrap();
     let contents = [content(0), content(1), content((11 << 20) + 17), content(5 << 20)];
-    let files: Vec<StableFile> = contents.iter().enumerate().map(|(number, content)| file(folder.path(), number as u64, content)).collect();
+    let files: Vec<StableFile> =
+        contents.iter().enumerate().map(|(number, content)| file(folder.path(), number as u64, content)).collect();
     let commit = commit(files);
     for _ in 0..2 {
         let uploaded = upload_commit(operator, &commit, &config()).await.unwrap();
@@ -135,7 +136,12 @@ async fn small_s3(mut answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<String>>>)
     (address, log)
 }
 
-async fn serve(mut socket: BufReader<tokio::net::TcpStream>, answers: Arc<Mutex<Vec<Answer>>>, log: Arc<Mutex<Vec<String>>>, size: Arc<Mutex<usize>>) {
+async fn serve(
+    mut socket: BufReader<tokio::net::TcpStream>,
+    answers: Arc<Mutex<Vec<Answer>>>,
+    log: Arc<Mutex<Vec<String>>>,
+    size: Arc<Mutex<usize>>,
+) {
     loop {
         let (mut head, mut line) = (String::new(), String::new());
         while socket.read_line(&mut line).await.unwrap_or(0) > 2 {
@@ -143,7 +149,9 @@ async fn serve(mut socket: BufReader<tokio::net::TcpStream>, answers: Arc<Mutex<
             line.clear();
         }
         let Some(request) = head.lines().next() else { return };
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|length| length.trim().to_string()));
+        let length = head
+            .lines()
+            .find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|length| length.trim().to_string()));
         let length: usize = length.map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         socket.read_exact(&mut body).await.unwrap();
@@ -168,7 +176,8 @@ async fn serve(mut socket: BufReader<tokio::net::TcpStream>, answers: Arc<Mutex<
 
 fn small_store(endpoint: String) -> Operator {
     let keys = (Some(Secret::new("key")), Some(Secret::new("top secret")));
-    let s3 = S3 { bucket: "lake".into(), endpoint: Some(endpoint), access_key_id: keys.0, secret_access_key: keys.1, ..S3::default() };
+    let s3 =
+        S3 { bucket: "lake".into(), endpoint: Some(endpoint), access_key_id: keys.0, secret_access_key: keys.1, ..S3::default() };
     build_operator(&ObjectStore::S3(s3)).unwrap()
 }
 
@@ -213,7 +222,8 @@ async fn the_last_file_is_sent_after_all_others_are_there() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let s3 = S3 { secret_access_key: Some(Secret::new("top secret")), access_key_id: Some(Secret::new("the id")), ..S3::default() };
+    let s3 =
+        S3 { secret_access_key: Some(Secret::new("top secret")), access_key_id: Some(Secret::new("the id")), ..S3::default() };
     let shown = format!("{:?}", ObjectStore::S3(s3));
     assert!(!shown.contains("top secret") && !shown.contains("the id") && shown.contains("***"), "{shown}");
 }

@@ -73,7 +73,12 @@ mod tests {
     fn row(range: Range<i64>) -> CoverageRow {
         let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
         let dispositions = Dispositions { stored: (range.end - range.start) as u64, ..Dispositions::default() };
-        CoverageRow { partition: PartitionKey { topic: Arc::new(topic), partition: 0 }, rows: 2 * dispositions.stored, range, dispositions }
+        CoverageRow {
+            partition: PartitionKey { topic: Arc::new(topic), partition: 0 },
+            rows: 2 * dispositions.stored,
+            range,
+            dispositions,
+        }
     }
 
     proptest::proptest! {

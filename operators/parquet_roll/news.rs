@@ -59,7 +59,10 @@ fn check_coverage(coverage: &Coverage) -> Result<(), String> {
     let mut next = start;
     for range in listed {
         if range.start < next || range.end <= range.start || range.end > end {
-            return Err(format!("coverage {start}..{end} of {} lists {}..{} twice or outside", coverage.partition, range.start, range.end));
+            return Err(format!(
+                "coverage {start}..{end} of {} lists {}..{} twice or outside",
+                coverage.partition, range.start, range.end
+            ));
         }
         next = range.end;
     }

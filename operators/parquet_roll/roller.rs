@@ -214,7 +214,13 @@ impl Roller {
     pub fn committed(&mut self, commit: &ClosedCommit) {
         let Some(closing) = self.closing.remove(&commit.commit_id) else { return };
         let earlier = self.closing.range(..commit.commit_id).find(|(_, other)| other.group == closing.group);
-        assert!(earlier.is_none(), "commit {} of group {} was committed before {:?}", commit.commit_id, closing.group, earlier.map(|(id, _)| id));
+        assert!(
+            earlier.is_none(),
+            "commit {} of group {} was committed before {:?}",
+            commit.commit_id,
+            closing.group,
+            earlier.map(|(id, _)| id)
+        );
         for row in closing.coverage {
             self.forget_accepted(&row.partition, &row.range);
             self.committed.entry(row.partition).or_default().insert(row.range);
@@ -229,7 +235,9 @@ impl Roller {
             let known = self.committed.entry(partition).or_default();
             offsets.ranges().for_each(|range| known.insert(range));
         }
-        let Some(group) = self.closing.get(&commit_id).map(|closing| closing.group.clone()) else { return Ok(Abandoned::default()) };
+        let Some(group) = self.closing.get(&commit_id).map(|closing| closing.group.clone()) else {
+            return Ok(Abandoned::default());
+        };
         let mut abandoned = Abandoned::default();
         let later = self.closing.range(commit_id..).filter(|(_, closing)| closing.group == group);
         let later: Vec<Ulid> = later.map(|(id, _)| *id).collect();
@@ -317,7 +325,10 @@ impl Roller {
         }
         for missing in missing.iter().filter(|missing| !missing.ranges.is_empty()) {
             let partition = missing.coverage.partition.clone();
-            let accepted = self.accepted.entry(partition).or_insert_with(|| Accepted { group: group.clone(), offsets: OffsetSet::default() });
+            let accepted = self
+                .accepted
+                .entry(partition)
+                .or_insert_with(|| Accepted { group: group.clone(), offsets: OffsetSet::default() });
             missing.ranges.iter().for_each(|range| accepted.offsets.insert(range.clone()));
         }
 
@@ -423,7 +434,9 @@ impl Roller {
     fn enforce_bounds(&mut self, group: &Group) -> Result<Vec<ClosedCommit>, Error> {
         while self.stats().memory_bytes > self.config.memory_bytes_max as u64 {
             let writers = self.open.values_mut().flat_map(|open| open.writers.values_mut());
-            let Some(largest) = writers.max_by_key(|writer| writer.memory_bytes).filter(|writer| writer.memory_bytes > 0) else { break };
+            let Some(largest) = writers.max_by_key(|writer| writer.memory_bytes).filter(|writer| writer.memory_bytes > 0) else {
+                break;
+            };
             largest.end_row_group()?;
             self.stats.early_row_groups += 1;
         }
@@ -432,7 +445,8 @@ impl Roller {
             closed.extend(self.rotate(group)?);
         }
         while self.stats().open_writers > self.config.open_writers_max as u64 {
-            let least_recent = self.open.iter().filter(|(_, open)| !open.writers.is_empty()).min_by_key(|(_, open)| open.touched_ms);
+            let least_recent =
+                self.open.iter().filter(|(_, open)| !open.writers.is_empty()).min_by_key(|(_, open)| open.touched_ms);
             let Some(least_recent) = least_recent.map(|(group, _)| group.clone()) else { break };
             self.stats.early_rotations += 1;
             closed.extend(self.rotate(&least_recent)?);
@@ -479,7 +493,14 @@ impl Roller {
         Ok(Some(ClosedCommit { commit_id, group: group.clone(), node: self.node.clone(), files, coverage, deliveries }))
     }
 
-    fn finish(&self, group: &Group, commit: &str, day: Day, schema_hash: Arc<str>, writer: FileWriter) -> Result<StableFile, Error> {
+    fn finish(
+        &self,
+        group: &Group,
+        commit: &str,
+        day: Day,
+        schema_hash: Arc<str>,
+        writer: FileWriter,
+    ) -> Result<StableFile, Error> {
         let (file, rows) = (writer.file, writer.rows);
         let (time_min_ns, time_max_ns) = (writer.time_min_ns, writer.time_max_ns);
         let note = FileNote { file, day, time_min_ns, time_max_ns, schema_hash: schema_hash.clone() };
@@ -504,7 +525,9 @@ impl Roller {
     fn write_coverage(&self, note: &CommitNote, json: &str) -> Result<StableFile, Error> {
         let name = format!("{}.json", note.commit_id.to_string());
         let (written, local) = (self.active.join(&name), self.stable.join(&name));
-        let done = std::fs::write(&written, json).and_then(|()| File::open(&written)?.sync_all()).and_then(|()| std::fs::rename(&written, &local));
+        let done = std::fs::write(&written, json)
+            .and_then(|()| File::open(&written)?.sync_all())
+            .and_then(|()| std::fs::rename(&written, &local));
         done.map_err(|source| Error::Io { doing: "write", path: written, source })?;
         let path = day::coverage_path(&self.config.prefix, &note.group, &self.config.node_id, note.commit_id);
         Ok(StableFile {
@@ -528,7 +551,12 @@ fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<u64>>) -> Vec<CoverageRo
     for (missing, counts) in missing.iter().zip(counts) {
         for (range, count) in missing.ranges.iter().zip(counts) {
             let dispositions = missing.coverage.clip(range).dispositions();
-            rows.push(CoverageRow { partition: missing.coverage.partition.clone(), range: range.clone(), dispositions, rows: count });
+            rows.push(CoverageRow {
+                partition: missing.coverage.partition.clone(),
+                range: range.clone(),
+                dispositions,
+                rows: count,
+            });
         }
     }
     rows

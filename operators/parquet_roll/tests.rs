@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, AsArray, FixedSizeBinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
@@ -44,7 +45,13 @@ pub(crate) fn partition(topic: &str, number: i32) -> PartitionKey {
 
 /// Rows of a partition, one per offset, all at noon.
 pub(crate) fn noon_rows(partition: &PartitionKey, offsets: Range<i64>) -> Vec<TestRow> {
-    let row = |offset| TestRow { partition: partition.clone(), offset, ordinal: 0, kafka_ms: Some(NOON_MS), time_ns: Some(NOON_MS * 1_000_000) };
+    let row = |offset| TestRow {
+        partition: partition.clone(),
+        offset,
+        ordinal: 0,
+        kafka_ms: Some(NOON_MS),
+        time_ns: Some(NOON_MS * 1_000_000),
+    };
     offsets.map(row).collect()
 }
 
@@ -100,7 +107,9 @@ pub(crate) fn read_rows(commit: &ClosedCommit) -> Vec<(String, i32, i64, i32)> {
             let topics = cast(&batch[TOPIC], &DataType::Utf8).unwrap();
             let (partitions, offsets) = (batch[PARTITION].as_primitive::<Int32Type>(), batch[OFFSET].as_primitive::<Int64Type>());
             let ordinals = batch["_ordinal"].as_primitive::<Int32Type>();
-            let row = |row| (topics.as_string::<i32>().value(row).to_string(), partitions.value(row), offsets.value(row), ordinals.value(row));
+            let row = |row| {
+                (topics.as_string::<i32>().value(row).to_string(), partitions.value(row), offsets.value(row), ordinals.value(row))
+            };
             rows.extend((0..batch.num_rows()).map(row));
         }
         assert_eq!((rows.len() - before) as u64, file.rows, "{}", file.path);
@@ -163,7 +172,9 @@ fn row_groups_end_early_when_memory_runs_out() {
     let folder = tempfile::tempdir().unwrap();
     let mut roller = Roller::open(Config { memory_bytes_max: 1, ..config(folder.path()) }, BTreeMap::new()).unwrap();
     for sequence in 0..3 {
-        roller.admit(delivery(sequence, &group("a"), &partition("a", 0), sequence as i64 * 10..sequence as i64 * 10 + 10), 1_000).unwrap();
+        roller
+            .admit(delivery(sequence, &group("a"), &partition("a", 0), sequence as i64 * 10..sequence as i64 * 10 + 10), 1_000)
+            .unwrap();
     }
     let stats = roller.stats();
     assert_eq!((stats.early_row_groups, stats.memory_bytes), (3, 0));
@@ -231,7 +242,8 @@ fn a_delivery_over_thousands_of_days_opens_a_bounded_number_of_files() {
         time_ns: Some((NOON_MS + offset * DAY_MS) * 1_000_000),
     };
     let rows: Vec<TestRow> = (0..3_000).map(row).collect();
-    let closed = roller.admit(received(1, &group("orders"), &rows, vec![Coverage::stored(orders.clone(), 0..3_000)]), 1).unwrap().closed;
+    let closed =
+        roller.admit(received(1, &group("orders"), &rows, vec![Coverage::stored(orders.clone(), 0..3_000)]), 1).unwrap().closed;
     let mut found = offsets(&closed[0]);
     found.sort();
     assert_eq!(found, (0..3_000).collect::<Vec<_>>());
@@ -275,7 +287,8 @@ fn malformed_deliveries_are_refused_and_change_nothing() {
     }
     let batch = record_batch(&rows);
     for column in [TOPIC, PARTITION, OFFSET, KAFKA_TIMESTAMP, "start_time"] {
-        let keep: Vec<usize> = (0..batch.num_columns()).filter(|&position| batch.schema().field(position).name() != column).collect();
+        let keep: Vec<usize> =
+            (0..batch.num_columns()).filter(|&position| batch.schema().field(position).name() != column).collect();
         let mut delivery = delivery(1, &group("orders"), &orders, 0..5);
         delivery.batch.batches = vec![batch.project(&keep).unwrap()];
         assert!(roller.admit(delivery, 1).expect_err(column).is_refusal());
@@ -400,10 +413,17 @@ fn footers_tell_all_about_their_commit_and_coverage_without_rows_is_a_file_of_it
     let [file] = &commit.files[..] else { panic!("one file") };
     let expected = format!("lake/team%2F..%2Forders/traces/year=2026/month=11/day=23/node-1/{}.parquet", file.file.to_string());
     assert_eq!(file.path, expected);
-    let metadata = parquet::file::metadata::ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.local).unwrap()).unwrap();
+    let metadata =
+        parquet::file::metadata::ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.local).unwrap()).unwrap();
     let (note, own) = footer::read(&metadata).unwrap();
-    assert_eq!((note.commit_id, &note.group, &note.files, &note.coverage), (commit.commit_id, &name, &vec![file.file], &commit.coverage));
-    assert_eq!((own.file, own.day, own.time_min_ns, &own.schema_hash), (file.file, file.day, file.time_min_ns, &file.schema_hash));
+    assert_eq!(
+        (note.commit_id, &note.group, &note.files, &note.coverage),
+        (commit.commit_id, &name, &vec![file.file], &commit.coverage)
+    );
+    assert_eq!(
+        (own.file, own.day, own.time_min_ns, &own.schema_hash),
+        (file.file, file.day, file.time_min_ns, &file.schema_hash)
+    );
     let dispositions = note.coverage[0].dispositions;
     assert_eq!((dispositions.stored, dispositions.duplicates, dispositions.rejected, dispositions.absent), (5, 1, 2, 2));
 
@@ -412,7 +432,10 @@ fn footers_tell_all_about_their_commit_and_coverage_without_rows_is_a_file_of_it
     roller.admit(received(2, &name, &[], vec![rejected]), 1_764_000_000_000).unwrap();
     let commit = roller.flush().unwrap().remove(0);
     let [file] = &commit.files[..] else { panic!("one file") };
-    assert_eq!((file.kind, file.rows, &commit.deliveries[..]), (FileKind::Coverage, 0, &[DeliveryId { session: 1, sequence: 2 }][..]));
+    assert_eq!(
+        (file.kind, file.rows, &commit.deliveries[..]),
+        (FileKind::Coverage, 0, &[DeliveryId { session: 1, sequence: 2 }][..])
+    );
     assert_eq!(file.path, format!("lake/team%2F..%2Forders/traces/_coverage/node-1/{}.json", commit.commit_id.to_string()));
     let note = footer::CommitNote::from_json(&std::fs::read(&file.local).unwrap()).unwrap();
     assert_eq!((note.commit_id, note.files.len(), &note.coverage), (commit.commit_id, 0, &commit.coverage));

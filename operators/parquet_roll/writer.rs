@@ -133,7 +133,11 @@ impl FileWriter {
 
     /// Appends rows.
     pub fn write(&mut self, dated: &Dated) -> Result<(), Error> {
-        self.writer.write(&dated.rows).map_err(|source| Error::Parquet { doing: "write rows to", path: self.path.clone(), source })?;
+        self.writer.write(&dated.rows).map_err(|source| Error::Parquet {
+            doing: "write rows to",
+            path: self.path.clone(),
+            source,
+        })?;
         self.rows += dated.rows.num_rows() as u64;
         // `None` is less than any time, so the least needs its own word.
         self.time_min_ns = self.time_min_ns.into_iter().chain(dated.time_min_ns).min();

@@ -233,12 +233,7 @@ impl Log {
     }
 
     /// Reads the key files and writes those that live segments lack. Returns the damaged ones.
-    fn take_over_keys(
-        &mut self,
-        layout: &Layout,
-        surveyed: &[Surveyed],
-        runs: &[Run],
-    ) -> Result<Vec<std::path::PathBuf>, Error> {
+    fn take_over_keys(&mut self, layout: &Layout, surveyed: &[Surveyed], runs: &[Run]) -> Result<Vec<std::path::PathBuf>, Error> {
         let mut damaged = Vec::new();
         self.keys.newest.epoch = self.run_epoch;
         for &number in layout.keys.keys() {

@@ -98,7 +98,11 @@ impl Replay {
 }
 
 /// Replays the last run's frames; all workers share them.
-pub fn wal_replay<'s>(scope: Scope<'s, Epoch>, replay: Arc<Replay>, received: Stream<'s, Epoch, Vec<()>>) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+pub fn wal_replay<'s>(
+    scope: Scope<'s, Epoch>,
+    replay: Arc<Replay>,
+    received: Stream<'s, Epoch, Vec<()>>,
+) -> Stream<'s, Epoch, Vec<DurableBatch>> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
     // The output comes first: the feedback input has no path to it.

@@ -133,7 +133,8 @@ impl Writer {
         let keeper = Keeper { shared: shared.clone(), disk: log.disk(), _lock: log.lock() };
         let keeper = spawn("wal-keeper", Box::new(move || keeper.run(&unsaved)))?;
         *lock(&shared.stats) = log.stats();
-        let engine = Engine { log, shared: shared.clone(), health: health.clone(), to_keeper, done: vec![], last_sync: Instant::now() };
+        let engine =
+            Engine { log, shared: shared.clone(), health: health.clone(), to_keeper, done: vec![], last_sync: Instant::now() };
         // Should this one not start, the keeper ends because its sender is gone.
         let writer = spawn("wal-writer", Box::new(move || engine.run()))?;
         Ok(Writer { threads: Arc::new(Threads { shared, reader, joins: Mutex::new(vec![writer, keeper]) }) })

@@ -81,7 +81,13 @@ impl fmt::Display for Audited {
             writeln!(f, "missing in the object store: {object}")?;
         }
         let verdict = if self.clean { "clean" } else { "NOT CLEAN" };
-        write!(f, "audit: {verdict}; {} files, {} objects missing, {} messages not consumed yet", self.files, self.missing_objects.len(), self.lag)
+        write!(
+            f,
+            "audit: {verdict}; {} files, {} objects missing, {} messages not consumed yet",
+            self.files,
+            self.missing_objects.len(),
+            self.lag
+        )
     }
 }
 
@@ -161,7 +167,8 @@ fn set_aside_pending(config: &Config, balance: &mut Audit) -> Result<BTreeMap<St
     }
     balance.missing = 0;
     for one in &mut balance.partitions {
-        let key = TopicKey { cluster: one.cluster.as_str().into(), name: one.topic.as_str().into(), id: one.topic_id.as_str().into() };
+        let key =
+            TopicKey { cluster: one.cluster.as_str().into(), name: one.topic.as_str().into(), id: one.topic_id.as_str().into() };
         let logged = logged.remove(&PartitionKey { topic: key.into(), partition: one.partition }).unwrap_or_default();
         let length = |gaps: &[std::ops::Range<i64>]| gaps.iter().map(|gap| (gap.end - gap.start) as u64).sum::<u64>();
         let before = length(&one.gaps);
@@ -186,7 +193,9 @@ fn missing_objects(config: &Config, files: &[FileRow]) -> Result<Vec<String>, Fa
     for file in files {
         match runtime.block_on(operator.stat(&file.path)) {
             Ok(found) if found.content_length() == file.bytes => {}
-            Ok(found) => missing.push(format!("{}: {} bytes, the catalog says {}", file.path, found.content_length(), file.bytes)),
+            Ok(found) => {
+                missing.push(format!("{}: {} bytes, the catalog says {}", file.path, found.content_length(), file.bytes))
+            }
             Err(error) => missing.push(format!("{}: {}", file.path, error.kind())),
         }
     }

@@ -50,7 +50,10 @@ pub fn run(args: &DemoArgs) -> Ended {
     let summary = summary?;
     let tally = sent?;
     if !args.json {
-        println!("sent: {} messages: {} valid, {} duplicates, {} invalid", tally.messages, tally.valid, tally.duplicates, tally.invalid);
+        println!(
+            "sent: {} messages: {} valid, {} duplicates, {} invalid",
+            tally.messages, tally.valid, tally.duplicates, tally.invalid
+        );
     }
     finish(&config, &summary, args.json)?;
     clean_up(args, &directory)
@@ -122,7 +125,8 @@ fn send(load: Plan, brokers: String, topic: &Topic, control: &Control) -> Result
     let settings = Settings { brokers, compression: "none".into(), properties: Vec::new() };
     let never = Arc::new(AtomicBool::new(false));
     let pace = Pace { rate: None, duration: None };
-    let sent = producer::send(&settings, &mut generator, pace, &never, |message| window.admits(message)).map_err(Failure::fault)?;
+    let sent =
+        producer::send(&settings, &mut generator, pace, &never, |message| window.admits(message)).map_err(Failure::fault)?;
     while control.fault().is_none() && (control.counters.source.messages.load(Ordering::Relaxed) as u64) < sent.tally.messages {
         std::thread::sleep(DRAIN_POLL);
     }

@@ -22,7 +22,9 @@ const INTERRUPTED: i32 = 130;
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Ended {
     if args.processes > 1 {
-        return Err(Failure::usage("--processes: a timely cluster of several processes is not supported yet; start several processes with one group_id"));
+        return Err(Failure::usage(
+            "--processes: a timely cluster of several processes is not supported yet; start several processes with one group_id",
+        ));
     }
     let config = load(&args.config)?;
     let changes = Changes { workers: args.workers.map(|workers| workers as usize), until_end: args.until_end };
@@ -132,7 +134,10 @@ fn unfinished(control: &Control) -> String {
         let durable = position.committable.unwrap_or(0);
         if durable < position.emitted {
             let from = position.committable.map_or("the start position".to_owned(), |offset| offset.to_string());
-            lines.push(format!("{partition}: offsets from {from} to {} are not durable; they are read again at the next start", position.emitted - 1));
+            lines.push(format!(
+                "{partition}: offsets from {from} to {} are not durable; they are read again at the next start",
+                position.emitted - 1
+            ));
         }
         let first_unpublished = published.get(&partition).copied();
         if first_unpublished.is_none_or(|first| first < durable) && durable > 0 {

@@ -21,11 +21,17 @@ fn ls(args: &WalDirArgs) -> Ended {
         println!("{}", serde_json::Value::from(list));
         return Ok(());
     }
-    println!("{:>8} {:7} {:>14} {:>14} {:>9} {:>11}  offsets", "number", "state", "file bytes", "used bytes", "frames", "records");
+    println!(
+        "{:>8} {:7} {:>14} {:>14} {:>9} {:>11}  offsets",
+        "number", "state", "file bytes", "used bytes", "frames", "records"
+    );
     for one in &summaries {
         let state = format!("{:?}", one.state).to_lowercase();
         let offsets = offsets(one).join(" ");
-        println!("{:>8} {state:7} {:>14} {:>14} {:>9} {:>11}  {offsets}", one.number, one.file_bytes, one.used_bytes, one.frames, one.records);
+        println!(
+            "{:>8} {state:7} {:>14} {:>14} {:>9} {:>11}  {offsets}",
+            one.number, one.file_bytes, one.used_bytes, one.frames, one.records
+        );
     }
     Ok(())
 }
@@ -56,10 +62,19 @@ fn verify(args: &WalDirArgs) -> Ended {
     let losses = problems.iter().filter(|problem| problem.is_loss()).count();
     if args.json {
         let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        println!("{}", json!({ "segments": report.segments, "frames": report.frames, "records": report.records, "problems": listed, "losses": losses }));
+        println!(
+            "{}",
+            json!({ "segments": report.segments, "frames": report.frames, "records": report.records, "problems": listed, "losses": losses })
+        );
     } else {
         problems.iter().for_each(|problem| println!("{problem}"));
-        println!("{} segments, {} frames, {} records; {} problems, {losses} of them losses", report.segments, report.frames, report.records, problems.len());
+        println!(
+            "{} segments, {} frames, {} records; {} problems, {losses} of them losses",
+            report.segments,
+            report.frames,
+            report.records,
+            problems.len()
+        );
     }
     if losses == 0 { Ok(()) } else { Err(Failure::fault(format!("{}: the log is damaged", args.dir.display()))) }
 }

@@ -45,7 +45,9 @@ impl Node {
         let partition = partition(index, 0);
         self.sequence += 1;
         let mut rows = noon_rows(&partition, start..start + 5 * days.min(1));
-        rows.iter_mut().enumerate().for_each(|(number, row)| row.time_ns = Some((NOON_MS - (number as i64 % days) * DAY_MS) * 1_000_000));
+        rows.iter_mut()
+            .enumerate()
+            .for_each(|(number, row)| row.time_ns = Some((NOON_MS - (number as i64 % days) * DAY_MS) * 1_000_000));
         let mut coverage = Coverage::stored(partition.clone(), start..start + 6);
         coverage.rejected = if days == 0 { (start..start + 6).collect() } else { vec![start + 5] };
         let now_ms = 1_764_000_000_000 + self.sequence;
@@ -165,7 +167,12 @@ fn objects_whose_rows_are_stored_elsewhere_are_reported_and_not_registered() {
     let abandoned = node.close("orders", 0, 1);
     node.upload(&abandoned);
     // Another node committed the same offsets, here under other commits of wider reach.
-    let other = Commit { commit_id: Ulid::from_parts(1, 1), coverage: vec![wide(&abandoned, 0..4)], files: vec![], ..Commit::of(&abandoned) };
+    let other = Commit {
+        commit_id: Ulid::from_parts(1, 1),
+        coverage: vec![wide(&abandoned, 0..4)],
+        files: vec![],
+        ..Commit::of(&abandoned)
+    };
     catalog.commit(&other).unwrap();
     let report = node.rebuild(&catalog);
     assert_eq!((report.registered, report.conflicting.len(), report.superseded.len()), (0, 1, 0), "covered in part");

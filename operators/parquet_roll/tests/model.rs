@@ -89,11 +89,20 @@ impl World {
         let name = ["orders", "events"][topic];
         let sequence = self.deliveries.len() as u64;
         let parts: Vec<(PartitionKey, Range<i64>)> = (0..).map(|number| partition(name, number)).zip(ranges).collect();
-        let rows: Vec<TestRow> = parts.iter().flat_map(|(partition, range)| range.clone().flat_map(|offset| rows_at(partition, offset))).collect();
-        let coverage = parts.iter().filter(|(_, range)| !range.is_empty()).map(|(partition, range)| coverage_at(partition, range.clone()));
+        let rows: Vec<TestRow> =
+            parts.iter().flat_map(|(partition, range)| range.clone().flat_map(|offset| rows_at(partition, offset))).collect();
+        let coverage =
+            parts.iter().filter(|(_, range)| !range.is_empty()).map(|(partition, range)| coverage_at(partition, range.clone()));
         let mut received = received(sequence, &group(name), &rows, coverage.collect());
         // In pieces, as Flight's size limit may cut a delivery.
-        received.batch.batches = received.batch.batches.iter().flat_map(|batch| [batch.slice(0, batch.num_rows() / 2), batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2))]).collect();
+        received.batch.batches = received
+            .batch
+            .batches
+            .iter()
+            .flat_map(|batch| {
+                [batch.slice(0, batch.num_rows() / 2), batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2))]
+            })
+            .collect();
         self.deliveries.insert(sequence, parts);
         let now_ms = self.now_ms;
         let admitted = self.roller().admit(received, now_ms).unwrap();
@@ -105,7 +114,10 @@ impl World {
     fn acknowledge(&self, id: DeliveryId) {
         for (partition, range) in &self.deliveries[&id.sequence] {
             let missing = self.committed.get(partition).map_or(vec![range.clone()], |known| known.missing_in(range.clone()));
-            assert!(range.is_empty() || missing.is_empty(), "delivery {id} was acknowledged, {missing:?} of {partition} is not committed");
+            assert!(
+                range.is_empty() || missing.is_empty(),
+                "delivery {id} was acknowledged, {missing:?} of {partition} is not committed"
+            );
         }
     }
 
@@ -134,11 +146,16 @@ impl World {
         self.committed.entry(row.partition.clone()).or_default().insert(range.clone());
         self.rejected += coverage_at(&row.partition, range.clone()).dispositions().rejected;
         let rows = range.flat_map(|offset| rows_at(&row.partition, offset));
-        self.rows.extend(rows.map(|row| (row.partition.topic.name.to_string(), row.partition.partition, row.offset, row.ordinal)));
+        self.rows
+            .extend(rows.map(|row| (row.partition.topic.name.to_string(), row.partition.partition, row.offset, row.ordinal)));
         let (commit_id, committed) = (self.closed[0].commit_id, self.committed.clone());
         let abandoned = self.roller().abandon(commit_id, committed).unwrap();
         assert!(abandoned.commits.contains(&commit_id));
-        let listed = self.closed.iter().filter(|commit| abandoned.commits.contains(&commit.commit_id)).flat_map(|commit| &commit.deliveries);
+        let listed = self
+            .closed
+            .iter()
+            .filter(|commit| abandoned.commits.contains(&commit.commit_id))
+            .flat_map(|commit| &commit.deliveries);
         assert!(listed.into_iter().all(|id| abandoned.refused.contains(id)));
         self.closed.retain(|commit| !abandoned.commits.contains(&commit.commit_id));
     }
@@ -170,7 +187,8 @@ impl World {
         while !self.closed.is_empty() {
             self.commit();
         }
-        let partitions: Vec<PartitionKey> = ["orders", "events"].into_iter().flat_map(|name| [partition(name, 0), partition(name, 1)]).collect();
+        let partitions: Vec<PartitionKey> =
+            ["orders", "events"].into_iter().flat_map(|name| [partition(name, 0), partition(name, 1)]).collect();
         let mut expected = Vec::new();
         for partition in &partitions {
             let rows = (0..OFFSETS).flat_map(|offset| rows_at(partition, offset));

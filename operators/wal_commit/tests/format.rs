@@ -61,7 +61,8 @@ fn golden_segment_is_still_read() {
     assert!(disk.edit(&segment::segment_name(1), |bytes| *bytes = std::fs::read(golden("segment-v1.wal")).unwrap()));
     let (_, recovery) = open(&disk, &small_config(), 1_790_000_001_000);
     let expected = golden_batches();
-    let expected: Vec<_> = (0..2).map(|number| content(Epoch(1_790_000_000_020 + 20 * number as u64), &expected[number])).collect();
+    let expected: Vec<_> =
+        (0..2).map(|number| content(Epoch(1_790_000_000_020 + 20 * number as u64), &expected[number])).collect();
     assert_eq!(recovered(&recovery), expected);
     assert_eq!(recovery.keys().count(), 7);
 }

@@ -9,7 +9,11 @@ use crate::wal_commit::memory::Fault;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { partition: i32, count: usize, bytes: usize },
+    Append {
+        partition: i32,
+        count: usize,
+        bytes: usize,
+    },
     Write,
     Sync,
     SaveKeys,
@@ -17,13 +21,20 @@ enum Step {
     /// Everything up to this many epochs ago is published.
     Release(u64),
     /// One of the next operations fails for good.
-    Fault { after: u64 },
+    Fault {
+        after: u64,
+    },
     /// One of the next operations finds the disk full, once.
-    Full { after: u64, reached: usize },
+    Full {
+        after: u64,
+        reached: usize,
+    },
     /// The process ends in an orderly way and starts again.
     Reopen,
     /// Power is lost, and the machine starts again.
-    Crash { seed: u64 },
+    Crash {
+        seed: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
