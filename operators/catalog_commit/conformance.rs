@@ -14,7 +14,7 @@ use ulid::Ulid;
 
 use crate::batch::{Group, Signal};
 use crate::catalog_commit::postgres_catalog::{self, INDEX_CHANNEL, PostgresCatalog};
-use crate::catalog_commit::sled_catalog::SledCatalog;
+use crate::catalog_commit::sled_catalog::{SledCatalog, State};
 use crate::catalog_commit::{Binding, Catalog, Commit, Committed, Error, FileFilter, FileRow, covered};
 use crate::coverage::{Dispositions, PartitionKey, TopicKey};
 use crate::object_upload::Secret;
@@ -210,10 +210,13 @@ fn agrees_with_the_model(catalog: &dyn Catalog, topic: &str, steps: &[(i32, i64,
             Err(Error::Overlap { known, .. }) => assert!(overlaps && known.start < range.end && range.start < known.end),
             other => panic!("{other:?}"),
         }
-        if *repeat && !overlaps {
-            assert_eq!(catalog.commit(&commit).unwrap(), Committed::AlreadyCommitted);
+        if overlaps {
+            continue;
         }
         known.extend(range);
+        if *repeat {
+            assert_eq!(catalog.commit(&commit).unwrap(), Committed::AlreadyCommitted);
+        }
     }
     let coverage = catalog.coverage().unwrap();
     for (number, offsets) in model {
@@ -225,21 +228,7 @@ fn agrees_with_the_model(catalog: &dyn Catalog, topic: &str, steps: &[(i32, i64,
 }
 
 fn steps() -> impl Strategy<Value = Vec<(i32, i64, i64, bool)>> {
-    // Overlapping steps are kept: they must be refused, and then are no part of the model.
     proptest::collection::vec((0..2i32, 0..60i64, 1..9i64, any::<bool>()), 1..25)
-}
-
-/// Only steps that are not refused change the model, so drop what overlaps in part.
-fn without_partial_overlaps(steps: Vec<(i32, i64, i64, bool)>) -> Vec<(i32, i64, i64, bool)> {
-    let mut seen: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
-    let keep = |step: &(i32, i64, i64, bool)| {
-        let seen = seen.entry(step.0).or_default();
-        let range = step.1..step.1 + step.2;
-        let known = range.clone().filter(|offset| seen.contains(offset)).count() as i64;
-        seen.extend(range);
-        known == 0 || known == step.2
-    };
-    steps.into_iter().filter(keep).collect()
 }
 
 // ------------------------------------------------------------------------------------------------------------------ sled
@@ -258,7 +247,7 @@ proptest! {
     #[test]
     fn sled_agrees_with_the_model(steps in steps()) {
         let folder = tempfile::tempdir().unwrap();
-        agrees_with_the_model(&SledCatalog::open(folder.path()).unwrap(), "t", &without_partial_overlaps(steps));
+        agrees_with_the_model(&SledCatalog::open(folder.path()).unwrap(), "t", &steps);
     }
 }
 
@@ -276,6 +265,7 @@ fn sled_holds_every_returned_commit_when_its_process_is_killed() {
     let (folder, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let catalog = SledCatalog::open(&folder.path().join("catalog")).unwrap();
     let (orders, traces) = (partition("orders", 0), group("orders", Signal::Traces));
+    assert_eq!(catalog.state(), State::New);
     for number in 0..6 {
         let start = number as i64 * 10;
         catalog.commit(&commit(number, &traces, &[1], vec![row(&orders, start..start + 10)])).unwrap();
@@ -283,9 +273,12 @@ fn sled_holds_every_returned_commit_when_its_process_is_killed() {
         let image = images.path().join(number.to_string());
         copy_folder(&folder.path().join("catalog"), &image);
         let found = SledCatalog::open(&image).unwrap();
+        assert_eq!(found.state(), State::Unclean);
         assert_eq!(ranges(&found, &orders), [0..start + 10]);
         assert_eq!(found.files(&FileFilter::default()).unwrap().len() as u64, number + 1);
     }
+    drop(catalog);
+    assert_eq!(SledCatalog::open(&folder.path().join("catalog")).unwrap().state(), State::Clean);
 }
 
 #[test]
@@ -297,8 +290,6 @@ fn sled_in_use_damaged_or_of_another_version_says_so() {
     assert!(matches!(SledCatalog::open(&path("catalog")), Err(Error::Locked { .. })));
     drop(catalog);
 
-    copy_folder(&path("catalog"), &path("conf"));
-    std::fs::write(path("conf").join("conf"), b"nonsense").unwrap();
     copy_folder(&path("catalog"), &path("newer"));
     {
         let db = sled::open(path("newer")).unwrap();
@@ -306,11 +297,44 @@ fn sled_in_use_damaged_or_of_another_version_says_so() {
         db.flush().unwrap();
     }
     std::fs::write(path("file"), b"not a folder").unwrap();
-    for name in ["conf", "file"] {
-        let error = SledCatalog::open(&path(name)).err().expect(name);
-        assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("rebuild it from the object store"), "{name}: {error}");
-    }
+    let error = SledCatalog::open(&path("file")).err().expect("no folder");
+    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("rebuild it from the object store"), "{error}");
     assert!(matches!(SledCatalog::open(&path("newer")), Err(Error::Version { .. })));
+}
+
+/// sled 0.34 opens most damaged files without complaint and with entries missing.
+#[test]
+fn sled_that_lost_entries_is_never_taken_for_a_clean_catalog() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { folder.path().join(name) };
+    let everything = |catalog: &SledCatalog| (catalog.files(&FileFilter::default()).unwrap(), catalog.coverage().unwrap());
+    let catalog = SledCatalog::open(&path("catalog")).unwrap();
+    for number in 0..120 {
+        let coverage = (0..8).map(|topic| row(&partition(&format!("topic-{topic}"), 0), number * 10..number * 10 + 10)).collect();
+        catalog.commit(&commit(number as u64, &group("orders", Signal::Traces), &[1, 2, 3, 4], coverage)).unwrap();
+    }
+    let before = everything(&catalog);
+    drop(catalog);
+    let bytes = std::fs::read(path("catalog").join("db")).unwrap();
+    let mut seen = BTreeMap::new();
+    for (number, position) in (0..bytes.len()).step_by(bytes.len().div_ceil(25)).enumerate() {
+        let name = format!("damaged-{number}");
+        copy_folder(&path("catalog"), &path(&name));
+        let mut damaged = bytes.clone();
+        damaged[position..].iter_mut().take(3_000).for_each(|byte| *byte ^= 0x5a);
+        std::fs::write(path(&name).join("db"), damaged).unwrap();
+        let found = match SledCatalog::open(&path(&name)) {
+            Err(Error::Damaged { .. }) => "damaged",
+            Err(other) => panic!("{position}: {other}"),
+            Ok(catalog) if catalog.state().needs_rebuild() => "needs rebuild",
+            Ok(catalog) => {
+                assert_eq!(everything(&catalog), before, "{position}");
+                "clean and whole"
+            }
+        };
+        *seen.entry(found).or_insert(0) += 1;
+    }
+    assert!(seen.keys().any(|found| *found != "clean and whole"), "{seen:?}");
 }
 
 // ------------------------------------------------------------------------------------------------------------ PostgreSQL
@@ -371,7 +395,7 @@ fn postgres_agrees_with_the_model() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 12, ..ProptestConfig::default() });
     let checked = runner.run(&steps(), |steps| {
         let topic = format!("t{}", topics.fetch_add(1, Ordering::Relaxed));
-        agrees_with_the_model(&catalog, &topic, &without_partial_overlaps(steps));
+        agrees_with_the_model(&catalog, &topic, &steps);
         Ok(())
     });
     checked.unwrap();

@@ -31,6 +31,9 @@ use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::parquet_roll::{CoverageRow, Day};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote};
 
+#[cfg(test)]
+mod tests;
+
 /// Read at once from the end of a file: holds the footers of most.
 const TAIL_BYTES: u64 = 64 << 10;
 /// No footer of ours comes near; a larger one is damaged or hostile.

@@ -3,6 +3,7 @@
 //! ```text
 //! tree      key                                  value
 //! meta      "schema"                             version, u32 big endian
+//!           "closed"                             Counts, JSON; absent while a process has the catalog open
 //! files     file ULID, 16 bytes                  FileRow, JSON
 //! commits   commit ULID, 16 bytes                digest, u128 big endian
 //! coverage  [cluster, topic, topic id, partition] as JSON    all CoverageRows of the partition, JSON
@@ -13,14 +14,17 @@
 //! no ranges. It holds as many rows as the partition has gaps, usually one.
 //!
 //! sled 0.34 is beta and known to break when its process is killed at the wrong moment. It is chosen because losing it costs time, not
-//! data: `rebuild` restores it from the object store. So opening it treats every error, and every panic of sled itself, as "damaged".
+//! data: `rebuild` restores it from the object store. So opening it treats every error, and every panic of sled itself, as "damaged";
+//! and as sled may also drop damaged entries without a word (a test shows it), it counts its entries when it is closed and reads and
+//! counts them again when it is opened. What was not closed or does not agree is `State::Unclean`: whoever opens it then rebuilds before
+//! trusting it, which costs one listing of the object store and its footers.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use sled::{Db, Transactional, Tree};
 use ulid::Ulid;
@@ -35,9 +39,40 @@ const VERSION: u32 = 1;
 /// sled's default is 1 GB. A catalog of 100,000 files is 50 MB; most reads are of a few coverage values.
 const CACHE_BYTES: u64 = 32 << 20;
 
+/// How the catalog was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It did not exist, or nothing of it was left.
+    New,
+    /// Its last process closed it, and it holds as much as then.
+    Clean,
+    /// Its last process died, or entries are gone.
+    Unclean,
+}
+
+impl State {
+    /// True if the catalog may lack what the object store holds.
+    pub fn needs_rebuild(self) -> bool {
+        self != State::Clean
+    }
+}
+
+/// How much a catalog holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Counts {
+    files: usize,
+    commits: usize,
+    partitions: usize,
+    rows_covered: u64,
+    index: usize,
+    topics: usize,
+}
+
 /// A catalog in a local folder, owned by one process.
 pub struct SledCatalog {
     name: String,
+    state: State,
+    meta: Tree,
     db: Db,
     files: Tree,
     commits: Tree,
@@ -70,16 +105,54 @@ impl SledCatalog {
         let db = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None).open().map_err(store)?;
         let tree = |tree: &str| db.open_tree(tree).map_err(store);
         let meta = tree("meta")?;
-        match meta.get("schema").map_err(store)? {
-            None => {
-                meta.insert("schema", &VERSION.to_be_bytes()).map_err(store)?;
-                db.flush().map_err(store)?;
-            }
-            Some(found) if *found == VERSION.to_be_bytes() => {}
-            Some(found) => return Err(Error::Version { catalog: name, found: format!("{found:?}"), known: VERSION }),
+        let (schema, closed) = (meta.get("schema").map_err(store)?, meta.get("closed").map_err(store)?);
+        if let Some(found) = schema.as_ref().filter(|found| **found != VERSION.to_be_bytes()) {
+            return Err(Error::Version { catalog: name, found: format!("{found:?}"), known: VERSION });
         }
         let (files, commits, coverage, index, topics) = (tree("files")?, tree("commits")?, tree("coverage")?, tree("index")?, tree("topics")?);
-        Ok(SledCatalog { name, files, commits, coverage, index, topics, db })
+        let mut catalog = SledCatalog { name: name.clone(), state: State::New, meta, files, commits, coverage, index, topics, db };
+        // Reads everything: damage shows now, where it can be told what to do, and not as a panic in the middle of a commit.
+        let counts = catalog.count()?;
+        let known = closed.map(|closed| catalog.read::<Counts>(&closed)).transpose()?;
+        catalog.state = match (schema, known) {
+            (None, _) => State::New,
+            (Some(_), Some(known)) if known == counts => State::Clean,
+            _ => State::Unclean,
+        };
+        catalog.meta.insert("schema", &VERSION.to_be_bytes()).map_err(store)?;
+        catalog.meta.remove("closed").map_err(store)?;
+        catalog.flush("open")?;
+        Ok(catalog)
+    }
+
+    /// Moves a damaged catalog out of the way, so that a new one can be opened and rebuilt in its place. Gives the new path.
+    pub fn set_aside(folder: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+        let mut name = folder.as_os_str().to_owned();
+        name.push(format!(".damaged-{now_ms}"));
+        std::fs::rename(folder, &name)?;
+        Ok(name.into())
+    }
+
+    /// How the catalog was found when it was opened.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    fn count(&self) -> Result<Counts, Error> {
+        let coverage = self.coverage()?;
+        if let Some(row) = coverage.values().flatten().find(|row| !row.is_valid()) {
+            let detail = format!("coverage {}..{} of {} does not add up", row.range.start, row.range.end, row.partition);
+            return Err(Error::Damaged { catalog: self.name.clone(), detail });
+        }
+        let entries = |tree: &Tree| tree.iter().try_fold(0, |count, entry| entry.map(|_| count + 1)).map_err(self.failed("count entries"));
+        Ok(Counts {
+            files: self.files(&FileFilter::default())?.len(),
+            commits: entries(&self.commits)?,
+            partitions: coverage.len(),
+            rows_covered: coverage.values().flatten().map(|row| row.rows).fold(0, u64::wrapping_add),
+            index: self.index_pending(usize::MAX)?.len(),
+            topics: self.topics()?.len(),
+        })
     }
 
     fn failed(&self, doing: &'static str) -> impl Fn(sled::Error) -> Error + '_ {
@@ -152,6 +225,19 @@ fn partition_key(partition: &PartitionKey) -> Vec<u8> {
 fn is_lock(error: &std::io::Error) -> bool {
     // sled wraps the refused lock into an error of kind Other.
     error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+impl Drop for SledCatalog {
+    /// Best effort: where it fails, the next one to open it finds it unclean. A panic may come from sled: then nothing more is asked of it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let closed = self.count().and_then(|counts| self.meta.insert("closed", json(&counts)).map_err(self.failed("close")));
+        if closed.and_then(|_| self.flush("close")).is_err() {
+            tracing::warn!(catalog = self.name, "catalog could not be closed properly");
+        }
+    }
 }
 
 impl Catalog for SledCatalog {

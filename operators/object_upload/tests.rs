@@ -1,0 +1,219 @@
+//! Uploads to a folder, to memory, to a small S3 server of our own that fails on demand, and to a real one where
+//! `OPENWIT_TEST_S3_ENDPOINT` names it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use ulid::Ulid;
+
+use super::*;
+use crate::batch::{Group, Signal};
+use crate::parquet_roll::{Day, FileKind};
+
+fn file(folder: &Path, number: u64, content: &[u8]) -> StableFile {
+    let local = folder.join(format!("{number}.local"));
+    std::fs::write(&local, content).unwrap();
+    StableFile {
+        file: Ulid::from_parts(number, 1),
+        kind: FileKind::Rows,
+        local,
+        path: format!("lake/orders/traces/day={number}/node/{number}.parquet"),
+        day: Day(1),
+        rows: 1,
+        bytes: content.len() as u64,
+        time_min_ns: None,
+        time_max_ns: None,
+        schema_hash: "".into(),
+    }
+}
+
+fn commit(files: Vec<StableFile>) -> ClosedCommit {
+    let group = Group { index: "orders".into(), signal: Signal::Traces };
+    ClosedCommit { commit_id: Ulid::from_parts(1, 1), group, node: "node".into(), files, coverage: vec![], deliveries: vec![] }
+}
+
+/// Small parts, so that small files have several.
+fn config() -> Config {
+    Config { chunk_bytes: 5 << 20, attempts_max: 4, backoff_ms: 1, backoff_max_ms: 5, ..Config::default() }
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|position| (position / 251 + position) as u8).collect()
+}
+
+async fn uploads_come_back_whole(operator: &Operator) {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = [content(0), content(1), content((11 << 20) + 17), content(5 << 20)];
+    let files: Vec<StableFile> = contents.iter().enumerate().map(|(number, content)| file(folder.path(), number as u64, content)).collect();
+    let commit = commit(files);
+    for _ in 0..2 {
+        let uploaded = upload_commit(operator, &commit, &config()).await.unwrap();
+        assert_eq!((uploaded.files, uploaded.bytes), (4, contents.iter().map(|content| content.len() as u64).sum()));
+        for (file, content) in commit.files.iter().zip(&contents) {
+            assert!(operator.read(&file.path).await.unwrap().to_vec() == *content, "{}", file.path);
+        }
+    }
+    remove_local(&commit).unwrap();
+    remove_local(&commit).unwrap();
+    assert!(commit.files.iter().all(|file| !file.local.exists()));
+    remove_objects(operator, &commit).await.unwrap();
+    remove_objects(operator, &commit).await.unwrap();
+    assert!(!operator.exists(&commit.files[2].path).await.unwrap());
+    let gone = upload_commit(operator, &commit, &config()).await.expect_err("local files are gone");
+    assert!(matches!(gone, Error::Local { .. }) && !gone.is_retriable());
+}
+
+#[tokio::test]
+async fn objects_in_a_folder_appear_whole_and_stale_leftovers_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = folder.path().join(TEMPORARY_FOLDER);
+    std::fs::create_dir_all(&temporary).unwrap();
+    for (name, age_hours) in [("stale", 25), ("fresh", 1)] {
+        let leftover = std::fs::File::create(temporary.join(name)).unwrap();
+        leftover.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_hours * 3_600)).unwrap();
+    }
+    let operator = build_operator(&ObjectStore::Fs { root: folder.path().to_path_buf() }).unwrap();
+    uploads_come_back_whole(&operator).await;
+    let left: Vec<_> = std::fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["fresh"], "nothing half-written stays behind");
+}
+
+#[tokio::test]
+async fn objects_in_memory_come_back_whole() {
+    uploads_come_back_whole(&build_operator(&ObjectStore::Memory).unwrap()).await;
+}
+
+#[tokio::test]
+async fn objects_in_a_real_s3_come_back_whole() {
+    let Ok(endpoint) = std::env::var("OPENWIT_TEST_S3_ENDPOINT") else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "OPENWIT_TEST_S3_ENDPOINT must be set under CI");
+        eprintln!("\n*** NOT RUN: set OPENWIT_TEST_S3_ENDPOINT to test uploads to a real S3 ***\n");
+        return;
+    };
+    let secret = |name: &str| std::env::var(name).ok().map(Secret::new);
+    let bucket = std::env::var("OPENWIT_TEST_S3_BUCKET").unwrap_or("lake".into());
+    let store = S3 {
+        bucket,
+        root: format!("upload-test-{}", std::process::id()),
+        endpoint: Some(endpoint),
+        access_key_id: secret("AWS_ACCESS_KEY_ID"),
+        secret_access_key: secret("AWS_SECRET_ACCESS_KEY"),
+        ..S3::default()
+    };
+    uploads_come_back_whole(&build_operator(&ObjectStore::S3(store.clone())).unwrap()).await;
+    let wrong = S3 { secret_access_key: Some(Secret::new("wrong")), ..store };
+    let folder = tempfile::tempdir().unwrap();
+    let operator = build_operator(&ObjectStore::S3(wrong)).unwrap();
+    let refused = upload_file(&operator, &file(folder.path(), 1, b"x"), &config()).await.expect_err("wrong key");
+    assert!(!refused.is_retriable() && !format!("{refused:?} {refused}").contains("wrong\""), "{refused:?}");
+}
+
+/// Answers of the small server, one per request; when they run out it behaves.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Status(u16),
+    Hangup,
+    WrongSize,
+}
+
+/// An S3 of one object: PUT and HEAD. Gives its address and the log of requests.
+async fn small_s3(mut answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let requests = log.clone();
+    answers.reverse();
+    let answers = Arc::new(Mutex::new(answers));
+    tokio::spawn(async move {
+        let size = Arc::new(Mutex::new(0));
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(BufReader::new(socket), answers.clone(), requests.clone(), size.clone()));
+        }
+    });
+    (address, log)
+}
+
+async fn serve(mut socket: BufReader<tokio::net::TcpStream>, answers: Arc<Mutex<Vec<Answer>>>, log: Arc<Mutex<Vec<String>>>, size: Arc<Mutex<usize>>) {
+    loop {
+        let (mut head, mut line) = (String::new(), String::new());
+        while socket.read_line(&mut line).await.unwrap_or(0) > 2 {
+            head.push_str(&line);
+            line.clear();
+        }
+        let Some(request) = head.lines().next() else { return };
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|length| length.trim().to_string()));
+        let length: usize = length.map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        socket.read_exact(&mut body).await.unwrap();
+        log.lock().unwrap().push(request.split(['?', ' ']).take(2).collect::<Vec<_>>().join(" "));
+        let (status, shown) = match answers.lock().unwrap().pop() {
+            Some(Answer::Hangup) => return,
+            Some(Answer::Status(status)) => (status, 0),
+            Some(Answer::WrongSize) => (200, 1),
+            None if request.starts_with("PUT") => {
+                *size.lock().unwrap() = length;
+                (200, 0)
+            }
+            None => (200, *size.lock().unwrap()),
+        };
+        // A body of zeros only where there is one: HEAD's length has none.
+        let answer = format!("HTTP/1.1 {status} Status\r\nContent-Length: {shown}\r\nETag: \"e\"\r\n\r\n");
+        if socket.get_mut().write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn small_store(endpoint: String) -> Operator {
+    let keys = (Some(Secret::new("key")), Some(Secret::new("top secret")));
+    let s3 = S3 { bucket: "lake".into(), endpoint: Some(endpoint), access_key_id: keys.0, secret_access_key: keys.1, ..S3::default() };
+    build_operator(&ObjectStore::S3(s3)).unwrap()
+}
+
+#[tokio::test]
+async fn uploads_are_repeated_after_errors_worth_it_and_no_others() {
+    use Answer::{Hangup, Status, WrongSize};
+    let folder = tempfile::tempdir().unwrap();
+    let cases: Vec<(Vec<Answer>, Option<u64>)> = vec![
+        (vec![], Some(0)),
+        (vec![Status(503), Status(500)], Some(2)),
+        (vec![Hangup], Some(1)),
+        (vec![Status(429), Hangup, Status(502)], Some(3)),
+        // The upload went well, what lies there did not.
+        (vec![Status(200), WrongSize], Some(1)),
+        (vec![Status(503); 4], None),
+        (vec![Status(403)], None),
+    ];
+    for (answers, expected) in cases {
+        let (endpoint, log) = small_s3(answers.clone()).await;
+        let uploaded = upload_file(&small_store(endpoint), &file(folder.path(), 1, &content(1_000)), &config()).await;
+        assert_eq!(uploaded.as_ref().ok().map(|uploaded| uploaded.failures), expected, "{answers:?}: {uploaded:?} {log:?}");
+        let shown = uploaded.err().map_or(String::new(), |error| format!("{error} {error:?}"));
+        assert!(!shown.contains("top secret"), "{shown}");
+    }
+    let (endpoint, log) = small_s3(vec![Status(403)]).await;
+    let refused = upload_file(&small_store(endpoint), &file(folder.path(), 1, b"x"), &config()).await.expect_err("forbidden");
+    assert!(!refused.is_retriable() && log.lock().unwrap().len() == 1, "{refused}");
+}
+
+#[tokio::test]
+async fn the_last_file_is_sent_after_all_others_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let commit = commit((1..=5).map(|number| file(folder.path(), number, &content(100))).collect());
+    let (endpoint, log) = small_s3(vec![Answer::Status(503), Answer::Hangup]).await;
+    upload_commit(&small_store(endpoint), &commit, &config()).await.unwrap();
+    let log = log.lock().unwrap().clone();
+    let last = format!("PUT /lake/{}", commit.files[4].path.replace('=', "%3D"));
+    let position = log.iter().position(|request| *request == last).unwrap_or_else(|| panic!("{log:?}"));
+    let after: Vec<&String> = log[position + 1..].iter().collect();
+    assert!(after.len() == 1 && after[0].starts_with("HEAD"), "{log:?}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let s3 = S3 { secret_access_key: Some(Secret::new("top secret")), access_key_id: Some(Secret::new("the id")), ..S3::default() };
+    let shown = format!("{:?}", ObjectStore::S3(s3));
+    assert!(!shown.contains("top secret") && !shown.contains("the id") && shown.contains("***"), "{shown}");
+}
