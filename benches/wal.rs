@@ -164,8 +164,13 @@ fn main() {
     let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("the sources' folder is writable");
     let directory = directory.path();
     let (_, direct) = core(directory, true, 1 << 20, 16 << 20);
-    println!("direct I/O: {direct}; records of {PAYLOAD_BYTES} B; MB/s of payload, median of {ROUNDS} rounds; ratio to the bare loop");
-    println!("{:>9} {:>10} {:>16} {:>30} {:>16}", "per sync", "bare loop", "core", "threads, keys, 4 in flight", "core, buffered");
+    println!(
+        "direct I/O: {direct}; records of {PAYLOAD_BYTES} B; MB/s of payload, median of {ROUNDS} rounds; ratio to the bare loop"
+    );
+    println!(
+        "{:>9} {:>10} {:>16} {:>30} {:>16}",
+        "per sync", "bare loop", "core", "threads, keys, 4 in flight", "core, buffered"
+    );
     for group in [64 << 10, 256 << 10, 1 << 20, 4 << 20] {
         let (mut rates, mut ratios) = (vec![vec![]; 4], vec![vec![]; 4]);
         let mut shared = 0.0;

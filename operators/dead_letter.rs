@@ -98,7 +98,9 @@ pub enum Error {
         source: rdkafka::error::KafkaError,
     },
     /// A letter that the topic will never take.
-    #[error("a message of {bytes} bytes is over the limit of the dead-letter topic {topic}: raise its max.message.bytes, or set dead_letter.directory")]
+    #[error(
+        "a message of {bytes} bytes is over the limit of the dead-letter topic {topic}: raise its max.message.bytes, or set dead_letter.directory"
+    )]
     TooLarge {
         /// The topic.
         topic: String,
@@ -187,7 +189,8 @@ pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<
         return Err("no dead letter: set dead_letter.directory or dead_letter.topic".into());
     }
     let clerk = Clerk { sinks, health, stats, logged: None, unlogged: 0 };
-    Desk::open("dead-letter", move |requests| clerk.serve(&requests)).map_err(|error| format!("starting the dead letter: {error}"))
+    Desk::open("dead-letter", move |requests| clerk.serve(&requests))
+        .map_err(|error| format!("starting the dead letter: {error}"))
 }
 
 fn text(error: &Error) -> String {
@@ -228,7 +231,9 @@ impl Clerk {
         let mut is_first = true;
         let mut is_safe_elsewhere = false;
         for sink in &mut self.sinks {
-            let Some(kept) = keep_patiently(sink.as_mut(), rejects, is_safe_elsewhere, &self.health, &self.stats) else { return false };
+            let Some(kept) = keep_patiently(sink.as_mut(), rejects, is_safe_elsewhere, &self.health, &self.stats) else {
+                return false;
+            };
             if is_first {
                 self.stats.written.fetch_add(kept.written, Ordering::Relaxed);
                 self.stats.repeated.fetch_add(kept.repeated, Ordering::Relaxed);
@@ -249,7 +254,13 @@ impl Clerk {
     }
 }
 
-fn keep_patiently(sink: &mut dyn Sink, rejects: &[Reject], is_safe_elsewhere: bool, health: &Health, stats: &Stats) -> Option<Kept> {
+fn keep_patiently(
+    sink: &mut dyn Sink,
+    rejects: &[Reject],
+    is_safe_elsewhere: bool,
+    health: &Health,
+    stats: &Stats,
+) -> Option<Kept> {
     let mut wait = RETRY_WAIT_MIN;
     loop {
         let error = match sink.keep(rejects) {

@@ -40,7 +40,11 @@ struct Open {
 impl FileSink {
     /// Opens the folder, creates it when missing, cuts off a torn last line, and remembers what was written lately.
     pub fn open(directory: &Path, file_bytes_max: u64) -> Result<Self, Error> {
-        std::fs::create_dir_all(directory).map_err(|source| Error::File { doing: "creating", path: directory.to_owned(), source })?;
+        std::fs::create_dir_all(directory).map_err(|source| Error::File {
+            doing: "creating",
+            path: directory.to_owned(),
+            source,
+        })?;
         let mut written: BTreeMap<PartitionKey, OffsetSet> = BTreeMap::new();
         let mut remembered_bytes = 0;
         for path in letter::files(directory)?.iter().rev() {

@@ -118,7 +118,8 @@ fn the_topic_gets_the_original_message_with_reason_headers() {
     assert_eq!((message.key(), message.payload()), (Some(&b"key"[..]), Some(&b"\xffpay\0load"[..])));
     assert_eq!(message.timestamp().to_millis(), Some(77));
     let headers = message.headers().expect("there are headers");
-    let header = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value).map(<[u8]>::to_vec);
+    let header =
+        |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value).map(<[u8]>::to_vec);
     assert_eq!(header("h"), Some(vec![1, 2]));
     assert_eq!(header("openwit.reason"), Some(b"undecodable".to_vec()));
     assert_eq!(header("openwit.offset"), Some(b"9".to_vec()));
