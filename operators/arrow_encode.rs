@@ -31,7 +31,9 @@
 //!      +- attributes  attribute lists: promoted columns and maps
 //!      |   +- promoted    the table of attributes that have a column
 //!      |   +- values      any value as text
-//!      +- columns     growing buffers that become Arrow arrays
+//!      +- columns     growing columns that become Arrow arrays
+//!          +- texts       the same for texts, checked in bulk
+//!          +- buffers     vectors that come back once they are read
 //! schema      names and types, documented in docs/schemas.md
 //! ```
 
@@ -39,11 +41,13 @@ pub mod encoder;
 pub mod schema;
 
 mod attributes;
+mod buffers;
 mod columns;
 mod common;
 mod logs;
 mod metrics;
 mod promoted;
+mod texts;
 mod traces;
 mod values;
 

@@ -139,11 +139,12 @@ pub fn kafka_source<'s>(
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
     let mut commit_input = builder.new_input_connection(feedback.commit, Pipeline, []);
     let mut received_input = builder.new_input_connection(feedback.received, Pipeline, []);
-    let has_consumer = scope.index() % scope.peers() < config.consumers;
+    let index = scope.index();
+    let has_consumer = index < config.consumers;
 
     builder.build_reschedule(move |mut capabilities| {
         let capability = capabilities.pop();
-        let mut source = has_consumer.then(|| Source::start(config, ports, waker.clone(), capability)).flatten();
+        let mut source = has_consumer.then(|| Source::start(config, ports, index, waker.clone(), capability)).flatten();
         let mut next_tick = Instant::now();
         move |frontiers| {
             commit_input.for_each(|_, data| data.clear());
@@ -205,10 +206,15 @@ struct Source {
 }
 
 impl Source {
-    fn start(config: Config, ports: Ports, waker: Arc<Waker>, capability: Option<Capability<Epoch>>) -> Option<Source> {
+    fn start(config: Config, ports: Ports, index: usize, waker: Arc<Waker>, capability: Option<Capability<Epoch>>) -> Option<Source> {
         let on_wake = waker.clone();
         ports.health.on_wake(move || on_wake.wake());
-        let handle = match consumer::spawn(config.consumer.clone(), ports.clone(), move || waker.wake()) {
+        let mut settings = config.consumer.clone();
+        if config.consumers > 1 {
+            // Static membership wants a name for each member.
+            settings.client.entry("group.instance.id".into()).and_modify(|id| id.push_str(&format!("-{index}")));
+        }
+        let handle = match consumer::spawn(settings, ports.clone(), move || waker.wake()) {
             Ok(handle) => handle,
             Err(error) => {
                 ports.health.fail(NAME, format!("starting the consumer thread: {error}"));

@@ -249,7 +249,9 @@ pub fn wal_commit<'s>(
     let mut published_input = builder.new_input_connection(frontiers.published, Pipeline, []);
     builder.build(move |_capabilities| {
         // The activation fails only when the worker is gone.
-        let port = ports.writer.port(move || drop(activator.activate()));
+        let port = ports.writer.port(move || {
+            let _ = activator.activate();
+        });
         let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<NormalizedBatch>)> = BTreeMap::new();
         let mut jobs = Jobs::default();
         let mut released = Epoch(0);

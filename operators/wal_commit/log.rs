@@ -196,8 +196,20 @@ impl Log {
             disk,
             config,
         };
+        log.make_found_durable(&surveyed)?;
         let recovery = log.take_over(&layout, &surveyed)?;
         Ok((log, recovery))
+    }
+
+    /// Syncs the last segment: a process that was killed may have left it written but not synced. Its frames are about to count as
+    /// durable, and the next to fail may be the machine. The segments before it were synced before their successors were made.
+    fn make_found_durable(&mut self, surveyed: &[Surveyed]) -> Result<(), Error> {
+        if let Some(last) = surveyed.last() {
+            let name = segment_name(last.number);
+            let synced = self.disk.open(&name).and_then(|file| file.sync());
+            synced.map_err(|error| self.failed_sync(&name, error))?;
+        }
+        self.sync_directory()
     }
 
     /// Makes what was found the log's own.

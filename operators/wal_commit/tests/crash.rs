@@ -135,6 +135,26 @@ fn whole_frames_behind_an_unsynced_hole_are_dropped() {
 }
 
 #[test]
+fn unreadable_sector_costs_only_the_frames_in_its_block() {
+    let disk = Memory::aligned();
+    let (mut log, _) = open(&disk, &small_config(), 1);
+    let mut contents = Vec::new();
+    for number in 0..4 {
+        let frame = batch(0, number * 2, 2, 1_200);
+        log.append(Epoch(2), &frame).unwrap();
+        log.sync().unwrap();
+        contents.push(content(Epoch(2), &frame));
+    }
+    drop(log);
+    // The first frame lies in the first block of frames, the second crosses into the next.
+    assert!(disk.make_unreadable(&segments(&disk)[0], 4_200..4_300));
+    let (_, recovery) = open(&disk, &small_config(), 100);
+    assert_eq!(recovered(&recovery), contents[2..]);
+    assert_eq!(recovery.report.damaged.len(), 1);
+    assert!(recovery.report.damaged[0].bytes.contains(&4_250));
+}
+
+#[test]
 fn missing_segment_is_reported_and_survived() {
     let disk = Memory::aligned();
     let (mut log, _) = open(&disk, &small_config(), 1);

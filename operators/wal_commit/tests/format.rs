@@ -115,8 +115,8 @@ fn amplification_of_frames_stays_below_a_tenth() {
             if number % 3 == 2 {
                 log.sync().unwrap();
             }
+            log.save_keys().unwrap();
         }
-        log.save_keys().unwrap();
         let stats = log.stats();
         let payload = stats.payload_bytes as f64;
         let space = stats.frame_bytes as f64 / payload;
