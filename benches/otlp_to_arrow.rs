@@ -45,17 +45,6 @@ fn compare(signal: Signal, per_message: usize, messages: &[Vec<u8>]) {
     let group = Group { index: "bench".into(), signal };
     let mut encoder = Encoder::new(Config::new(group));
     let (mut ours, mut prosts) = (Vec::new(), Vec::new());
-    if let Some(arg) = std::env::args().nth(1).filter(|a| a.starts_with("own")) {
-        if arg != format!("own-{signal}-{per_message}") {
-            return;
-        }
-        let mut best = u64::MAX;
-        for _ in 0..60 {
-            best = best.min(measure(|| encode(&mut encoder, &batches)).cpu_ns);
-        }
-        println!("best {} ns/row", best as f64 / rows as f64);
-        return;
-    }
     for round in 0..=ROUNDS {
         let (own, prost) = (measure(|| encode(&mut encoder, &batches)), measure(|| decode(signal, messages)));
         assert_eq!((own.rows, prost.rows), (rows, rows));

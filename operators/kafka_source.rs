@@ -206,7 +206,13 @@ struct Source {
 }
 
 impl Source {
-    fn start(config: Config, ports: Ports, index: usize, waker: Arc<Waker>, capability: Option<Capability<Epoch>>) -> Option<Source> {
+    fn start(
+        config: Config,
+        ports: Ports,
+        index: usize,
+        waker: Arc<Waker>,
+        capability: Option<Capability<Epoch>>,
+    ) -> Option<Source> {
         let on_wake = waker.clone();
         ports.health.on_wake(move || on_wake.wake());
         let mut settings = config.consumer.clone();
@@ -305,6 +311,8 @@ impl Source {
             return;
         };
         self.ledger.emit(*capability.time(), &batch.partition, batch.end, load);
+        self.ports.stats.messages.fetch_add(load.messages, Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(load.bytes, Ordering::Relaxed);
         self.emitted.insert(batch.partition.clone(), batch.end);
         let mut session = output.session(capability);
         session.give(batch);

@@ -2,22 +2,28 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::array::{Array, ArrayRef, StringArray};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::ArrowNativeType;
 
-/// Zeroed bytes shared by all columns that hold nothing but nulls.
+/// What columns that hold nothing but nulls share.
 #[derive(Default)]
-pub struct Zeros(Option<Buffer>);
+pub struct Zeros {
+    zeros: Option<Buffer>,
+    /// The last column of texts. The columns of one record batch have the same length.
+    texts: Option<ArrayRef>,
+}
 
 impl Zeros {
     /// `length` zeros.
     pub fn bytes(&mut self, length: usize) -> Buffer {
-        match &self.0 {
+        match &self.zeros {
             Some(zeros) if zeros.len() >= length => zeros.slice_with_length(0, length),
             _ => {
                 let zeros = Buffer::from_vec(vec![0u64; length.div_ceil(8)]);
-                self.0.insert(zeros).slice_with_length(0, length)
+                self.zeros.insert(zeros).slice_with_length(0, length)
             }
         }
     }
@@ -27,15 +33,21 @@ impl Zeros {
         NullBuffer::new(BooleanBuffer::new(self.bytes(rows.div_ceil(8)), 0, rows))
     }
 
-    /// The ends of `rows` empty values.
-    pub fn offsets(&mut self, rows: usize) -> OffsetBuffer<i32> {
-        OffsetBuffer::new(ScalarBuffer::new(self.bytes(Offsets::bytes(rows)), 0, rows + 1))
+    /// A column of `rows` texts that are all null.
+    pub fn texts(&mut self, rows: usize) -> ArrayRef {
+        match &self.texts {
+            Some(texts) if texts.len() == rows => texts.clone(),
+            _ => self.texts.insert(Arc::new(StringArray::new_null(rows))).clone(),
+        }
     }
 }
 
 /// How many handed-out buffers a column remembers, to write into them again once nobody else holds them. More would keep memory that
 /// a slow sink holds on to anyway.
 const LENT_MAX: usize = 2;
+
+/// A buffer with room for so many values is kept however few are needed.
+const KEPT_VALUES_MIN: usize = 4_096;
 
 /// A vector that is handed out as an Arrow buffer and comes back when its readers are done: a fresh page costs more than writing it.
 pub struct Lending<T> {
@@ -70,7 +82,10 @@ impl<T: ArrowNativeType> Lending<T> {
         if self.values.is_empty() {
             return Buffer::from_vec(Vec::<T>::new());
         }
-        let next = self.reclaim().unwrap_or_else(|| Vec::with_capacity(self.values.len()));
+        // One that an unusually large row made much larger than what is needed now is given back to the allocator.
+        let kept_max = 4 * self.values.len() + KEPT_VALUES_MIN;
+        let reclaimed = self.reclaim().filter(|values| values.capacity() <= kept_max);
+        let next = reclaimed.unwrap_or_else(|| Vec::with_capacity(self.values.len()));
         let buffer = Buffer::from_vec(std::mem::replace(&mut self.values, next));
         self.lent.push_back(buffer.clone());
         buffer
@@ -288,5 +303,50 @@ impl Offsets {
         let buffer = self.0.hand_out();
         self.0.push(0);
         ScalarBuffer::new(buffer, 0, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bits_are_those_of_a_vector_of_booleans(steps in prop::collection::vec((0u8..5, 0usize..20), 0..40)) {
+            let (mut bits, mut model) = (Bits::default(), Vec::new());
+            for (step, argument) in steps {
+                match step {
+                    0 => bits.push_all_set(argument),
+                    1 => bits.pad(model.len() + argument),
+                    2 => bits.truncate(argument),
+                    _ => bits.push(step == 3),
+                }
+                match step {
+                    0 => model.resize(model.len() + argument, true),
+                    1 => model.resize(model.len() + argument, false),
+                    2 => model.truncate(argument),
+                    _ => model.push(step == 3),
+                }
+                prop_assert!((0..model.len()).all(|index| bits.get(index) == model[index]));
+            }
+            prop_assert_eq!(bits.hand_out().iter().collect::<Vec<_>>(), model);
+        }
+    }
+
+    #[test]
+    fn a_buffer_comes_back_once_its_readers_are_done_and_never_before() {
+        let mut lending = Lending::<i32>::default();
+        lending.extend(0..1_000);
+        let first = lending.hand_out();
+        lending.extend(1_000..2_000);
+        let second = lending.hand_out();
+        assert_ne!(lending.as_ptr().cast(), first.as_ptr(), "the first is still read");
+        let memory = first.as_ptr();
+        drop(first);
+        lending.push(7);
+        drop(lending.hand_out());
+        assert_eq!(lending.as_ptr().cast(), memory);
+        assert_eq!(second.typed_data::<i32>(), (1_000..2_000).collect::<Vec<_>>());
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
-use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::error::ArrowError;
 
 use super::buffers::{Bits, Lending, Offsets, Zeros};
@@ -229,8 +229,7 @@ impl Column for OptionalTexts {
 
     fn take(&mut self, rows: usize, zeros: &mut Zeros) -> Result<ArrayRef, ArrowError> {
         if self.len() == 0 && rows > 0 {
-            let empty = Buffer::from_vec(Vec::<u8>::new());
-            return Ok(Arc::new(StringArray::try_new(zeros.offsets(rows), empty, Some(zeros.nulls(rows)))?));
+            return Ok(zeros.texts(rows));
         }
         self.pad_to(rows);
         let nulls = self.valid.nulls();

@@ -101,8 +101,40 @@ fn general_key_value(message: &[u8]) -> Result<KeyValue<'_>, WireError> {
     Ok(read)
 }
 
-/// Reads an `AnyValue`. The last variant wins; occurrences of the same message variant in a row are merged.
+/// The value of a varint if that is all there is, and it is below 2^56.
+#[inline(always)]
+fn only_varint(bytes: &[u8]) -> Option<u64> {
+    let (&last, more) = bytes.split_last()?;
+    if last >= 0x80 || more.len() > 7 {
+        return None;
+    }
+    let mut value = u64::from(last);
+    for &byte in more.iter().rev() {
+        if byte < 0x80 {
+            return None;
+        }
+        value = value << 7 | u64::from(byte & 0x7f);
+    }
+    Some(value)
+}
+
+/// Reads an `AnyValue`.
+#[inline]
 pub fn any(message: &[u8]) -> Result<Any<'_>, WireError> {
+    // The two that are common, alone in their message as all producers write them.
+    if let Some((text, [])) = short_field::<0x0a>(message) {
+        return Ok(Any::Text(text));
+    }
+    if let [0x18, rest @ ..] = message
+        && let Some(number) = only_varint(rest)
+    {
+        return Ok(Any::Int(number as i64));
+    }
+    general_any(message)
+}
+
+/// The last variant wins; occurrences of the same message variant in a row are merged.
+fn general_any(message: &[u8]) -> Result<Any<'_>, WireError> {
     let mut read = Any::Empty;
     for field in fields(message) {
         match (field?, &mut read) {

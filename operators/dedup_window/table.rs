@@ -312,7 +312,7 @@ impl Table {
 
     /// Shards start a little apart in size: as all grow by the same factor they would otherwise all grow in the same moment.
     fn buckets_min(shard: usize) -> usize {
-        16 + shard % 4
+        16 + shard % 8
     }
 
     /// How many shards there are to sweep.
@@ -332,7 +332,8 @@ impl Table {
     pub fn hash(&self, key: u128) -> Hash {
         let mixed = (key as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93) ^ (key >> 64) as u64;
         let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let tag = (mixed.swap_bytes() >> 32) as u32 & !(TAKEN | PASSED) | TAKEN;
+        // The bits below those of the shard, whose number has 16 at most.
+        let tag = (mixed << 16 >> 32) as u32 & !(TAKEN | PASSED) | TAKEN;
         Hash { shard: (mixed >> self.shift) as u32, tag }
     }
 
@@ -396,7 +397,7 @@ impl Table {
         let shard = hash.shard as usize;
         let buckets = self.shards[shard].buckets.len();
         let entries = self.shards[shard].drop_dead(alive);
-        let more = buckets.div_ceil(4);
+        let more = buckets / 2;
         if entries <= entries_at(LOAD_KEPT_64THS, buckets) {
             return Room::Made;
         }

@@ -148,12 +148,12 @@ pub enum Event {
     Closed(Result<(), String>),
 }
 
-/// Counters and the progress towards the end offsets; written by the consumer, read by anybody.
+/// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Messages handed out.
+    /// Messages emitted into the graph.
     pub messages: AtomicUsize,
-    /// Key, payload and header bytes handed out.
+    /// Their key, payload and header bytes.
     pub bytes: AtomicUsize,
     /// Times the partitions were paused.
     pub pauses: AtomicUsize,
@@ -790,8 +790,6 @@ impl<W: Fn()> Thread<W> {
     }
 
     fn emit(&self, batch: RawBatch) {
-        self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
-        self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.send(Event::Batch(batch));
     }
 

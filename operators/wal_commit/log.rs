@@ -32,8 +32,9 @@ use crate::epoch::Epoch;
 
 /// The buffer is written when it holds this much. Writes of 1 MiB reach the disk's full rate; larger ones only cost memory.
 const WRITE_BYTES: usize = 1 << 20;
-/// Buffers above this are given back after a huge frame.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// Buffers above this are given back after a huge frame. Well above a usual one: memory that is given back and taken again costs more
+/// than the copy into it.
+const BUFFER_BYTES_MAX: usize = 32 << 20;
 /// Free segments kept for reuse; more are removed. Enough for a second at full rate between two releases.
 const FREE_SEGMENTS_MAX: usize = 8;
 /// Sealed segments whose keys are not saved yet. One is the rule; when a second has to wait no segment is started, so that

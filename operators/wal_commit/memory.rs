@@ -260,7 +260,8 @@ impl File for Handle {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut state = self.memory.state();
         let block = BLOCK_BYTES as usize;
-        let misplaced = at % BLOCK_BYTES != 0 || bytes.len() % block != 0 || bytes.as_ptr().addr() % block != 0;
+        let places = [at as usize, bytes.len(), bytes.as_ptr().addr()];
+        let misplaced = !places.iter().all(|place| place.is_multiple_of(block));
         if state.aligned_only && self.access == Access::Blocks && misplaced {
             return Err(io::ErrorKind::InvalidInput.into());
         }

@@ -35,7 +35,7 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.consumer();
         relations.security();
         relations.batches();
-            relations.log();
+        relations.log();
         relations.dead_letter();
     }
     if config.has_storage() {
