@@ -211,7 +211,9 @@ fn main() {
     let key = PartitionKey { topic: Arc::new(topic), partition: 0 };
     let partition = Partitions::default().index(&key).expect("one partition fits");
     for keys in millions.into_iter().map(|millions| millions * 1_000_000) {
-        println!("{keys} keys in the window; CPU ns per record, resident bytes per key in the window, longest epoch in ms of wall time");
+        println!(
+            "{keys} keys in the window; CPU ns per record, resident bytes per key in the window, longest epoch in ms of wall time"
+        );
         let config = Config { window_ms: WINDOW_MS, bytes_max: keys as usize * 100 };
         let ours = run(keys, partition, || Box::new(Ours { window: Window::new(config), verdicts: Vec::new() }));
         let presized = run(keys, partition, || Box::new(TwoGenerations::new(keys as usize)));

@@ -20,7 +20,7 @@ use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::{Fault, Health};
+use openwit_operators::fault::{Fault, Health, chain};
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore};
@@ -223,8 +223,8 @@ fn open(
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, Fault> {
     let counters = &control.counters;
-    let catalog = catalog::open(&plan.catalog).map_err(|error| fault(format!("opening the catalog: {error}")))?;
-    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {error}")))?;
+    let catalog = catalog::open(&plan.catalog).map_err(|error| fault(format!("opening the catalog: {}", chain(&error))))?;
+    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
     let (registrar, registrar_thread) = registrar::open(catalog, index, health.clone(), counters.catalog.clone())
@@ -243,7 +243,7 @@ fn open(
                 upload: object_upload::Ports {
                     runtime: runtime.clone(),
                     store: object_upload::build_operator(&storage.store)
-                        .map_err(|error| fault(format!("opening the object store: {error}")))?,
+                        .map_err(|error| fault(format!("opening the object store: {}", chain(&error))))?,
                     health: health.clone(),
                 },
                 catalog: catalog_commit::Ports { registrar: registrar.clone() },
@@ -308,14 +308,15 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     }
     let directory = &ingest.wal.directory;
     let run_epoch = Epoch::of(clock.now_ms(), 1);
-    let (log, recovery) =
-        Log::open(ingest.wal.clone(), run_epoch).map_err(|error| fault(format!("opening the write-ahead log: {error}")))?;
+    let (log, recovery) = Log::open(ingest.wal.clone(), run_epoch)
+        .map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
     report_recovery(&recovery.report, directory);
     let windows = match config.dedup {
         Some(window) => warm_windows(window, plan.workers, &recovery).map_err(fault)?,
         None => Arc::default(),
     };
-    let writer = Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {error}")))?;
+    let writer =
+        Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))?;
     let (dead_letter, desk) =
         dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());

@@ -69,7 +69,7 @@ use timely::scheduling::Activator;
 
 use crate::batch::{DurableBatch, EncodedBatch, Group, NormalizedBatch};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 
 /// The operator's name in config, metrics and messages.
 pub const NAME: &str = "arrow_encode";
@@ -116,7 +116,7 @@ pub fn arrow_encode<'s>(
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
                 for DurableBatch(batch) in batches.drain(..) {
                     if let Err(error) = encoding.append(&batch, &capability, &mut output) {
-                        health.fail(NAME, format!("epoch {}: {error}", capability.time()));
+                        health.fail(NAME, format!("epoch {}: {}", capability.time(), chain(&error)));
                     }
                 }
             });

@@ -48,7 +48,7 @@ pub use self::letter::{Letter, read_directory};
 use crate::batch::Reject;
 use crate::desk::{Desk, Envelope};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "dead_letter";
@@ -179,11 +179,11 @@ pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     if let Some(directory) = &config.directory {
         let sink = FileSink::open(directory, config.file_bytes_max);
-        sinks.push(Box::new(sink.map_err(|error| text(&error))?));
+        sinks.push(Box::new(sink.map_err(|error| chain(&error))?));
     }
     if let Some(topic) = &config.topic {
         let sink = KafkaSink::open(topic, &config.client);
-        sinks.push(Box::new(sink.map_err(|error| text(&error))?));
+        sinks.push(Box::new(sink.map_err(|error| chain(&error))?));
     }
     if sinks.is_empty() {
         return Err("no dead letter: set dead_letter.directory or dead_letter.topic".into());
@@ -191,11 +191,6 @@ pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<
     let clerk = Clerk { sinks, health, stats, logged: None, unlogged: 0 };
     Desk::open("dead-letter", move |requests| clerk.serve(&requests))
         .map_err(|error| format!("starting the dead letter: {error}"))
-}
-
-fn text(error: &Error) -> String {
-    let cause = std::error::Error::source(error);
-    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// What the thread owns.
@@ -272,14 +267,14 @@ fn keep_patiently(
         }
         if !error.is_retriable() {
             if is_safe_elsewhere {
-                warn!(error = text(&error), "some rejects are in the dead-letter folder only");
+                warn!(error = chain(&error), "some rejects are in the dead-letter folder only");
                 return Some(Kept::default());
             }
-            health.fail(NAME, text(&error));
+            health.fail(NAME, chain(&error));
             return None;
         }
         stats.retries.fetch_add(1, Ordering::Relaxed);
-        warn!(error = text(&error), "the dead letter cannot be written, trying again; nothing is committed meanwhile");
+        warn!(error = chain(&error), "the dead letter cannot be written, trying again; nothing is committed meanwhile");
         std::thread::sleep(wait);
         wait = (wait * 2).min(RETRY_WAIT_MAX);
     }

@@ -42,7 +42,7 @@ use tracing::warn;
 use ulid::Ulid;
 
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::object_upload::backoff::Backoff;
 use crate::parquet_roll::{ClosedCommit, StableFile};
 
@@ -294,7 +294,7 @@ pub async fn upload_file(operator: &Operator, file: &StableFile, config: &Config
             return Err(error);
         }
         let wait = backoff.next_wait();
-        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, %error, "upload failed");
+        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, error = chain(&error), "upload failed");
         tokio::time::sleep(wait).await;
     }
 }
@@ -453,12 +453,12 @@ impl Job {
                     return;
                 }
                 Err(error) if error.is_retriable() => {
-                    warn!(commit = %self.commit.commit_id, %error, "upload failed, trying again");
+                    warn!(commit = %self.commit.commit_id, error = chain(&error), "upload failed, trying again");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }
                 Err(error) => {
-                    self.ports.health.fail(NAME, format!("commit {}: {error}", self.commit.commit_id));
+                    self.ports.health.fail(NAME, format!("commit {}: {}", self.commit.commit_id, chain(&error)));
                     return;
                 }
             }

@@ -56,7 +56,7 @@ use crate::batch::{EncodedBatch, Group, Signal};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::flight_source::Input;
 
 pub use coverage_rows::CoverageRow;
@@ -438,7 +438,7 @@ impl Rolling {
         match Roller::open(config, ports.committed.as_ref().clone()) {
             Ok(roller) => Some(Rolling { roller, open: BTreeMap::new(), closed: Vec::new(), failed: Vec::new(), timer_ms: None }),
             Err(error) => {
-                ports.health.fail(NAME, &error);
+                ports.health.fail(NAME, chain(&error));
                 None
             }
         }
@@ -458,7 +458,7 @@ impl Rolling {
         let admitted = match self.roller.admit(received, ports.clock.now_ms()) {
             Ok(admitted) => admitted,
             Err(error) => {
-                ports.health.fail(NAME, format!("epoch {}: {error}", held.time()));
+                ports.health.fail(NAME, format!("epoch {}: {}", held.time(), chain(&error)));
                 self.failed.push(held.clone());
                 return None;
             }
@@ -479,7 +479,7 @@ impl Rolling {
                     self.closed.push((capability, commit));
                 }
             }
-            Err(error) => ports.health.fail(NAME, &error),
+            Err(error) => ports.health.fail(NAME, chain(&error)),
         }
     }
 

@@ -15,7 +15,7 @@ use super::{Catalog, Commit, Error, NAME, covered};
 use crate::clock::{Clock, SystemClock};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::desk::{Desk, Envelope};
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::index_trigger::{self, Announcer};
 use crate::object_upload::remove_local;
 use crate::parquet_roll::ClosedCommit;
@@ -129,7 +129,7 @@ impl Clerk {
     fn commit(&mut self, closed: &ClosedCommit) -> Answer {
         let commit = Commit::of(closed);
         if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
-            let message = format!("commit {} of {}: {error}", closed.commit_id, closed.group);
+            let message = format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error));
             // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
             match error {
                 Error::Overlap { .. } => self.health.fail_curable(NAME, &message),
@@ -145,7 +145,7 @@ impl Clerk {
         self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
         debug!(commit = %closed.commit_id, group = %closed.group, files = commit.files.len(), rows, bytes, "committed");
         if let Err(error) = remove_local(closed) {
-            warn!(commit = %closed.commit_id, %error, "a published local file stays until the next start");
+            warn!(commit = %closed.commit_id, error = chain(&error), "a published local file stays until the next start");
         }
         Answer::Committed
     }
@@ -155,7 +155,7 @@ impl Clerk {
         if self.coverage_read_ms.is_none_or(|read_ms| now_ms - read_ms > COVERAGE_AGE_MAX_MS) {
             match self.catalog.coverage() {
                 Ok(coverage) => self.coverage = covered(&coverage),
-                Err(error) => return Answer::Failed(error.to_string()),
+                Err(error) => return Answer::Failed(chain(&error)),
             }
             self.coverage_read_ms = Some(now_ms);
         }
@@ -172,8 +172,8 @@ impl Clerk {
                 Answer::Announced
             }
             Err(error) => {
-                warn!(%error, "announcing index work failed; it stays in the catalog");
-                Answer::Failed(error.to_string())
+                warn!(error = chain(&error), "announcing index work failed; it stays in the catalog");
+                Answer::Failed(chain(&error))
             }
         }
     }
@@ -184,7 +184,7 @@ impl Clerk {
             match call(self.catalog.as_ref()) {
                 Err(error) if error.is_retriable() && !self.health.failed() => {
                     self.stats.retries.fetch_add(1, Ordering::Relaxed);
-                    warn!(%error, doing, "the catalog cannot be reached, trying again");
+                    warn!(error = chain(&error), doing, "the catalog cannot be reached, trying again");
                     std::thread::sleep(wait);
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }

@@ -380,7 +380,7 @@ impl Engine {
                 Err(error) if error.is_full() => {
                     if !stalled {
                         stalled = true;
-                        tracing::warn!(%error, "write-ahead log waits for space");
+                        tracing::warn!(error = crate::fault::chain(&error), "write-ahead log waits for space");
                         lock(&self.shared.stats).stalls += 1;
                     }
                 }
