@@ -188,8 +188,9 @@ pub fn open(config: &Config, health: Health, stats: Arc<Stats>) -> Result<(Desk<
     if sinks.is_empty() {
         return Err("no dead letter: set dead_letter.directory or dead_letter.topic".into());
     }
+    let on_panic = health.clone();
     let clerk = Clerk { sinks, health, stats, logged: None, unlogged: 0 };
-    Desk::open("dead-letter", move |requests| clerk.serve(&requests))
+    Desk::open(NAME, on_panic, move |requests| clerk.serve(&requests))
         .map_err(|error| format!("starting the dead letter: {error}"))
 }
 

@@ -48,7 +48,7 @@ use crate::clock::Clock;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 use crate::flight::{Ack, CONNECTION_WINDOW_BYTES, FLUSH_ACTION, PartHeader, STREAM_WINDOW_BYTES, batch_bytes};
-use crate::parquet_roll::{DeliveryId, Received};
+use crate::parquet_roll::{DeliveryId, Received, Refuse};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "flight_source";
@@ -218,6 +218,16 @@ impl Server {
             let body = serde_json::to_vec(&ack(sequences)).expect("an ack is numbers only");
             // A sender that has gone away sends again what it needs acked.
             let _ = sender.send(Ok(PutResult { app_metadata: body.into() }));
+        }
+    }
+}
+
+impl Refuse for Server {
+    fn refuse(&self, delivery: DeliveryId, message: &str, is_retriable: bool) {
+        if let Some(answers) = lock(&self.streams).remove(&delivery.session) {
+            let status = if is_retriable { Status::unavailable(message) } else { Status::invalid_argument(message) };
+            // A sender that has gone away sends again what it needs acked.
+            let _ = answers.send(Err(status));
         }
     }
 }

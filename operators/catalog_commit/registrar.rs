@@ -2,7 +2,7 @@
 //!
 //! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{Catalog, Commit, Error, NAME, covered};
 use crate::clock::{Clock, SystemClock};
-use crate::coverage::{OffsetSet, PartitionKey};
+use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::desk::{Desk, Envelope};
 use crate::fault::{Health, chain};
 use crate::index_trigger::{self, Announcer};
@@ -92,6 +92,7 @@ pub fn open(
     health: Health,
     stats: Arc<Stats>,
 ) -> std::io::Result<(Registrar, JoinHandle<()>)> {
+    let on_panic = health.clone();
     let clerk = Clerk {
         catalog,
         health,
@@ -100,8 +101,9 @@ pub fn open(
         announcer: Announcer::new(index),
         coverage: BTreeMap::new(),
         coverage_read_ms: None,
+        bound: BTreeSet::new(),
     };
-    Desk::open("catalog", move |requests| clerk.serve(&requests))
+    Desk::open(NAME, on_panic, move |requests| clerk.serve(&requests))
 }
 
 struct Clerk {
@@ -112,6 +114,8 @@ struct Clerk {
     announcer: Announcer,
     coverage: BTreeMap<PartitionKey, OffsetSet>,
     coverage_read_ms: Option<u64>,
+    /// Topics whose group the catalog has.
+    bound: BTreeSet<Arc<TopicKey>>,
 }
 
 impl Clerk {
@@ -128,6 +132,7 @@ impl Clerk {
 
     fn commit(&mut self, closed: &ClosedCommit) -> Answer {
         let commit = Commit::of(closed);
+        self.bind_topics(&commit);
         if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
             let message = format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error));
             // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
@@ -148,6 +153,21 @@ impl Clerk {
             warn!(commit = %closed.commit_id, error = chain(&error), "a published local file stays until the next start");
         }
         Answer::Committed
+    }
+
+    /// Notes which group each topic belongs to. A topic that changed its group is told of, not refused: its rows are safe either way,
+    /// but a query over the old index misses them.
+    fn bind_topics(&mut self, commit: &Commit) {
+        for row in &commit.coverage {
+            let topic = &row.partition.topic;
+            if self.bound.contains(topic) {
+                continue;
+            }
+            if let Err(error) = self.catalog.bind_topic(topic, &commit.group) {
+                warn!(topic = %topic.name, group = %commit.group, error = chain(&error), "the topic's group differs from before");
+            }
+            self.bound.insert(topic.clone());
+        }
     }
 
     fn covered(&mut self, partition: &PartitionKey) -> Answer {

@@ -3,7 +3,6 @@
 //! ```text
 //! create active/F  ->  row groups, as rows come  ->  footer, fsync  ->  read the footer back  ->  rename to stable/F, fsync folder
 //! ```
-//! FIGURES
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
