@@ -39,7 +39,7 @@ fn batch(start: i64, records: usize) -> NormalizedBatch {
     NormalizedBatch {
         group: Group { index: "shop".into(), signal: Signal::Traces },
         coverage: Coverage::stored(partition, start..start + records as i64),
-        raw: (0..records * PAYLOAD_BYTES).map(|byte| (byte * 31 >> 3) as u8).collect::<Vec<_>>().into(),
+        raw: (0..records * PAYLOAD_BYTES).map(|byte| ((byte * 31) >> 3) as u8).collect::<Vec<_>>().into(),
         written: Vec::new().into(),
         records: (0..records).map(record).collect(),
     }
@@ -70,7 +70,7 @@ fn open_raw(path: &Path, direct: bool) -> File {
 fn raw(directory: &Path, direct: bool, group: usize, total: u64) -> Run {
     const FILE_BYTES: u64 = 128 << 20;
     let file = open_raw(&directory.join("raw"), direct);
-    let storage: Vec<u8> = (0..(1 << 20) + group + BLOCK).map(|byte| (byte * 31 >> 3) as u8).collect();
+    let storage: Vec<u8> = (0..(1 << 20) + group + BLOCK).map(|byte| ((byte * 31) >> 3) as u8).collect();
     let start = storage.as_ptr().addr().next_multiple_of(BLOCK) - storage.as_ptr().addr();
     if file.metadata().expect("the file is open").len() < FILE_BYTES {
         for at in 0..FILE_BYTES >> 20 {

@@ -331,7 +331,7 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     let writer =
         Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))?;
     let (dead_letter, desk) =
-        dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
+        dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
     let ports = ingest::Ports {
         source: consumer::Ports {

@@ -363,10 +363,10 @@ impl FlightService for Service {
         tokio::spawn(async move {
             let ended = receive(&server, stream, FlightDataDecoder::new(data)).await;
             // A sender that has only stopped sending still waits for acks: its entry goes when its stream does.
-            if let Err(status) = ended {
-                if let Some(answers) = lock(&server.streams).remove(&stream) {
-                    let _ = answers.send(Err(status));
-                }
+            if let Err(status) = ended
+                && let Some(answers) = lock(&server.streams).remove(&stream)
+            {
+                let _ = answers.send(Err(status));
             }
         });
         let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);

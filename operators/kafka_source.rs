@@ -321,10 +321,10 @@ impl Source {
 
     fn tick(&mut self) {
         let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
-        if let Some(capability) = &mut self.capability {
-            if now > *capability.time() {
-                capability.downgrade(&now);
-            }
+        if let Some(capability) = &mut self.capability
+            && now > *capability.time()
+        {
+            capability.downgrade(&now);
         }
     }
 
@@ -335,10 +335,10 @@ impl Source {
             self.is_closing = true;
             self.command(Command::Close(self.ledger.all_committable()));
         }
-        if self.is_closed {
-            if let Some(handle) = self.handle.take() {
-                handle.join();
-            }
+        if self.is_closed
+            && let Some(handle) = self.handle.take()
+        {
+            handle.join();
         }
         self.is_closed
     }

@@ -1,165 +1,361 @@
-//! The dead letter as a Kafka topic: the original message, with the reason and its source in headers.
+//! Dead letters in a Kafka topic: the original message with headers of ours, by an idempotent producer with acks=all.
 //!
-//! ```text
-//! key, payload, headers, timestamp    as they were
-//! openwit.reason openwit.detail openwit.cluster openwit.topic openwit.partition openwit.offset openwit.timestamp_ms
-//! ```
+//! At least once: a letter is acked when Kafka reports it delivered, and sent again whenever that is in doubt. Nothing is dropped: what
+//! fails and may succeed later waits (exponential backoff) and is sent again; the sink then fills up and refuses more
+//! (`Error::Full`). What cannot succeed ends the sink with an error: a topic that may not be written to, and, by
+//! `Oversize::Refuse`, a letter larger than its topic takes.
 //!
-//! At least once: after a crash a message may be there twice, told apart by topic, partition and offset in the headers.
+//! The producer lives in librdkafka's threads; this sink only works in `submit`, `poll` and `flush`, and never waits in the first two,
+//! except for up to half a second when a producer that failed for good is replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use super::{Error, Kept, Sink};
-use crate::batch::{Reject, headers};
+use super::letter::Letter;
+use super::outbox::{Backoff, Failure, Form, Outbox, Verdict};
+use super::{Error, Sink};
+use crate::batch::Reject;
+use crate::clock::Clock;
+use crate::coverage::PartitionKey;
 
-/// How long one message may take to be acked before the sink reports an error, and tries again.
-const DELIVERY_TIMEOUT_MS: &str = "30000";
-/// How long one look for acks waits.
-const POLL: Duration = Duration::from_millis(10);
+/// A bare letter keeps key and headers up to this size: well below every sensible limit of a topic.
+const BARE_BYTES_MAX: usize = 64 << 10;
 
-type Reports = Arc<Mutex<Vec<(usize, Result<(), KafkaError>)>>>;
+/// Client settings that the guarantees rest on, with their aliases: what `Config::client` says of them is not used.
+const OURS: [&str; 8] = [
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "delivery.timeout.ms",
+    "message.timeout.ms",
+    "message.max.bytes",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+];
 
-/// Takes delivery reports, each with the position of its reject in the group.
-struct Context {
-    reports: Reports,
+/// What is done with a letter that is larger than its topic takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oversize {
+    /// `Error::TooLarge` ends the sink, naming the topic's limit. Nothing is lost; nothing goes on either.
+    #[default]
+    Refuse,
+    /// It is sent without its payload, with `openwit.omitted` telling what is missing. Choose this where files hold the whole letter,
+    /// or where the source topic's retention is long enough to fetch it by topic, partition and offset.
+    OmitPayload,
 }
 
-impl ClientContext for Context {}
+/// How the Kafka sink is told to work.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The dead letter topic. It must exist or be created by the broker on first use.
+    pub topic: String,
+    /// librdkafka settings: `bootstrap.servers` and security as the source has them. What the guarantees rest on is set over them.
+    pub client: BTreeMap<String, String>,
+    /// How long librdkafka tries on its own before a letter comes back, to be sent again. Default 300,000 ms. Too small: repetitions.
+    pub delivery_timeout_ms: u64,
+    /// The wait before a letter that came back is sent again, doubled each time. Default 100 ms.
+    pub backoff_ms: u64,
+    /// The longest such wait. Default 10,000 ms.
+    pub backoff_max_ms: u64,
+    /// Letters held until Kafka acks them; at the limit letters are refused. Default 100,000.
+    pub pending_letters_max: usize,
+    /// Bytes of their keys, payloads and headers; likewise. Default 32 MiB; one letter alone may be larger. librdkafka holds as much
+    /// again.
+    pub pending_bytes_max: usize,
+    /// What is done with a letter larger than the topic takes.
+    pub oversize: Oversize,
+}
+
+impl Config {
+    /// The defaults, for `topic` on `brokers`.
+    pub fn new(topic: impl Into<String>, brokers: impl Into<String>) -> Self {
+        Config {
+            topic: topic.into(),
+            client: BTreeMap::from([("bootstrap.servers".to_owned(), brokers.into())]),
+            delivery_timeout_ms: 300_000,
+            backoff_ms: 100,
+            backoff_max_ms: 10_000,
+            pending_letters_max: 100_000,
+            pending_bytes_max: 32 << 20,
+            oversize: Oversize::Refuse,
+        }
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        for (key, value) in self.client.iter().filter(|(key, _)| !OURS.contains(&key.as_str())) {
+            client.set(key, value);
+        }
+        client.set("enable.idempotence", "true").set("acks", "all");
+        client.set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
+        // The limit is the topic's, not the client's; and a batch of one letter is all that must fit there.
+        client.set("message.max.bytes", "1000000000");
+        // Our own bounds come first; librdkafka must hold what they let through.
+        let queue_kbytes = (self.pending_bytes_max / 512).saturating_add(1 << 20).min(i32::MAX as usize);
+        client.set("queue.buffering.max.kbytes", queue_kbytes.to_string());
+        client.set("queue.buffering.max.messages", (self.pending_letters_max.max(1)).to_string());
+        client
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Only the names of client settings: their values hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client: Vec<&String> = self.client.keys().collect();
+        f.debug_struct("Config").field("topic", &self.topic).field("client", &client).finish_non_exhaustive()
+    }
+}
+
+/// What a Kafka sink has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Letters delivered.
+    pub delivered: u64,
+    /// Deliveries that failed and were tried again.
+    pub retried: u64,
+    /// Letters sent without their payload.
+    pub omitted: u64,
+    /// Producers replaced after they failed for good.
+    pub replaced: u64,
+}
+
+/// What librdkafka reports, in its order.
+type Reports = Arc<Mutex<Vec<(u64, Option<KafkaError>)>>>;
+
+/// Collects the delivery reports of one producer.
+struct Context(Reports);
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "dead letter producer");
+    }
+}
 
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
-        let result = result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone());
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push((position, result));
+    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
+        let error = result.as_ref().err().map(|(error, _)| error.clone());
+        lock(&self.0).push((id as u64, error));
     }
 }
 
-/// Sends letters to a topic.
-pub struct KafkaSink {
-    topic: String,
+/// Dead letters in a Kafka topic.
+pub struct Kafka {
+    config: Config,
+    clock: Arc<dyn Clock>,
     producer: BaseProducer<Context>,
     reports: Reports,
+    outbox: Outbox,
+    stats: Stats,
 }
 
-impl KafkaSink {
-    /// A producer for `topic`; the broker is reached with the first letter.
-    pub fn open(topic: &str, client: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let mut config = ClientConfig::new();
-        for (name, value) in client {
-            config.set(name, value);
-        }
-        let owned = [("enable.idempotence", "true"), ("acks", "all"), ("message.timeout.ms", DELIVERY_TIMEOUT_MS)];
-        for (name, value) in owned {
-            config.set(name, value);
-        }
-        // Rejects may be as large as what consumers take.
-        config.set("message.max.bytes", "1000000000");
+impl Kafka {
+    /// Makes the producer. It connects in the background: brokers may be down.
+    pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let reports = Reports::default();
-        let producer = config.create_with_context(Context { reports: reports.clone() });
-        let producer = producer.map_err(|source| Error::Kafka { topic: topic.into(), source })?;
-        Ok(KafkaSink { topic: topic.into(), producer, reports })
+        let producer = produce(&config, &reports)?;
+        let backoff = Backoff { first_ms: config.backoff_ms, max_ms: config.backoff_max_ms };
+        let outbox = Outbox::new(backoff, config.oversize == Oversize::OmitPayload);
+        Ok(Kafka { config, clock, producer, reports, outbox, stats: Stats::default() })
     }
 
-    fn send(&self, position: usize, reject: &Reject) -> Result<(), KafkaError> {
-        let headers = headers_of(reject);
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, position).headers(headers);
-        if let Some(key) = reject.record.key {
-            record = record.key(key.of(&reject.arena));
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Makes the producer fail for good, as librdkafka does when it cannot tell any more what was written.
+    #[cfg(test)]
+    pub(super) fn fail_for_good(&self) {
+        let code = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        // SAFETY: the pointer is the living producer's, the text ends with a zero and is only read during the call.
+        unsafe { rdkafka_sys::rd_kafka_test_fatal_error(self.producer.client().native_ptr(), code, c"test".as_ptr()) };
+    }
+
+    fn step(&mut self, wait: Duration) -> Vec<Result<u64, Error>> {
+        self.producer.poll(wait);
+        // One call serves one event; what else is there by now is served without waiting.
+        for _ in 0..64 {
+            let before = lock(&self.reports).len();
+            self.producer.poll(Duration::ZERO);
+            if lock(&self.reports).len() == before {
+                break;
+            }
         }
-        if let Some(payload) = reject.record.payload {
-            record = record.payload(payload.of(&reject.arena));
+        let mut results = self.take_reports();
+        if let Err(error) = self.replace_if_fatal() {
+            results.push(Err(error));
+            return results;
         }
-        if reject.record.timestamp_ms >= 0 {
-            record = record.timestamp(reject.record.timestamp_ms);
-        }
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    self.producer.poll(POLL);
-                    record = back;
+        self.send_ready(&mut results);
+        results
+    }
+
+    fn take_reports(&mut self) -> Vec<Result<u64, Error>> {
+        let reports = std::mem::take(&mut *lock(&self.reports));
+        let mut results = Vec::with_capacity(reports.len());
+        for (id, error) in reports {
+            match error {
+                Some(error) => results.extend(self.failed(id, error).map(Err)),
+                None if self.outbox.delivered(id) => {
+                    self.stats.delivered += 1;
+                    results.push(Ok(id));
                 }
-                Err((error, _)) => return Err(error),
+                None => {}
             }
+        }
+        results
+    }
+
+    fn failed(&mut self, id: u64, source: KafkaError) -> Option<Error> {
+        let failure = failure_of(&source);
+        let topic = self.config.topic.clone();
+        match self.outbox.failed(id, failure, self.clock.now_ms()) {
+            Verdict::Again(attempt) => {
+                self.stats.retried += 1;
+                Some(Error::Delivery { id, topic, attempt, retriable: true, source })
+            }
+            Verdict::GivenUp(attempt) => Some(Error::Delivery { id, topic, attempt, retriable: false, source }),
+            Verdict::TooLarge(bytes) => Some(Error::TooLarge { id, topic, bytes }),
+            Verdict::Unknown => None,
         }
     }
 
-    fn take_reports(&self) -> Vec<(usize, Result<(), KafkaError>)> {
-        std::mem::take(&mut *self.reports.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn failed(&self, source: KafkaError, reject: &Reject) -> Error {
-        match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
-                let bytes = reject.record.payload.map_or(0, |payload| payload.len as usize);
-                Error::TooLarge { topic: self.topic.clone(), bytes }
-            }
-            _ => Error::Kafka { topic: self.topic.clone(), source },
-        }
-    }
-}
-
-fn headers_of(reject: &Reject) -> OwnedHeaders {
-    let mut owned = OwnedHeaders::new();
-    for (name, value) in headers(reject.record.headers.of(&reject.arena)) {
-        // The client takes header names as text; a name that is none is shown lossily.
-        let name = String::from_utf8_lossy(name);
-        owned = owned.insert(Header { key: &name, value });
-    }
-    let partition = &reject.partition;
-    let added = [
-        ("openwit.reason", reject.reason.code().to_owned()),
-        ("openwit.detail", reject.detail.clone()),
-        ("openwit.cluster", partition.topic.cluster.to_string()),
-        ("openwit.topic", partition.topic.name.to_string()),
-        ("openwit.partition", partition.partition.to_string()),
-        ("openwit.offset", reject.record.offset.to_string()),
-        ("openwit.timestamp_ms", reject.record.timestamp_ms.to_string()),
-    ];
-    added.iter().fold(owned, |owned, (key, value)| owned.insert(Header { key, value: Some(value) }))
-}
-
-impl Sink for KafkaSink {
-    fn keep(&mut self, rejects: &[Reject]) -> Result<Kept, Error> {
-        // Reports of a group given up before would be taken for this one's.
-        drop(self.take_reports());
-        let mut outstanding: BTreeSet<usize> = BTreeSet::new();
-        let mut first_error = None;
-        for (position, reject) in rejects.iter().enumerate() {
-            match self.send(position, reject) {
-                Ok(()) => drop(outstanding.insert(position)),
-                Err(error) => drop(first_error.get_or_insert(self.failed(error, reject))),
-            }
-        }
-        // Every message is reported within the delivery timeout, as acked or as failed.
-        while !outstanding.is_empty() {
-            self.producer.poll(POLL);
-            for (position, result) in self.take_reports() {
-                outstanding.remove(&position);
-                if let Err(error) = result {
-                    first_error.get_or_insert(self.failed(error, &rejects[position]));
+    fn send_ready(&mut self, results: &mut Vec<Result<u64, Error>>) {
+        while let Some((id, letter, form)) = self.outbox.next(self.clock.now_ms()) {
+            let sent = send(&self.producer, &self.config.topic, id, letter, form);
+            self.stats.omitted += u64::from(form == Form::Bare && sent.is_ok());
+            match sent {
+                Ok(()) => {}
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                    self.outbox.unsent(id);
+                    return;
                 }
+                Err(error) => results.extend(self.failed(id, error).map(Err)),
             }
         }
-        match first_error {
-            Some(error) => Err(error),
-            None => Ok(Kept { written: rejects.len() as u64, repeated: 0 }),
-        }
+    }
+
+    /// An idempotent producer that cannot tell any more what was written refuses all work. A new one sends what was in flight again.
+    fn replace_if_fatal(&mut self) -> Result<(), Error> {
+        let Some((code, reason)) = self.producer.client().fatal_error() else {
+            return Ok(());
+        };
+        tracing::warn!(%code, reason, "replacing the dead letter producer after a fatal error");
+        self.reports = Reports::default();
+        self.producer = produce(&self.config, &self.reports)?;
+        self.outbox.lose_flight();
+        self.stats.replaced += 1;
+        Ok(())
     }
 }
 
-impl Drop for KafkaSink {
-    fn drop(&mut self) {
-        // Nothing is outstanding after `keep`; this lets the client close its connections.
-        let _ = self.producer.flush(Duration::from_secs(1));
+impl Sink for Kafka {
+    fn submit(&mut self, id: u64, reject: &Reject) -> Result<(), Error> {
+        if self.outbox.len() >= self.config.pending_letters_max {
+            return Err(Error::Full { setting: "pending_letters_max" });
+        }
+        if self.outbox.bytes() >= self.config.pending_bytes_max {
+            return Err(Error::Full { setting: "pending_bytes_max" });
+        }
+        self.outbox.push(id, Letter::of(reject, self.clock.now_ms()));
+        Ok(())
     }
+
+    fn poll(&mut self) -> Vec<Result<u64, Error>> {
+        self.step(Duration::ZERO)
+    }
+
+    fn pending(&self) -> usize {
+        self.outbox.len()
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Vec<Result<u64, Error>> {
+        let started = Instant::now();
+        let mut results = self.poll();
+        while self.outbox.len() > 0 && started.elapsed() < timeout {
+            results.extend(self.step(Duration::from_millis(20)));
+        }
+        results
+    }
+
+    fn forget_below(&mut self, _partition: &PartitionKey, _offset: i64) {}
+}
+
+fn produce(config: &Config, reports: &Reports) -> Result<BaseProducer<Context>, Error> {
+    let producer: KafkaResult<_> = config.client_config().create_with_context(Context(reports.clone()));
+    producer.map_err(|source| Error::Producer { topic: config.topic.clone(), source })
+}
+
+fn send(producer: &BaseProducer<Context>, topic: &str, id: u64, letter: &Letter, form: Form) -> KafkaResult<()> {
+    let key = letter.key.as_deref().unwrap_or_default();
+    let keeps_key = form == Form::Whole || key.len() <= BARE_BYTES_MAX;
+    let keeps_headers = form == Form::Whole || letter.header_bytes() <= BARE_BYTES_MAX;
+    let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len() + 10);
+    for (name, value) in letter.headers.iter().filter(|_| keeps_headers) {
+        headers = headers.insert(Header { key: &String::from_utf8_lossy(name), value: value.as_deref() });
+    }
+    for (name, value) in letter.kafka_headers() {
+        headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
+    }
+    if form == Form::Bare {
+        let mut omitted = format!("payload:{}", letter.payload.as_ref().map_or(0, Vec::len));
+        if !keeps_key {
+            omitted += &format!(",key:{}", key.len());
+        }
+        if !keeps_headers {
+            omitted += &format!(",headers:{}", letter.header_bytes());
+        }
+        headers = headers.insert(Header { key: "openwit.omitted", value: Some(omitted.as_bytes()) });
+    }
+    let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id as usize).headers(headers);
+    record.key = letter.key.as_deref().filter(|_| keeps_key);
+    // A null payload is a tombstone, so an omitted one is sent as an empty one.
+    record.payload = if form == Form::Whole { letter.payload.as_deref() } else { Some(&[]) };
+    // For librdkafka 0 is "now", and times before 1970 do not exist: the header keeps the original's.
+    record.timestamp = Some(letter.timestamp_ms).filter(|&time| time > 0);
+    producer.send(record).map_err(|(error, _)| error)
+}
+
+/// What a failure means. Unknown ones are taken to pass: a letter that waits is better than one given up.
+fn failure_of(error: &KafkaError) -> Failure {
+    use RDKafkaErrorCode::{
+        ClusterAuthorizationFailed, InvalidArgument, InvalidRecord, InvalidTopic, MessageSizeTooLarge, PolicyViolation,
+        TopicAuthorizationFailed, UnsupportedForMessageFormat,
+    };
+    match error.rdkafka_error_code() {
+        Some(MessageSizeTooLarge) => Failure::TooLarge,
+        Some(
+            TopicAuthorizationFailed
+            | ClusterAuthorizationFailed
+            | InvalidTopic
+            | InvalidArgument
+            | InvalidRecord
+            | PolicyViolation
+            | UnsupportedForMessageFormat,
+        ) => Failure::Lasting,
+        _ => Failure::Passing,
+    }
+}
+
+/// What the lock guards is a list that is whole after every push.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The dead letter in a Kafka message, as this sink writes them; `None` if it is none.
+pub fn read_message(message: &impl Message) -> Option<Letter> {
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| (header.key.as_bytes().to_vec(), header.value.map(<[u8]>::to_vec))).collect());
+    Letter::from_kafka(message.key(), message.payload(), headers.unwrap_or_default())
 }

@@ -45,7 +45,7 @@ const TOLERANCE_GENERATIONS: u64 = 2;
 /// One record moves progress by at most this part of the window.
 const STEPS_PER_WINDOW: u64 = 1024;
 
-/// Keys whose memory is awaited together. Measured: 16 to 64 are alike, the processor has about ten lines under way.
+/// Keys whose memory is awaited together. Measured: 32 to 512 are alike, the processor has about ten lines under way.
 const TOUCHED_AHEAD: usize = 32;
 
 /// Winners of one key that are told apart. They are more than a window apart from each other, so only a replayed or lagging partition
@@ -234,7 +234,10 @@ impl Window {
         let tolerance_ms = TOLERANCE_GENERATIONS * self.generation_ms;
         let latest = i64::try_from(progress.epoch_ms.saturating_add(tolerance_ms)).unwrap_or(i64::MAX);
         let target = progress.time_ms.min(latest);
-        let now = *self.progress_ms.get_or_insert(target);
+        if self.progress_ms.is_none() {
+            self.jump(target);
+        }
+        let now = self.progress_ms.unwrap_or(target);
         let step = (self.window_ms / STEPS_PER_WINDOW).max(1).saturating_mul(progress.records);
         let is_in_reach = target <= now.saturating_add_unsigned(step);
         self.walked_ms = if is_in_reach { 0 } else { self.walked_ms.saturating_add(step) };

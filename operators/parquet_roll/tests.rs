@@ -281,7 +281,7 @@ fn malformed_deliveries_are_refused_and_change_nothing() {
         ("listed twice", with(&|coverage| (coverage.duplicates, coverage.rejected) = (vec![2], vec![2]))),
         ("absent overlapping", with(&|coverage| coverage.absent = vec![0..3, 2..4])),
         ("endless absent", with(&|coverage| coverage.absent = vec![1..i64::MAX])),
-        ("backward absent", with(&|coverage| coverage.absent = vec![3..1])),
+        ("backward absent", with(&|coverage| coverage.absent = vec![Range { start: 3, end: 1 }])),
         ("offset at the end of numbers", with(&|coverage| coverage.skipped = vec![i64::MAX])),
     ];
     for (name, coverage) in cases {

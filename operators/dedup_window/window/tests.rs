@@ -118,6 +118,17 @@ fn progress_jumps_a_gap_after_walking_one_window() {
 }
 
 #[test]
+fn winners_from_before_the_first_progress_count_as_come_with_it() {
+    let mut window = window(60_000);
+    window.remember(&[sighting(1, NOW_MS, 0, 0)]);
+    for second in 0..60 {
+        advance_to(&mut window, NOW_MS + second * 1_000);
+    }
+    assert!(decide(&mut window, sighting(1, NOW_MS + 60_000, 0, 1)));
+    assert!(!decide(&mut window, sighting(1, NOW_MS, 0, 0)), "a redelivery");
+}
+
+#[test]
 fn forgetting_frees_memory_by_and_by() {
     let mut window = Window::new(Config { window_ms: 1_000, bytes_max: 16 << 20 });
     let empty_bytes = window.bytes();
