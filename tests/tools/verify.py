@@ -456,10 +456,16 @@ def compare_fields(chosen, store, files, signal, decoder, report):
             for field in schema
             if field.name not in IDENTITY and field.name in table.column_names
         ]
+        messages = {}  # place -> ordinals; a message is decoded once, its rows mostly are neighbours.
+        for topic, part, off, ordinal, *_ in wanted.values():
+            messages.setdefault((topic, part, off), set()).add(ordinal)
+        decoded = None, {}
         for row, position in enumerate(positions):
             topic, part, off, ordinal, ts, payload = wanted[position]
             nanos = None if ts is None else ts * 10**6
-            expected = decoder.rows(payload, {ordinal}, nanos).get(ordinal)
+            if decoded[0] != (topic, part, off):
+                decoded = (topic, part, off), decoder.rows(payload, messages[topic, part, off], nanos)
+            expected = decoded[1].get(ordinal)
             if expected is None:
                 continue  # Reported as ordinal_out_of_range.
             expected["_kafka_timestamp"] = nanos

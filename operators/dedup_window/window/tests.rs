@@ -298,7 +298,7 @@ proptest! {
                 let is_told = window.stats().forced > forced;
                 forced = window.stats().forced;
                 if let Some(newest) = newest.filter(|_| !is_told) {
-                    prop_assert!(progress_ms - newest > window_ms as i64, "forgotten while in the window");
+                    prop_assert!(progress_ms.saturating_sub(newest) > window_ms as i64, "forgotten while in the window");
                 }
                 prop_assert_eq!(verdicts[0], model.observe(sighting, progress_ms), "{:?}", sighting);
             }
