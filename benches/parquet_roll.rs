@@ -15,8 +15,8 @@ use openwit_ingest::summary::Usage;
 use openwit_operators::arrow_encode::encoder::{Config as EncoderConfig, Encoder};
 use openwit_operators::batch::{Arena, EncodedBatch, Group, NormalizedBatch, Record, Signal, Span};
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
-use prost::bytes::Bytes;
 use openwit_operators::parquet_roll::{Config, DeliveryId, Received, Roller, time_column};
+use prost::bytes::Bytes;
 
 const START_NS: u64 = 1_764_000_000_000_000_000;
 const DAY_NS: i64 = 86_400_000_000_000;
@@ -52,7 +52,8 @@ fn deliveries(signal: Signal, rows: usize) -> Vec<EncodedBatch> {
             let span = Span { start: 0, len: payload.len() as u32 };
             let record = Record { offset, timestamp_ms: (START_NS / 1_000_000) as i64, key: 0, arena: Arena::Raw, payload: span };
             let coverage = Coverage::stored(partition.clone(), offset..offset + 1);
-            let batch = NormalizedBatch { group: group.clone(), coverage, raw: payload, written: Bytes::new(), records: vec![record] };
+            let batch =
+                NormalizedBatch { group: group.clone(), coverage, raw: payload, written: Bytes::new(), records: vec![record] };
             encoder.append(&batch).expect("the generator makes valid messages");
             offset += 1;
         }
@@ -107,7 +108,11 @@ fn run(case: &Case<'_>) -> Measured {
         if case.redeliver && sequence > 0 {
             let previous = &case.deliveries[sequence - 1];
             let coverage = [previous.coverage.clone(), batch.coverage.clone()].concat();
-            batches = vec![EncodedBatch { batches: [previous.batches.clone(), batch.batches.clone()].concat(), coverage, ..batch.clone() }];
+            batches = vec![EncodedBatch {
+                batches: [previous.batches.clone(), batch.batches.clone()].concat(),
+                coverage,
+                ..batch.clone()
+            }];
         }
         for batch in batches {
             let id = DeliveryId { session: 1, sequence: sequence as u64 };
@@ -128,7 +133,10 @@ fn run(case: &Case<'_>) -> Measured {
 
 fn main() {
     let rows = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(300_000);
-    println!("{:<34} {:>9} {:>10} {:>9} {:>9} {:>11} {:>6}", "case", "Arrow B", "CPU ns/row", "rows/s", "MB/s", "file B/row", "files");
+    println!(
+        "{:<34} {:>9} {:>10} {:>9} {:>9} {:>11} {:>6}",
+        "case", "Arrow B", "CPU ns/row", "rows/s", "MB/s", "file B/row", "files"
+    );
     for signal in [Signal::Traces, Signal::Logs, Signal::Metrics] {
         let plain = deliveries(signal, rows);
         let (three_days, thirty_days) = (spread(&plain, 3), spread(&plain, 30));
@@ -142,11 +150,15 @@ fn main() {
             cases.push(Case { config: |config| config.row_group_rows_max = 10_000, ..case("row groups of 10,000", &plain) });
             cases.push(Case { config: |config| config.file_bytes_max = 1 << 20, ..case("files of 1 MiB", &plain) });
         }
-        let arrow_bytes: usize = plain.iter().flat_map(|delivery| &delivery.batches).map(|batch| batch.get_array_memory_size()).sum();
+        let arrow_bytes: usize =
+            plain.iter().flat_map(|delivery| &delivery.batches).map(|batch| batch.get_array_memory_size()).sum();
         let arrow_bytes = arrow_bytes as f64 / plain.iter().map(EncodedBatch::rows).sum::<usize>() as f64;
         for case in cases {
             let runs: Vec<Measured> = (0..RUNS).map(|_| run(&case)).collect();
-            let best = runs.into_iter().min_by(|left, right| left.cpu_ns_per_row.total_cmp(&right.cpu_ns_per_row)).expect("at least one run");
+            let best = runs
+                .into_iter()
+                .min_by(|left, right| left.cpu_ns_per_row.total_cmp(&right.cpu_ns_per_row))
+                .expect("at least one run");
             println!(
                 "{:<34} {:>9.0} {:>10.0} {:>9.0} {:>9.0} {:>11.1} {:>6}",
                 format!("{signal}: {}", case.name),
