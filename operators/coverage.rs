@@ -232,6 +232,7 @@ impl OffsetSet {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range of offsets are meant")]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

@@ -3,6 +3,8 @@
 //! sled runs always. PostgreSQL runs when `OPENWIT_TEST_POSTGRES` names a database; without it the tests say so loudly, and under CI
 //! they fail.
 
+#![allow(clippy::single_range_in_vec_init, clippy::reversed_empty_ranges, reason = "lists of one range of offsets are meant")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};

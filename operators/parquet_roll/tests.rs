@@ -1,6 +1,8 @@
 //! What the roller guarantees, against real files in a temporary folder. Delivery, restarts and commits are simulated; what happens
 //! to files after a commit is tested with the upload and the catalogs.
 
+#![allow(clippy::single_range_in_vec_init, clippy::reversed_empty_ranges, reason = "lists of one range of offsets are meant")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Range;
