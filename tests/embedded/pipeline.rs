@@ -1,7 +1,7 @@
 //! A load on a mock broker, the standalone graph on it, and the model of what must come of it, written from the definition.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openwit_graphs::catalog;
@@ -10,7 +10,7 @@ use openwit_ingest::commands::audit::{Audited, Scope, audit};
 use openwit_ingest::config::Config;
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::producer::{self, Pace, Settings};
-use openwit_ingest::generate::{Format, Generator, Kind, Plan, Ppm, Topic};
+use openwit_ingest::generate::{Format, Generator, Kind, Message, Plan, Ppm, Topic};
 use openwit_ingest::plan::{Changes, catalog_location, plan};
 use openwit_operators::batch::Signal;
 use openwit_operators::coverage::Dispositions;
@@ -50,9 +50,15 @@ pub fn send(broker: &EmbeddedBroker, load: &Plan) {
     for topic in &load.topics {
         broker.create_topic(topic).unwrap();
     }
-    let settings = Settings { brokers: broker.brokers().into(), compression: "none".into(), properties: vec![] };
+    send_when(broker.brokers(), load, |_| true);
+}
+
+/// Sends `load`, each message when `admits` its number.
+pub fn send_when(brokers: &str, load: &Plan, admits: impl Fn(u64) -> bool) {
+    let settings = Settings { brokers: brokers.into(), compression: "none".into(), properties: vec![] };
     let mut generator = Generator::new(load.clone()).unwrap();
-    let sent = producer::send(&settings, &mut generator, Pace::default(), &Default::default(), |_| true).unwrap();
+    let admits = |message: &Message| admits(message.index);
+    let sent = producer::send(&settings, &mut generator, Pace::default(), &Default::default(), admits).unwrap();
     assert_eq!(Some(sent.delivered), load.count);
 }
 
@@ -116,38 +122,78 @@ pub fn config(broker: &EmbeddedBroker, load: &Plan, folder: &TempDir) -> Config 
     config
 }
 
-/// Runs `config` on `workers` until all that is in its topics is published, or a fault ends it.
-pub fn run(config: &Config, workers: usize) -> (Result<Outcome, Fault>, Control) {
-    let control = Control::default();
-    let changes = Changes { workers: Some(workers), until_end: true };
-    let plan = plan(config, &changes, control.counters.positions.clone()).unwrap();
-    let running = control.clone();
-    let thread = std::thread::spawn(move || process::run(&plan, &running));
-    let ended = wait::until_or_late(PATIENCE, || thread.is_finished());
-    assert!(ended, "still running; positions: {:?}", control.counters.positions.positions());
-    (thread.join().unwrap(), control)
+/// When a run ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When all that is in the topics at the start is published.
+    End,
+    /// When it is stopped.
+    Stopped,
 }
 
-/// Runs `config` and stops it when `messages` were read.
-pub fn run_until(config: &Config, workers: usize, messages: usize) {
-    let control = Control::default();
-    let changes = Changes { workers: Some(workers), until_end: false };
-    let plan = plan(config, &changes, control.counters.positions.clone()).unwrap();
-    let running = control.clone();
-    let thread = std::thread::spawn(move || process::run(&plan, &running));
-    let read = || control.counters.source.messages.load(Ordering::Relaxed);
-    wait::until("messages are read", PATIENCE, || read() >= messages || thread.is_finished());
-    control.stop();
-    wait::until("the graphs end", PATIENCE, || thread.is_finished());
-    thread.join().unwrap().unwrap_or_else(|fault| panic!("{fault}"));
+/// How far the source is, all partitions together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    pub emitted: i64,
+    pub committable: i64,
 }
 
-/// As `run`, where no fault is expected.
+/// A run on a thread of its own.
+pub struct Running {
+    control: Control,
+    thread: JoinHandle<Result<Outcome, Fault>>,
+}
+
+impl Running {
+    pub fn start(config: &Config, workers: usize, until: Until) -> Self {
+        let control = Control::default();
+        let changes = Changes { workers: Some(workers), until_end: until == Until::End };
+        let plan = plan(config, &changes, control.counters.positions.clone()).unwrap();
+        let running = control.clone();
+        Running { control, thread: std::thread::spawn(move || process::run(&plan, &running)) }
+    }
+
+    pub fn positions(&self) -> Positions {
+        let all = self.control.counters.positions.positions();
+        let committable = all.values().filter_map(|position| position.committable).sum();
+        Positions { emitted: all.values().map(|position| position.emitted).sum(), committable }
+    }
+
+    pub fn wait_for(&mut self, what: &str, condition: impl Fn(Positions) -> bool) {
+        let met = wait::until_or_late(PATIENCE, || self.thread.is_finished() || condition(self.positions()));
+        assert!(met && !self.thread.is_finished(), "waiting for {what}: {:?}, fault {:?}", self.positions(), self.control.fault());
+    }
+
+    /// Asks it to stop, and waits for its end.
+    pub fn stop(self) {
+        self.control.stop();
+        self.finish();
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub fn finish(self) -> Control {
+        let (outcome, control) = self.end();
+        let outcome = outcome.unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(outcome.restarts, 0);
+        control
+    }
+
+    /// Waits for its end, which must be a fault.
+    pub fn fault(self) -> Fault {
+        let (outcome, _) = self.end();
+        outcome.expect_err("a run that cannot store anything does not end well")
+    }
+
+    fn end(self) -> (Result<Outcome, Fault>, Control) {
+        let ended = wait::until_or_late(PATIENCE, || self.thread.is_finished());
+        assert!(ended, "still running after {PATIENCE:?}: {:?}", self.positions());
+        (self.thread.join().unwrap(), self.control)
+    }
+}
+
+/// Runs `config` on `workers` until all that is in its topics is published.
 pub fn run_to_the_end(config: &Config, workers: usize) -> Control {
-    let (outcome, control) = run(config, workers);
-    let outcome = outcome.unwrap_or_else(|fault| panic!("{workers} workers: {fault}"));
-    assert_eq!(outcome.restarts, 0);
-    control
+    Running::start(config, workers, Until::End).finish()
 }
 
 /// What came of a load, apart from which copy of a message was delivered: the same for every run of the same load.

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
@@ -67,18 +68,15 @@ pub fn rows(folder: &Path) -> Vec<Row> {
 
 fn push_rows(rows: &mut Vec<Row>, batch: &RecordBatch) {
     let column = |name: &str| batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}"));
-    let topics = arrow::compute::cast(column("_topic"), &arrow::datatypes::DataType::Utf8).expect("a topic is text");
+    let topics = arrow::compute::cast(column("_topic"), &DataType::Utf8).expect("a topic is text");
     let (topics, partitions) = (topics.as_string::<i32>(), column("_partition").as_primitive::<Int32Type>());
     let (offsets, ordinals) = (column("_offset").as_primitive::<Int64Type>(), column("_ordinal").as_primitive::<Int32Type>());
     let options = FormatOptions::new().with_null("\u{0}null");
     let schema = batch.schema();
-    let contents: Vec<ArrayFormatter<'_>> = schema
-        .fields()
-        .iter()
-        .zip(batch.columns())
-        .filter(|(field, _)| !ORIGIN.contains(&field.name().as_str()))
-        .map(|(_, column)| ArrayFormatter::try_new(column, &options).expect("every column can be shown"))
-        .collect();
+    let fields = schema.fields().iter().filter(|field| !ORIGIN.contains(&field.name().as_str()));
+    let columns: Vec<ArrayRef> = fields.map(|field| without_time_zones(column(field.name()))).collect();
+    let contents: Vec<ArrayFormatter<'_>> =
+        columns.iter().map(|column| ArrayFormatter::try_new(column, &options).expect("every column can be shown")).collect();
     for row in 0..batch.num_rows() {
         // Its keys are fixed, so contents of two runs can be compared.
         let mut hasher = DefaultHasher::new();
@@ -87,6 +85,22 @@ fn push_rows(rows: &mut Vec<Row>, batch: &RecordBatch) {
         }
         let place = Place { topic: topics.value(row).into(), partition: partitions.value(row), offset: offsets.value(row) };
         rows.push(Row { place, ordinal: ordinals.value(row), content: hasher.finish() });
+    }
+}
+
+/// Times as numbers: showing them would need a table of time zones.
+fn without_time_zones(column: &ArrayRef) -> ArrayRef {
+    arrow::compute::cast(column, &numbers_for_times(column.data_type())).expect("a time is a number")
+}
+
+fn numbers_for_times(data_type: &DataType) -> DataType {
+    let field = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(numbers_for_times(field.data_type())));
+    match data_type {
+        DataType::Timestamp(..) => DataType::Int64,
+        DataType::List(item) => DataType::List(field(item)),
+        DataType::Map(entries, sorted) => DataType::Map(field(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
+        other => other.clone(),
     }
 }
 
