@@ -1,0 +1,14 @@
+//! Whole graphs in one process, on librdkafka's mock broker: what goes in comes out exactly once, whatever the number of workers and
+//! whatever fails on the way.
+//!
+//! Proves the wiring of the shipped graphs, their recovery and their bookkeeping. What it cannot prove: anything about a real broker's
+//! group protocol, retention or transactions, and anything about a process that dies. `services.rs` does that.
+
+mod support;
+
+#[path = "embedded/failures.rs"]
+mod failures;
+#[path = "embedded/pipeline.rs"]
+mod pipeline;
+#[path = "embedded/workers.rs"]
+mod workers;

@@ -1,0 +1,104 @@
+//! The same load on 1, 2 and 4 workers, in one go and in several.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openwit_ingest::embedded_broker::EmbeddedBroker;
+use openwit_ingest::generate::{Format, Plan};
+use openwit_operators::batch::Signal;
+use tempfile::TempDir;
+
+use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, send_when, sent};
+use crate::support::random::Random;
+
+const WORKERS: [usize; 3] = [1, 2, 4];
+
+fn topic(signal: Signal) -> String {
+    format!("v6.qtw.{signal}.{INDEX}.eu")
+}
+
+/// Runs `load` on each number of workers, each time with a group and a folder of its own, and compares the results.
+fn check(load: &Plan) {
+    let broker = EmbeddedBroker::start().unwrap();
+    send(&broker, load);
+    let sent = sent(load);
+    let mut results = WORKERS.map(|workers| {
+        let folder = TempDir::new().unwrap();
+        let mut config = config(&broker, load, &folder);
+        config.ingestion.kafka.group_id = format!("group-{workers}");
+        let control = run_to_the_end(&config, workers);
+        let rejected = control.counters.normalize.rejected.load(Ordering::Relaxed);
+        let delivered = delivered(&config, &sent);
+        assert_eq!(rejected, delivered.rejects.len() as u64, "{workers} workers");
+        delivered
+    });
+    results.sort_by_key(|delivered| delivered.rejects.len());
+    let [first, others @ ..] = &results;
+    assert!(!first.rows.is_empty() && !first.rejects.is_empty());
+    for other in others {
+        assert!(first.rejects == other.rejects, "rejects differ between numbers of workers");
+        assert!(first.rows == other.rows, "contents of rows differ between numbers of workers");
+    }
+}
+
+#[test]
+fn traces_come_out_exactly_once_and_the_same_for_every_number_of_workers() {
+    check(&load(&topic(Signal::Traces), Signal::Traces, Format::Otlp));
+}
+
+#[test]
+fn metrics_come_out_exactly_once_and_the_same_for_every_number_of_workers() {
+    check(&load(&topic(Signal::Metrics), Signal::Metrics, Format::Otlp));
+}
+
+#[test]
+fn otlp_json_logs_come_out_exactly_once_and_the_same_for_every_number_of_workers() {
+    check(&load(&topic(Signal::Logs), Signal::Logs, Format::OtlpJson));
+}
+
+#[test]
+fn plain_json_logs_come_out_exactly_once_and_the_same_for_every_number_of_workers() {
+    check(&load(&topic(Signal::Logs), Signal::Logs, Format::Json));
+}
+
+#[test]
+fn a_second_run_reads_nothing_and_doubles_nothing() {
+    let load = load(&topic(Signal::Traces), Signal::Traces, Format::Otlp);
+    let broker = EmbeddedBroker::start().unwrap();
+    send(&broker, &load);
+    let (sent, folder) = (sent(&load), TempDir::new().unwrap());
+    let mut config = config(&broker, &load, &folder);
+    run_to_the_end(&config, 2);
+    let first = delivered(&config, &sent);
+    // With the group's offsets, and without them: the catalog knows what is stored.
+    for group in [config.ingestion.kafka.group_id.clone(), "a-group-without-offsets".into()] {
+        config.ingestion.kafka.group_id = group;
+        let control = run_to_the_end(&config, 1);
+        assert_eq!(control.counters.source.messages.load(Ordering::Relaxed), 0);
+        assert_eq!(first, delivered(&config, &sent));
+    }
+}
+
+#[test]
+fn runs_stopped_at_any_moment_are_completed_by_the_next() {
+    let mut random = Random::for_test("runs_stopped_at_any_moment_are_completed_by_the_next");
+    let load = load(&topic(Signal::Traces), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    broker.create_topic(&load.topics[0]).unwrap();
+    let config = config(&broker, &load, &folder);
+    // Messages come in while it runs, up to the limit of each round, so that each round has something to be stopped in.
+    let limit = Arc::new(AtomicU64::new(0));
+    let (allowed, brokers, sending) = (limit.clone(), broker.brokers().to_owned(), load.clone());
+    let sender = std::thread::spawn(move || send_when(&brokers, &sending, |index| index < allowed.load(Ordering::Relaxed)));
+    for round in 1..4 {
+        limit.store(round * 100, Ordering::Relaxed);
+        let mut running = Running::start(&config, WORKERS[random.below(3) as usize], Until::Stopped);
+        let stop_at = ((round - 1) * 100 + 1 + random.below(100)) as i64;
+        running.wait_for("new messages in the graph", |positions| positions.emitted >= stop_at);
+        running.stop();
+    }
+    limit.store(u64::MAX, Ordering::Relaxed);
+    sender.join().unwrap();
+    run_to_the_end(&config, 2);
+    delivered(&config, &sent(&load));
+}
