@@ -167,6 +167,7 @@ fn source(
             AutoOffsetReset::Latest => Reset::Latest,
         },
         until_end: changes.until_end,
+        commit_resumed: kafka.commit_strategy.mode == CommitKey::AfterWal,
         revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
         pool: ArenaPool::new(config.arenas_kept_max(), limits.bytes_max, kafka.preallocate_buffers),
     };

@@ -68,6 +68,9 @@ pub struct Config {
     pub reset: Reset,
     /// End at the offsets that the partitions have when the consumer starts.
     pub until_end: bool,
+    /// Commit where a partition resumes if everything before is durable already: a run that was killed before its commit leaves the
+    /// group behind what the log or the catalog holds. Not where offsets wait for publication, which the log alone does not prove.
+    pub commit_resumed: bool,
     /// How long a revoke waits for its partitions to drain.
     pub revoke_wait: Duration,
     /// Where the arenas come from.
@@ -562,7 +565,7 @@ impl<W: Fn()> Thread<W> {
     fn assign(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
         let committed =
             self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
-        let mut starts = TopicPartitionList::new();
+        let (mut starts, mut resumed) = (TopicPartitionList::new(), Vec::new());
         for element in committed.elements() {
             let committed = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
@@ -573,12 +576,16 @@ impl<W: Fn()> Thread<W> {
             let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
+            if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
+                resumed.push((partition.clone(), offset));
+            }
             let collector = Collector::new(partition, offset);
             self.collectors.entry(topic).or_default().insert(element.partition(), collector);
         }
         let cooperative = is_cooperative(self.consumer());
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
         assigned.map_err(|error| format!("assigning partitions: {error}"))?;
+        self.store(&resumed);
         if self.is_paused || self.is_stopping {
             self.pause(true);
         }

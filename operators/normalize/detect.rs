@@ -46,5 +46,8 @@ pub(super) fn neither(protobuf: Box<Failure>, json: &Failure) -> Box<Failure> {
 
 /// True for what is only said of a payload whose structure is OTLP's; the other reasons might be given for any bytes.
 fn is_of_otlp(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::WrongSignal | Reason::InvalidField | Reason::TooLarge | Reason::TooDeep)
+    matches!(
+        failure.reason,
+        Reason::WrongSignal | Reason::InvalidField | Reason::InvalidUtf8 | Reason::TooLarge | Reason::TooDeep
+    )
 }

@@ -840,7 +840,7 @@ section! {
             ("gzip", "it is not built in"),
         ]);
         /// Level of zstd.
-        compression_level: u32 = Key::number("3", 1, 22, "")
+        compression_level: u32 = Key::number("1", 1, 22, "")
             .too_small("larger files")
             .too_large("CPU: from 10 on the pipeline waits for it");
         /// Writes a bloom filter on trace_id, so that a search for one trace opens few files.

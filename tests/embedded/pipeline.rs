@@ -161,7 +161,12 @@ impl Running {
 
     pub fn wait_for(&mut self, what: &str, condition: impl Fn(Positions) -> bool) {
         let met = wait::until_or_late(PATIENCE, || self.thread.is_finished() || condition(self.positions()));
-        assert!(met && !self.thread.is_finished(), "waiting for {what}: {:?}, fault {:?}", self.positions(), self.control.fault());
+        assert!(
+            met && !self.thread.is_finished(),
+            "waiting for {what}: {:?}, fault {:?}",
+            self.positions(),
+            self.control.fault()
+        );
     }
 
     /// Asks it to stop, and waits for its end.
@@ -239,7 +244,8 @@ fn check_letters(config: &Config, sent: &BTreeMap<Place, Sent>) -> BTreeMap<Plac
     let folder = config.ingestion.kafka.dead_letter.directory.as_ref().unwrap();
     let mut rejects = BTreeMap::new();
     for letter in lake::letters(folder) {
-        let message = sent.get(&letter.place()).unwrap_or_else(|| panic!("a letter of a message that was never sent: {letter:?}"));
+        let message =
+            sent.get(&letter.place()).unwrap_or_else(|| panic!("a letter of a message that was never sent: {letter:?}"));
         assert!(matches!(message.kind, Kind::Invalid(_)), "a letter of a message that is {:?}: {letter:?}", message.kind);
         assert_eq!(letter.payload(), message.payload, "the payload of {:?}", letter.place());
         let twice = rejects.insert(letter.place(), letter.reason);

@@ -718,6 +718,10 @@ class PlainJson:
             if isinstance(value, list) and depth(value) > DEPTH_MAX + (key in OPENED):
                 raise Undecodable("a value nested too deep")
         taken, rest = fill(members, SLOTS[self.signal])
+        if self.signal == "metrics" and taken.get("type", "gauge") == "gauge":
+            # A gauge has neither of these, so that they are attributes: nothing is lost.
+            slots = {n: s for n, s in SLOTS["metrics"].items() if n not in ("monotonic", "temporality")}
+            taken, rest = fill(members, slots)
         lacking = [slot for slot in REQUIRED[self.signal] if slot not in taken]
         if lacking:
             raise Undecodable(f"a {self.signal[:-1]} without {lacking[0]}")

@@ -235,13 +235,14 @@ class Source:
             self.sample_bytes -= len(heapq.heappop(self.sample)[2])
 
     def table(self):
+        times = pa.array(self.timestamp, pa.int64())
         names = pa.DictionaryArray.from_arrays(pa.array(self.topic, pa.int32()), pa.array(self.topics, pa.string()))
         return pa.table(
             {
                 "topic": names.cast(pa.string()),
                 "part": pa.array(self.partition, pa.int32()),
                 "off": pa.array(self.offset, pa.int64()),
-                "ts": pc.if_else(pc.equal(timestamps := pa.array(self.timestamp, pa.int64()), NO_TIMESTAMP), None, timestamps),
+                "ts": pc.if_else(pc.equal(times, NO_TIMESTAMP), None, times),
                 "n": pa.array(self.rows, pa.int64()),
                 "status": pa.array(self.status, pa.int8()),
                 "grp": pa.array(self.group, pa.int64()),

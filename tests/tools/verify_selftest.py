@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from contract import SCHEMAS  # Only the types; verify.py is run as a program.
 from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -32,79 +33,39 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 HERE = os.path.dirname(os.path.abspath(__file__))
 BROKERS = os.environ.get("OPENWIT_TEST_KAFKA") or sys.exit("OPENWIT_TEST_KAFKA is not set: scripts/services up")
 PARTITIONS = 3
-NS = pa.timestamp("ns", "UTC")
-MAP = pa.map_(pa.string(), pa.string())
-IDENTITY = [
-    ("_topic", pa.string()),
-    ("_partition", pa.int32()),
-    ("_offset", pa.int64()),
-    ("_ordinal", pa.int32()),
-    ("_kafka_timestamp", pa.timestamp("ms", "UTC")),
-]
-SCOPE = [
-    ("service_name", pa.string()),
-    ("attributes", MAP),
-    ("resource_attributes", MAP),
-    ("scope_name", pa.string()),
-    ("scope_version", pa.string()),
-    ("scope_attributes", MAP),
-]
-SCHEMA = {
-    "traces": pa.schema(
-        IDENTITY
-        + SCOPE
-        + [
-            ("trace_id", pa.binary(16)),
-            ("span_id", pa.binary(8)),
-            ("parent_span_id", pa.binary(8)),
-            ("trace_state", pa.string()),
-            ("name", pa.string()),
-            ("kind", pa.int8()),
-            ("start_time", NS),
-            ("end_time", NS),
-            ("duration_ns", pa.int64()),
-            ("status_code", pa.int8()),
-            ("status_message", pa.string()),
-            ("events", pa.list_(pa.struct([("time", NS), ("name", pa.string()), ("attributes", MAP)]))),
-            (
-                "links",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("trace_id", pa.binary(16)),
-                            ("span_id", pa.binary(8)),
-                            ("trace_state", pa.string()),
-                            ("attributes", MAP),
-                        ]
-                    )
-                ),
-            ),
-        ]
-    ),
-    "logs": pa.schema(
-        IDENTITY
-        + SCOPE
-        + [
-            ("time", NS),
-            ("observed_time", NS),
-            ("severity_number", pa.int8()),
-            ("severity_text", pa.string()),
-            ("body", pa.string()),
-            ("trace_id", pa.binary(16)),
-            ("span_id", pa.binary(8)),
-        ]
-    ),
-    "metrics": pa.schema(
-        IDENTITY
-        + SCOPE
-        + [
-            ("metric_name", pa.string()),
-            ("unit", pa.string()),
-            ("time", NS),
-            ("start_time", NS),
-            ("value", pa.float64()),
-        ]
-    ),
+
+# What rows hold where a message says nothing: columns that are not null.
+EMPTY = {
+    "resource_attributes": [],
+    "resource_dropped_attributes_count": 0,
+    "resource_schema_url": "",
+    "scope_name": "",
+    "scope_version": "",
+    "scope_attributes": [],
+    "scope_schema_url": "",
+    "flags": 0,
+}
+EMPTY_OF = {
+    "traces": {
+        **EMPTY,
+        "dropped_attributes_count": 0,
+        "dropped_events_count": 0,
+        "dropped_links_count": 0,
+        "events": [],
+        "links": [],
+    },
+    "logs": {**EMPTY, "dropped_attributes_count": 0, "event_name": ""},
+    "metrics": {
+        **EMPTY,
+        "description": "",
+        "metric_metadata": [],
+        "bucket_counts": [],
+        "explicit_bounds": [],
+        "positive_bucket_counts": [],
+        "negative_bucket_counts": [],
+        "quantiles": [],
+        "exemplars": [],
+    },
 }
 
 # ------------------------------------------------------------------------------------- messages and the rows they mean
@@ -128,6 +89,17 @@ ATTRIBUTES = [  # key, OTLP kind, value, text in the map
     ("ok", "bool", True, "true"),
     ("raw", "bytes", b"\x00\xff", "AP8="),
     ("tags", "list", ["a", "b"], '["a","b"]'),
+    ("none", None, None, None),
+]
+# key, OTLP kind, value, column, text in the map where the value has not the column's type
+PROMOTED = [
+    ("http.route", "string", "/a/{id}", "http_route", None),
+    ("http.route", "int", 5, None, "5"),
+    ("http.response.status_code", "int", 404, "http_response_status_code", None),
+    ("http.response.status_code", "string", "404", None, "404"),
+    ("server.port", "int", 1 << 31, None, "2147483648"),
+    ("db.query.text", "string", "", "db_query_text", None),
+    ("exception.stacktrace", "string", "a\nb", "exception_stacktrace", None),
 ]
 
 
@@ -138,9 +110,15 @@ def scoped(chance, resource, scope):
     set_attribute(resource.attributes, "host.id", "int", 7)
     scope.name, scope.version = "lib", "1.2"
     set_attribute(scope.attributes, "s", "bool", False)
+    set_attribute(resource.attributes, "k8s.pod.name", "string", "pod-1")
+    set_attribute(resource.attributes, "host.name", "int", 1)
+    set_attribute(resource.attributes, "service.name", "string", "a second one")
+    resource.dropped_attributes_count = 3
     return {
         "service_name": service,
-        "resource_attributes": [("service.name", service), ("host.id", "7")],
+        "k8s_pod_name": "pod-1",
+        "resource_dropped_attributes_count": 3,
+        "resource_attributes": [("host.id", "7"), ("host.name", "1")],
         "scope_name": "lib",
         "scope_version": "1.2",
         "scope_attributes": [("s", "false")],
@@ -152,6 +130,22 @@ def fill(chance, attributes):
     for key, kind, value, _ in chosen:
         set_attribute(attributes, key, kind, value)
     return [(key, text) for key, _, _, text in chosen]
+
+
+def fill_promoted(chance, attributes):
+    """The columns of a span or log record that its attributes fill."""
+    row = {"attributes": fill(chance, attributes)}
+    seen = set()
+    for key, kind, value, column, text in chance.sample(PROMOTED, chance.randrange(len(PROMOTED) + 1)):
+        set_attribute(attributes, key, kind, value)
+        if key in seen:
+            continue  # The first stays.
+        seen.add(key)
+        if column:
+            row[column] = value
+        else:
+            row["attributes"].append((key, text))
+    return row
 
 
 def trace_message(chance, spans=5):
@@ -175,7 +169,7 @@ def trace_message(chance, spans=5):
             span.status.code, span.status.message = chance.randrange(3), chance.choice(["", "boom"])
             row = {
                 **base,
-                "attributes": fill(chance, span.attributes),
+                **fill_promoted(chance, span.attributes),
                 "trace_id": span.trace_id,
                 "span_id": span.span_id,
                 "parent_span_id": span.parent_span_id or None,
@@ -192,7 +186,14 @@ def trace_message(chance, spans=5):
             }
             for _ in range(chance.randrange(3)):
                 event = span.events.add(time_unix_nano=start + 1, name="retry")
-                row["events"].append({"time": start + 1, "name": "retry", "attributes": fill(chance, event.attributes)})
+                row["events"].append(
+                    {
+                        "time": start + 1,
+                        "name": "retry",
+                        "attributes": fill(chance, event.attributes),
+                        "dropped_attributes_count": 0,
+                    }
+                )
             if chance.random() < 0.3:
                 link = span.links.add(trace_id=b"t" * 16, span_id=b"s" * 8)
                 row["links"].append(
@@ -201,6 +202,8 @@ def trace_message(chance, spans=5):
                         "span_id": b"s" * 8,
                         "trace_state": "",
                         "attributes": fill(chance, link.attributes),
+                        "dropped_attributes_count": 0,
+                        "flags": 0,
                     }
                 )
             rows.append(row)
@@ -225,7 +228,7 @@ def log_message(chance):
         rows.append(
             {
                 **base,
-                "attributes": fill(chance, record.attributes),
+                **fill_promoted(chance, record.attributes),
                 "time": when,
                 "observed_time": when + 5,
                 "severity_number": 9,
@@ -243,25 +246,74 @@ def metric_message(chance):
     group = data.resource_metrics.add()
     inside = group.scope_metrics.add()
     base = scoped(chance, group.resource, inside.scope)
-    for kind in ("gauge", "sum"):
-        metric = inside.metrics.add(name=f"m.{kind}", unit="By")
-        for _ in range(2):
-            when, value = 1_700_000_000_000_000_000 + chance.randrange(10**15), chance.random()
-            point = getattr(metric, kind).data_points.add(
-                time_unix_nano=when, start_time_unix_nano=when - 1, as_double=value
-            )
-            rows.append(
-                {
-                    **base,
-                    "attributes": fill(chance, point.attributes),
-                    "metric_name": metric.name,
-                    "unit": "By",
-                    "time": when,
-                    "start_time": when - 1,
-                    "value": value,
-                }
-            )
+    for kind in ("gauge", "sum", "histogram", "exponential_histogram", "summary"):
+        metric = inside.metrics.add(name=f"m.{kind}", unit="By", description="d")
+        set_attribute(metric.metadata, "meta", "string", "x")
+        data_of_kind = getattr(metric, kind)
+        row = {**base, "metric_name": metric.name, "unit": "By", "description": "d", "metric_type": kind}
+        row["metric_metadata"] = [("meta", "x")]
+        if kind not in ("gauge", "summary"):
+            row["temporality"] = data_of_kind.aggregation_temporality = 2
+        if kind == "sum":
+            row["is_monotonic"] = data_of_kind.is_monotonic = True
+        for integer in (True, False):
+            when = 1_700_000_000_000_000_000 + chance.randrange(10**15)
+            point = data_of_kind.data_points.add(time_unix_nano=when, start_time_unix_nano=when - 1, flags=1)
+            mine = {**row, "time": when, "start_time": when - 1, "flags": 1}
+            mine["attributes"] = fill(chance, point.attributes)
+            set_attribute(point.attributes, "http.route", "string", "/")  # Not promoted in metrics.
+            mine["attributes"].append(("http.route", "/"))
+            mine |= measure(chance, kind, integer, point)
+            rows.append(mine)
     return data.SerializeToString(), rows
+
+
+def measure(chance, kind, integer, point):
+    """The values of a point, and their columns."""
+    if kind in ("gauge", "sum"):
+        if integer:
+            point.as_int = -(1 << 63)
+            row = {"value_int": -(1 << 63)}
+        else:
+            point.as_double = chance.choice([chance.random(), -0.0, float("inf"), float("nan")])
+            row = {"value_double": point.as_double}
+        exemplar = point.exemplars.add(time_unix_nano=7, as_double=0.5, trace_id=b"t" * 16)
+        set_attribute(exemplar.filtered_attributes, "f", "int", 1)
+        row["exemplars"] = [
+            {
+                "time": 7,
+                "value_double": 0.5,
+                "value_int": None,
+                "trace_id": b"t" * 16,
+                "span_id": None,
+                "filtered_attributes": [("f", "1")],
+            }
+        ]
+        return row
+    point.count = 3
+    row = {"count": 3}
+    if kind == "summary":
+        point.sum = row["sum"] = 1.5 if integer else 0.0  # It has no way to be absent.
+        point.quantile_values.add(quantile=0.5, value=1 / 3)
+        return {**row, "quantiles": [{"quantile": 0.5, "value": 1 / 3}]}
+    if integer:
+        point.sum, point.min, point.max = 1.5, 0.0, 9.25
+        row |= {"sum": 1.5, "min": 0.0, "max": 9.25}
+    if kind == "histogram":
+        point.bucket_counts.extend([1, 2, (1 << 64) - 1])
+        point.explicit_bounds.extend([0.1, 10])
+        return {**row, "bucket_counts": [1, 2, (1 << 64) - 1], "explicit_bounds": [0.1, 10.0]}
+    point.scale, point.zero_count, point.zero_threshold = -3, 4, 1e-9
+    point.positive.offset = -7
+    point.positive.bucket_counts.extend([5, 6])
+    return {
+        **row,
+        "scale": -3,
+        "zero_count": 4,
+        "zero_threshold": 1e-9,
+        "positive_offset": -7,
+        "positive_bucket_counts": [5, 6],
+    }
 
 
 LEVELS = {"INFO": 9, "WARN": 13, "ERROR": 17}
@@ -283,23 +335,85 @@ def json_message(chance):
         "user": "ü",
         "ok": False,
         "k8s": {"ns": "prod", "n": 1},
+        "nothing": None,
+        "attributes": {"http.route": "/x", "server.port": 8080, "url.path": 5},
+        "resource": {"k8s.pod.name": "pod-1", "rack": 4},
     }
     row = {
         "service_name": "cart",
-        "resource_attributes": [("service.name", "cart")],
-        "scope_name": "",
-        "scope_version": "",
-        "scope_attributes": [],
+        "k8s_pod_name": "pod-1",
+        "resource_attributes": [("rack", "4")],
         "time": nanos,
-        "observed_time": None,
         "severity_number": LEVELS[level],
         "severity_text": level,
         "body": value["message"],
         "trace_id": ids[0],
         "span_id": ids[1],
-        "attributes": [("status", "200"), ("user", "ü"), ("ok", "false"), ("k8s", '{"ns":"prod","n":1}')],
+        "http_route": "/x",
+        "server_port": 8080,
+        "attributes": [
+            ("status", "200"),
+            ("user", "ü"),
+            ("ok", "false"),
+            ("k8s", '{"ns":"prod","n":1}'),
+            ("url.path", "5"),
+        ],
     }
     return json.dumps(value, ensure_ascii=False).encode(), [row]
+
+
+def json_span(chance):
+    ids, when = (chance.randbytes(16), chance.randbytes(8)), 1_700_000_000_000 + chance.randrange(10**9)
+    value = {
+        "trace_id": ids[0].hex(),
+        "span_id": ids[1].hex(),
+        "name": "op",
+        "start": when,
+        "duration_ms": 2,
+        "kind": "client",
+        "status": {"code": "error", "message": "boom"},
+        "events": [{"name": "e", "timestamp": when, "attributes": {"a": 1}, "b": 0.5}],
+        "tags": {"http.response.status_code": 500, "x": [1, None]},
+    }
+    row = {
+        "trace_id": ids[0],
+        "span_id": ids[1],
+        "trace_state": "",
+        "name": "op",
+        "kind": 3,
+        "start_time": when * 10**6,
+        "end_time": (when + 2) * 10**6,
+        "duration_ns": 2 * 10**6,
+        "status_code": 2,
+        "status_message": "boom",
+        "events": [
+            {
+                "time": when * 10**6,
+                "name": "e",
+                "attributes": [("a", "1"), ("b", "0.5")],
+                "dropped_attributes_count": 0,
+            }
+        ],
+        "http_response_status_code": 500,
+        "attributes": [("x", "[1,null]")],
+    }
+    return json.dumps(value).encode(), [row]
+
+
+def json_metric(chance):
+    value, when = chance.choice([chance.randrange(10**9), chance.random()]), 1_700_000_000 + chance.randrange(10**6)
+    sent = {"name": "m", "value": value, "type": "counter", "unit": "By", "time": when, "labels": {"a": "b"}}
+    row = {
+        "metric_name": "m",
+        "unit": "By",
+        "metric_type": "sum",
+        "temporality": 2,
+        "is_monotonic": True,
+        "time": when * 10**9,
+        "value_int" if isinstance(value, int) else "value_double": value,
+        "attributes": [("a", "b")],
+    }
+    return json.dumps(sent).encode(), [row]
 
 
 def otlp_json_message(chance):
@@ -332,10 +446,7 @@ def otlp_json_message(chance):
     }
     row = {
         "service_name": "cart",
-        "resource_attributes": [("service.name", "cart")],
         "scope_name": "lib",
-        "scope_version": "",
-        "scope_attributes": [],
         "trace_id": ids[0],
         "span_id": ids[1],
         "parent_span_id": None,
@@ -348,8 +459,6 @@ def otlp_json_message(chance):
         "status_code": 0,
         "status_message": "",
         "attributes": [("n", "5")],
-        "events": [],
-        "links": [],
     }
     return json.dumps(value).encode(), [row]
 
@@ -376,6 +485,8 @@ KINDS = {
         [b"\xff\xff garbage", trace_message(random.Random(3))[0], bare_span(b"0123456789abcdef")],
     ),
     ("logs", "json"): (json_message, [b"{", b"no json", b'{"a":NaN}', b'{"a":"\\ud800"}', b"\xff{}", b"[1]"]),
+    ("traces", "json"): (json_span, [b"{", b"{}", b'{"trace_id":"00","span_id":"11","name":"n","start":1}']),
+    ("metrics", "json"): (json_metric, [b"[]", b'{"name":"m"}', b'{"name":"m","value":1,"type":"histogram"}']),
     ("metrics", "otlp"): (metric_message, [b"\xff\xff garbage", trace_message(random.Random(3))[0]]),
 }
 
@@ -386,7 +497,7 @@ class Run:
     """Messages in a fresh topic, and what a perfect pipeline leaves: rows, dead letters, committed offsets."""
 
     def __init__(self, signal, form, messages, seed=1, duplicates=0.1, invalid=0.1, maker=None):
-        self.signal, self.form = signal, form
+        self.signal, self.form, self.schema = signal, form, SCHEMAS[signal]
         self.topic = f"verify-{uuid.uuid4().hex[:8]}"
         self.dead_topic, self.group = f"{self.topic}.dead", f"{self.topic}.group"
         admin = AdminClient({"bootstrap.servers": BROKERS})
@@ -450,8 +561,7 @@ class Run:
         self.producer.poll(0)
         return message
 
-    @staticmethod
-    def as_rows(message):
+    def as_rows(self, message):
         topic, partition, offset = message["place"]
         identity = {
             "_topic": topic,
@@ -459,7 +569,10 @@ class Run:
             "_offset": offset,
             "_kafka_timestamp": message["timestamp"],
         }
-        return [{**identity, "_ordinal": ordinal, **row} for ordinal, row in enumerate(message["rows"])]
+        if (self.signal, self.form) == ("logs", "json"):
+            identity["observed_time"] = message["timestamp"] * 10**6
+        empty = EMPTY_OF[self.signal]
+        return [{**identity, **empty, "_ordinal": ordinal, **row} for ordinal, row in enumerate(message["rows"])]
 
     def write(self, folder):
         files = os.path.join(folder, "parquet/index/day=23")
@@ -471,7 +584,7 @@ class Run:
         third = len(self.rows) // 3 + 1
         for n in range(3):
             part = self.rows[n * third : (n + 1) * third]
-            schema = SCHEMA[self.signal]
+            schema = self.schema
             table = pa.table({f.name: pa.array([r.get(f.name) for r in part], f.type) for f in schema}, schema)
             pq.write_table(table, f"{files}/{n}.parquet", row_group_size=1 + third // 2)
         with open(os.path.join(folder, "dead/1.ndjson"), "w") as out:
@@ -604,12 +717,50 @@ def letter_twice(run):
     run.letters.append(run.letters[0])
 
 
-def changed(column, value):
+def changed(column, value, where=lambda row: True):
+    """Another value in the first row that it fits."""
+
     def defect(run):
-        run.rows[0][column] = value
+        next(row for row in run.rows if where(row))[column] = value
 
     defect.__name__ = f"changed_{column}"
     return defect
+
+
+def has(column):
+    return lambda row: row.get(column) not in (None, [])
+
+
+def copied_not_moved(run):
+    row = next(filter(has("http_route"), run.rows))
+    row["attributes"] = [*row["attributes"], ("http.route", row["http_route"])]
+
+
+def moved_although_text(run):
+    row = next(r for r in run.rows if ("http.response.status_code", "404") in r["attributes"])
+    row["http_response_status_code"] = 404
+    row["attributes"] = [a for a in row["attributes"] if a[0] != "http.response.status_code"]
+
+
+def text_of_a_null(run):
+    row = next(r for r in run.rows if ("none", None) in r["attributes"])
+    row["attributes"] = [(k, "" if k == "none" else v) for k, v in row["attributes"]]
+
+
+def column_lacking(run):
+    run.schema = run.schema.remove(run.schema.get_field_index("url_path"))
+
+
+def column_of_another_type(run):
+    run.schema = run.schema.set(run.schema.get_field_index("server_port"), pa.field("server_port", pa.int64()))
+
+
+def column_more(run):
+    run.schema = run.schema.append(pa.field("more", pa.int64()))
+
+
+def columns_exchanged(run):
+    run.schema = pa.schema([run.schema.field(i) for i in (1, 0, *range(2, len(run.schema)))])
 
 
 DEFECTS = [  # what is planted, the findings it must give
@@ -630,7 +781,7 @@ DEFECTS = [  # what is planted, the findings it must give
     (changed("service_name", "other"), {"field_differs.service_name"}),
     (changed("attributes", [("other", "x")]), {"field_differs.attributes"}),
     (
-        changed("resource_attributes", [("service.name", "cart"), ("host.id", "8")]),
+        changed("resource_attributes", [("host.id", "8"), ("host.name", "1")]),
         {"field_differs.resource_attributes"},
     ),
     (changed("scope_attributes", []), {"field_differs.scope_attributes"}),
@@ -641,11 +792,65 @@ DEFECTS = [  # what is planted, the findings it must give
     (changed("start_time", 1_700_000_000_000_000_001), {"field_differs.start_time"}),
     (changed("duration_ns", -1), {"field_differs.duration_ns"}),
     (changed("status_code", 9), {"field_differs.status_code"}),
-    (changed("events", [{"time": 1, "name": "x", "attributes": []}] * 9), {"field_differs.events"}),
+    (changed("flags", 1), {"field_differs.flags"}),
+    (changed("scope_schema_url", "x"), {"field_differs.scope_schema_url"}),
+    (changed("resource_dropped_attributes_count", 4), {"field_differs.resource_dropped_attributes_count"}),
+    (changed("dropped_links_count", 4), {"field_differs.dropped_links_count"}),
+    (changed("k8s_pod_name", None), {"field_differs.k8s_pod_name"}),
+    (changed("host_name", "1"), {"field_differs.host_name"}),
+    (changed("http_route", "/a", has("http_route")), {"field_differs.http_route"}),
     (
-        changed("links", [{"trace_id": b"u" * 16, "span_id": b"s" * 8, "trace_state": "", "attributes": []}]),
-        {"field_differs.links"},
+        changed("http_response_status_code", 405, has("http_response_status_code")),
+        {"field_differs.http_response_status_code"},
     ),
+    (changed("db_query_text", None, lambda row: row.get("db_query_text") == ""), {"field_differs.db_query_text"}),
+    (copied_not_moved, {"field_differs.attributes"}),
+    (moved_although_text, {"field_differs.attributes", "field_differs.http_response_status_code"}),
+    (text_of_a_null, {"field_differs.attributes"}),
+    (
+        changed("events", [{"time": 1, "name": "x", "attributes": [], "dropped_attributes_count": 0}] * 9),
+        {"field_differs.events"},
+    ),
+    (changed("links", [], has("links")), {"field_differs.links"}),
+    (column_lacking, {"column_missing"}),
+    (column_of_another_type, {"column_type"}),
+    (column_more, {"column_unknown"}),
+    (columns_exchanged, {"column_order"}),
+]
+
+
+def of(kind):
+    return lambda row: row["metric_type"] == kind
+
+
+METRIC_DEFECTS = [
+    (changed("value_double", 0.123, has("value_double")), {"field_differs.value_double"}),
+    (changed("value_double", 0.0, lambda row: str(row.get("value_double")) == "-0.0"), {"field_differs.value_double"}),
+    (changed("value_int", 1, has("value_int")), {"field_differs.value_int"}),
+    (changed("metric_type", "sum"), {"field_differs.metric_type"}),
+    (changed("temporality", 1, of("sum")), {"field_differs.temporality"}),
+    (changed("temporality", 0, of("gauge")), {"field_differs.temporality"}),
+    (changed("is_monotonic", None, of("sum")), {"field_differs.is_monotonic"}),
+    (changed("metric_metadata", []), {"field_differs.metric_metadata"}),
+    (changed("description", ""), {"field_differs.description"}),
+    (changed("count", 4, of("summary")), {"field_differs.count"}),
+    (changed("sum", None, of("summary")), {"field_differs.sum"}),
+    (changed("min", None, lambda row: row.get("min") == 0), {"field_differs.min"}),
+    (changed("max", 1.0, of("gauge")), {"field_differs.max"}),
+    (changed("bucket_counts", [1, 2, 3], of("histogram")), {"field_differs.bucket_counts"}),
+    (changed("explicit_bounds", [0.1], of("histogram")), {"field_differs.explicit_bounds"}),
+    (changed("scale", 3, of("exponential_histogram")), {"field_differs.scale"}),
+    (changed("zero_count", 0, of("histogram")), {"field_differs.zero_count"}),
+    (changed("zero_threshold", 0.0, of("exponential_histogram")), {"field_differs.zero_threshold"}),
+    (changed("positive_offset", 7, of("exponential_histogram")), {"field_differs.positive_offset"}),
+    (changed("positive_bucket_counts", [6, 5], of("exponential_histogram")), {"field_differs.positive_bucket_counts"}),
+    (changed("negative_offset", 0, of("exponential_histogram")), {"field_differs.negative_offset"}),
+    (changed("negative_bucket_counts", [1]), {"field_differs.negative_bucket_counts"}),
+    (
+        changed("quantiles", [{"quantile": 0.5, "value": 0.3333333333333334}], of("summary")),
+        {"field_differs.quantiles"},
+    ),
+    (changed("exemplars", [], of("gauge")), {"field_differs.exemplars"}),
 ]
 
 
@@ -670,17 +875,20 @@ def check_all():
             assert counts["duplicates"] == len(run.copies) > 0 and counts["invalid"] == len(run.letters) > 0, counts
             assert counts["empty"] == 1 and counts["messages"] == 301, counts
             count += 1
-            if (signal, form) != ("traces", "otlp"):
-                continue
+            defects = {("traces", "otlp"): DEFECTS, ("metrics", "otlp"): METRIC_DEFECTS}.get((signal, form), [])
             perfect = run.rows, run.letters
-            for defect, codes in DEFECTS:
+            for defect, codes in defects:
                 run.rows, run.letters = copy.deepcopy(perfect)
+                run.schema = SCHEMAS[signal]
                 defect(run)
                 with tempfile.TemporaryDirectory() as other:
                     run.write(other)
                     expect(defect.__name__, run.verify(other), codes)
                 count += 1
             run.rows, run.letters = perfect
+            run.schema = SCHEMAS[signal]
+            if (signal, form) != ("traces", "otlp"):
+                continue
             run.commit(behind=2)
             expect("commit behind the end", run.verify(folder), {"group_lag"})
             run.commit()

@@ -1,0 +1,15 @@
+//! The whole program on real services: Apache Kafka, PostgreSQL and S3, started by `scripts/services` and named by `OPENWIT_TEST_*`.
+//!
+//! Proves: what Kafka holds is in Parquet exactly once, whatever is killed when; read back by a reader of another make
+//! (`tests/tools/verify.py`: pyarrow, protobuf, its own rules of validity). Cannot prove: power failures, and load.
+//!
+//! Where a service is missing a test says loudly that it was not run; in CI that is a failure.
+
+mod support;
+
+#[path = "services/exactly_once.rs"]
+mod exactly_once;
+#[path = "services/hostile.rs"]
+mod hostile;
+#[path = "services/setup.rs"]
+mod setup;

@@ -1,0 +1,145 @@
+//! Loads are stored exactly once: in one go, killed, stopped, with Kafka's memory of us deleted, on PostgreSQL and S3.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::setup::{Setup, root, service};
+use crate::support::binary::{PATIENCE, Process, openwit};
+use crate::support::random::Random;
+use crate::support::wait;
+
+#[test]
+fn every_format_is_stored_exactly_once_and_read_by_another_reader() {
+    for (signal, format, count) in
+        [("traces", "otlp", 600), ("logs", "json", 6_000), ("metrics", "otlp", 300), ("logs", "otlp-json", 300)]
+    {
+        let Some(setup) = Setup::new(&format!("once-{format}"), signal) else { return };
+        setup.generate(format, count, 11);
+        let summary = setup.run_to_end().json();
+        assert_eq!(summary["messages"], count, "{summary}");
+        setup.verify(format, None);
+        setup.audit();
+    }
+}
+
+#[test]
+fn a_process_killed_again_and_again_loses_and_doubles_nothing() {
+    let Some(setup) = Setup::new("killed", "traces") else { return };
+    setup.generate("otlp", 1_500, 12);
+    // Each round is killed a little later, at a point of its own: while joining, reading, logging, delivering, publishing.
+    let mut random = Random::for_test("killed");
+    for mark in ["partition assigned", "flight stream open", "flight stream open", "files to index"] {
+        let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]);
+        process.wait_for(mark);
+        wait::until_or_late(random.duration_below(Duration::from_millis(400)), || false);
+        process.kill();
+    }
+    setup.run_to_end();
+    setup.verify("otlp", None);
+    setup.audit();
+}
+
+#[test]
+fn sigterm_ends_with_zero_and_the_next_start_goes_on() {
+    let Some(setup) = Setup::new("stopped", "traces") else { return };
+    setup.generate("otlp", 1_000, 13);
+    let mut process = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
+    assert!(process.wait_for("flight stream open"));
+    process.signal(libc::SIGTERM);
+    process.wait(PATIENCE).expect(0);
+    setup.audit();
+    setup.run_to_end();
+    setup.verify("otlp", None);
+}
+
+#[test]
+fn without_kafkas_memory_of_the_group_nothing_is_stored_twice() {
+    let Some(setup) = Setup::new("forgotten", "logs") else { return };
+    setup.generate("json", 3_000, 14);
+    setup.run_to_end();
+    // Another group stands for one whose offsets were deleted: Kafka knows nothing, the catalog knows all.
+    let other = Setup { group: format!("{}-again", setup.group), ..setup };
+    let summary = other.run_to_end().json();
+    assert_eq!((&summary["messages"], &summary["rows"]), (&0.into(), &0.into()), "{summary}");
+    other.audit();
+}
+
+#[test]
+fn the_catalog_in_postgresql_and_files_in_s3_are_as_exact() {
+    let needed = [
+        "OPENWIT_TEST_POSTGRES",
+        "OPENWIT_TEST_S3_ENDPOINT",
+        "OPENWIT_TEST_S3_BUCKET",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ];
+    let found: Vec<String> = needed.iter().filter_map(|variable| service("postgres-s3", variable)).collect();
+    let [postgres, endpoint, bucket, key, secret] = &found[..] else { return };
+    let Some(setup) = Setup::new("postgres-s3", "traces") else { return };
+    let prefix = setup.group.clone();
+    let schema = format!("t{}", std::process::id());
+    let setup = setup.with(&format!(
+        "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{scheme: s3, bucket: {bucket}, endpoint: \
+         \"{endpoint}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}}}\n"
+    ));
+    setup.generate("otlp", 800, 15);
+    let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]);
+    process.wait_for("flight stream open");
+    process.kill();
+    setup.run_to_end();
+    setup.verify("otlp", Some(&format!("s3://{bucket}/{prefix}")));
+    setup.audit();
+}
+
+#[test]
+fn ingest_and_storage_as_two_processes_survive_the_death_of_storage() {
+    let Some(setup) = Setup::new("split", "traces") else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    drop(listener);
+    setup.generate("otlp", 1_000, 16);
+    let config = setup.config();
+    let metastore = service("split", "OPENWIT_TEST_POSTGRES");
+    let Some(postgres) = metastore else { return };
+    let schema = format!("s{}", std::process::id());
+    let common = [
+        format!("metastore={{type: postgres, url: \"{postgres}\", schema: {schema}}}"),
+        format!("service_ports.arrow_flight={port}"),
+    ];
+    let storage =
+        || Process::start(["run", "--config", &config, "--set", "graph=storage", "--set", &common[0], "--set", &common[1]]);
+    let mut first = storage();
+    assert!(first.wait_for("Arrow Flight is served"));
+    let endpoints = format!("storage.endpoints=[\"http://127.0.0.1:{port}\"]");
+    let ingest_data = format!("node.data_directory={}", setup.path("ingest").display());
+    let mut ingest = Process::start([
+        "run",
+        "--config",
+        &config,
+        "--set",
+        "graph=ingest",
+        "--set",
+        &common[0],
+        "--set",
+        &endpoints,
+        "--set",
+        &ingest_data,
+        "--until-end",
+    ]);
+    ingest.wait_for("flight stream open");
+    first.kill();
+    let second = storage();
+    ingest.wait(PATIENCE).expect(0);
+    second.signal(libc::SIGTERM);
+    second.wait(PATIENCE).expect(0);
+    let audited = openwit(["audit", "--config", &config, "--set", &common[0], "--json"]).expect(0).json();
+    assert_eq!(audited["balance"]["covered"], 1_000, "{audited}");
+}
+
+#[test]
+fn the_checker_itself_can_fail() {
+    let Some(python) = service("verify_selftest.py", "OPENWIT_TEST_PYTHON") else { return };
+    let Some(_) = service("verify_selftest.py", "OPENWIT_TEST_KAFKA") else { return };
+    let checked = Command::new(python).arg(root().join("tests/tools/verify_selftest.py")).output().expect("python can be run");
+    assert!(checked.status.success(), "{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+}
