@@ -18,6 +18,10 @@ use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::parquet_roll::{Config, DeliveryId, Received, Roller, time_column};
 use prost::bytes::Bytes;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const START_NS: u64 = 1_764_000_000_000_000_000;
 const DAY_NS: i64 = 86_400_000_000_000;
 const RUNS: usize = 3;

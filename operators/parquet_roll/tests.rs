@@ -374,6 +374,35 @@ fn a_redelivery_is_acknowledged_only_with_what_it_rests_on() {
 }
 
 #[test]
+fn an_abandoned_commit_takes_with_it_whatever_rests_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut roller = Roller::open(config(folder.path()), BTreeMap::new()).unwrap();
+    let (orders, name) = (partition("orders", 0), group("orders"));
+    let id = |sequence| DeliveryId { session: 1, sequence };
+    roller.admit(delivery(1, &name, &orders, 0..5), 1).unwrap();
+    roller.admit(delivery(2, &group("events"), &partition("events", 0), 0..2), 1).unwrap();
+    let closed = roller.flush().unwrap();
+    let [events, first] = &closed[..] else { panic!("two groups") };
+    roller.admit(delivery(3, &name, &orders, 4..7), 2).unwrap();
+    let second = roller.flush().unwrap().remove(0);
+    roller.admit(delivery(4, &name, &orders, 2..9), 3).unwrap();
+    // Another node was faster with a part of the first.
+    let mut covered = OffsetSet::default();
+    covered.insert(0..3);
+    let abandoned = roller.abandon(first.commit_id, BTreeMap::from([(orders.clone(), covered)])).unwrap();
+    assert_eq!(abandoned, Abandoned { commits: vec![first.commit_id, second.commit_id], refused: vec![id(1), id(3), id(4)] });
+    assert!(!first.files[0].local.exists() && !second.files[0].local.exists() && events.files[0].local.exists());
+    assert_eq!((roller.stats().open_groups, roller.stats().closing), (0, 1), "the other group goes on");
+    roller.committed(events);
+    roller.committed(first);
+    for (sequence, range) in [(1, 0..5), (3, 4..7), (4, 2..9)] {
+        roller.admit(delivery(sequence, &name, &orders, range), 4).unwrap();
+    }
+    assert_eq!(offsets(&roller.flush().unwrap()[0]), [3, 4, 5, 6, 7, 8]);
+    assert_eq!(roller.abandon(first.commit_id, BTreeMap::new()).unwrap(), Abandoned::default(), "once is enough");
+}
+
+#[test]
 #[should_panic(expected = "was committed before")]
 fn committing_out_of_order_within_a_group_panics() {
     let folder = tempfile::tempdir().unwrap();
