@@ -107,6 +107,9 @@ pub fn config(broker: &EmbeddedBroker, load: &Plan, folder: &TempDir) -> Config 
     kafka.telemetry_type = load.signal;
     kafka.batching.fetch_wait_max_ms = 10;
     kafka.commit_strategy.interval_ms = 50;
+    // The mock broker lets a member wait for the end of the session of one that has left.
+    kafka.consumer.session_timeout_ms = 6_000;
+    kafka.consumer.heartbeat_interval_ms = 500;
     config.ingestion.batching.batch_size = 16;
     config.ingestion.batching.batch_timeout_ms = 20;
     config.processing.epoch_interval_ms = 5;
@@ -161,7 +164,12 @@ impl Running {
 
     pub fn wait_for(&mut self, what: &str, condition: impl Fn(Positions) -> bool) {
         let met = wait::until_or_late(PATIENCE, || self.thread.is_finished() || condition(self.positions()));
-        assert!(met && !self.thread.is_finished(), "waiting for {what}: {:?}, fault {:?}", self.positions(), self.control.fault());
+        assert!(
+            met && !self.thread.is_finished(),
+            "waiting for {what}: {:?}, fault {:?}",
+            self.positions(),
+            self.control.fault()
+        );
     }
 
     /// Asks it to stop, and waits for its end.
@@ -239,7 +247,8 @@ fn check_letters(config: &Config, sent: &BTreeMap<Place, Sent>) -> BTreeMap<Plac
     let folder = config.ingestion.kafka.dead_letter.directory.as_ref().unwrap();
     let mut rejects = BTreeMap::new();
     for letter in lake::letters(folder) {
-        let message = sent.get(&letter.place()).unwrap_or_else(|| panic!("a letter of a message that was never sent: {letter:?}"));
+        let message =
+            sent.get(&letter.place()).unwrap_or_else(|| panic!("a letter of a message that was never sent: {letter:?}"));
         assert!(matches!(message.kind, Kind::Invalid(_)), "a letter of a message that is {:?}: {letter:?}", message.kind);
         assert_eq!(letter.payload(), message.payload, "the payload of {:?}", letter.place());
         let twice = rejects.insert(letter.place(), letter.reason);
