@@ -214,7 +214,7 @@ fn main() {
         println!(
             "{keys} keys in the window; CPU ns per record, resident bytes per key in the window, longest epoch in ms of wall time"
         );
-        let config = Config { window_ms: WINDOW_MS, bytes_max: 4 << 30 };
+        let config = Config { window_ms: WINDOW_MS, bytes_max: keys as usize * 100 };
         let ours = run(keys, partition, || Box::new(Ours { window: Window::new(config), verdicts: Vec::new() }));
         let presized = run(keys, partition, || Box::new(TwoGenerations::new(keys as usize)));
         let usual = run(keys, partition, || Box::new(MapAndQueue::default()));

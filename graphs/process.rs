@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openwit_operators::catalog_commit::registrar::{self, Registrar};
 use openwit_operators::catalog_commit::{self, covered};
@@ -20,7 +20,7 @@ use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::{Fault, Health};
+use openwit_operators::fault::{Fault, Health, chain};
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore};
@@ -29,8 +29,9 @@ use openwit_operators::{dedup_window, flight_sink, index_trigger, normalize, par
 use timely::worker::Worker;
 use tracing::{info, warn};
 
+use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::{catalog, ingest, storage};
+use crate::{ingest, storage};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -38,6 +39,8 @@ const STAGE: &str = "process";
 /// Waits between a curable fault and the next start.
 const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A run this long was a good one: the next fault is a new story.
+const HEALTHY: Duration = Duration::from_secs(60);
 
 /// How long storage's last acks may take to reach their senders.
 const LAST_ACKS_WAIT: Duration = Duration::from_secs(5);
@@ -165,7 +168,12 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
     let mut wait = RESTART_WAIT_MIN;
     let mut outcome = Outcome::default();
     loop {
-        match run_once(plan, control, &clock) {
+        let started = Instant::now();
+        let ended = run_once(plan, control, &clock);
+        if started.elapsed() > HEALTHY {
+            wait = RESTART_WAIT_MIN;
+        }
+        match ended {
             Ok(()) => return Ok(outcome),
             Err(fault) if fault.is_curable && !control.is_stopping() => {
                 warn!(%fault, "starting the graphs again from the write-ahead log");
@@ -223,15 +231,20 @@ fn open(
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, Fault> {
     let counters = &control.counters;
-    let catalog = catalog::open(&plan.catalog).map_err(|error| fault(format!("opening the catalog: {error}")))?;
-    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {error}")))?;
+    let store = plan.storage.as_ref().map(|storage| object_upload::build_operator(&storage.store)).transpose();
+    let store = store.map_err(|error| fault(format!("opening the object store: {}", chain(&error))))?;
+    let prefix = plan.storage.as_ref().map_or("", |storage| &storage.graph.roll.prefix);
+    let files = store.as_ref().map(|store| Files { store, prefix });
+    let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime)
+        .map_err(|error| fault(format!("opening the catalog: {error}")))?;
+    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
     let (registrar, registrar_thread) = registrar::open(catalog, index, health.clone(), counters.catalog.clone())
         .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
-    let (server, storage) = match &plan.storage {
-        Some(storage) => {
+    let (server, storage) = match (&plan.storage, store) {
+        (Some(storage), Some(store)) => {
             let local = &storage.graph.roll.directory;
             parquet_roll::discard_surplus(local, plan.workers)
                 .map_err(|error| fault(format!("cleaning {}: {error}", local.display())))?;
@@ -239,18 +252,18 @@ fn open(
             let config = storage.graph.clone();
             let ports = storage::Ports {
                 source: flight_source::Ports { server: server.clone(), health: health.clone(), clock: clock.clone() },
-                roll: parquet_roll::Ports { committed: committed.clone(), clock: clock.clone(), health: health.clone() },
-                upload: object_upload::Ports {
-                    runtime: runtime.clone(),
-                    store: object_upload::build_operator(&storage.store)
-                        .map_err(|error| fault(format!("opening the object store: {error}")))?,
+                roll: parquet_roll::Ports {
+                    committed: committed.clone(),
+                    clock: clock.clone(),
                     health: health.clone(),
+                    refuse: server.clone(),
                 },
+                upload: object_upload::Ports { runtime: runtime.clone(), store, health: health.clone() },
                 catalog: catalog_commit::Ports { registrar: registrar.clone() },
             };
             (Some((server, address)), Some((config, ports)))
         }
-        None => (None, None),
+        _ => (None, None),
     };
     let own_endpoint = server.as_ref().map(|(_, address)| format!("http://{address}"));
     let mut writer = None;
@@ -308,16 +321,17 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     }
     let directory = &ingest.wal.directory;
     let run_epoch = Epoch::of(clock.now_ms(), 1);
-    let (log, recovery) =
-        Log::open(ingest.wal.clone(), run_epoch).map_err(|error| fault(format!("opening the write-ahead log: {error}")))?;
+    let (log, recovery) = Log::open(ingest.wal.clone(), run_epoch)
+        .map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
     report_recovery(&recovery.report, directory);
     let windows = match config.dedup {
         Some(window) => warm_windows(window, plan.workers, &recovery).map_err(fault)?,
         None => Arc::default(),
     };
-    let writer = Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {error}")))?;
+    let writer =
+        Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))?;
     let (dead_letter, desk) =
-        dead_letter::open(&ingest.dead_letter, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
+        dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
     let ports = ingest::Ports {
         source: consumer::Ports {

@@ -31,7 +31,9 @@
 //!      +- attributes  attribute lists: promoted columns and maps
 //!      |   +- promoted    the table of attributes that have a column
 //!      |   +- values      any value as text
-//!      +- columns     growing buffers that become Arrow arrays
+//!      +- columns     growing columns that become Arrow arrays
+//!          +- texts       the same for texts, checked in bulk
+//!          +- buffers     vectors that come back once they are read
 //! schema      names and types, documented in docs/schemas.md
 //! ```
 
@@ -39,11 +41,13 @@ pub mod encoder;
 pub mod schema;
 
 mod attributes;
+mod buffers;
 mod columns;
 mod common;
 mod logs;
 mod metrics;
 mod promoted;
+mod texts;
 mod traces;
 mod values;
 
@@ -65,7 +69,7 @@ use timely::scheduling::Activator;
 
 use crate::batch::{DurableBatch, EncodedBatch, Group, NormalizedBatch};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 
 /// The operator's name in config, metrics and messages.
 pub const NAME: &str = "arrow_encode";
@@ -112,7 +116,7 @@ pub fn arrow_encode<'s>(
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
                 for DurableBatch(batch) in batches.drain(..) {
                     if let Err(error) = encoding.append(&batch, &capability, &mut output) {
-                        health.fail(NAME, format!("epoch {}: {error}", capability.time()));
+                        health.fail(NAME, format!("epoch {}: {}", capability.time(), chain(&error)));
                     }
                 }
             });

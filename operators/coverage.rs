@@ -182,6 +182,21 @@ impl OffsetSet {
         self.ranges.iter().map(|(&start, &end)| start..end)
     }
 
+    /// How many ranges there are: what the set costs in memory.
+    pub fn range_count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Removes all offsets below `offset`.
+    pub fn remove_below(&mut self, offset: i64) {
+        let kept = self.ranges.split_off(&offset);
+        let straddling = self.ranges.last_key_value().map(|(_, &end)| end).filter(|&end| end > offset);
+        self.ranges = kept;
+        if let Some(end) = straddling {
+            self.ranges.insert(offset, end);
+        }
+    }
+
     /// True if no offset is present.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -217,6 +232,7 @@ impl OffsetSet {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range of offsets are meant")]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
@@ -264,6 +280,9 @@ mod tests {
             proptest::prop_assert_eq!(set.overlaps(&probe), probe.clone().any(|offset| model.contains(&offset)));
             let around = set.range_around(probe.start).map(|range| range.contains(&probe.start));
             proptest::prop_assert_eq!(around.unwrap_or(false), model.contains(&probe.start));
+            set.remove_below(probe.start);
+            let kept: Vec<i64> = set.ranges().flatten().collect();
+            proptest::prop_assert_eq!(kept, model.range(probe.start..).copied().collect::<Vec<_>>());
         }
     }
 }

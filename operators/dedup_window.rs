@@ -57,7 +57,7 @@ pub struct Config {
     /// Two records with one key are duplicates when their record times are at most this far apart. Milliseconds, default 60,000.
     /// Too small: a producer's late retry is stored twice. Too large: memory; see `bytes_max`.
     pub window_ms: u64,
-    /// Bytes one worker's window may take, about 60 per record of the window. Default 256 MiB; less than 1 MiB counts as 1 MiB.
+    /// Bytes one worker's window may take, about 70 per record of the window. Default 256 MiB; less than 1 MiB counts as 1 MiB.
     /// At the limit the oldest keys are forgotten early, which `forced` counts: duplicates may pass, nothing is dropped wrongly.
     pub bytes_max: usize,
 }

@@ -3,9 +3,12 @@
 //! For what may block (a database, a dead letter's disk) and exists once per process. The operator holds its capability from request
 //! to answer; the answer schedules it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use timely::scheduling::SyncActivator;
+
+use crate::fault::Health;
 
 /// A request with the way back.
 pub struct Envelope<Q, A> {
@@ -39,13 +42,19 @@ impl<Q, A> Clone for Desk<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Desk<Q, A> {
-    /// Starts a desk named `name` whose thread runs `serve` until the requests end.
+    /// Starts a desk for stage `name` whose thread runs `serve` until the requests end. If it panics, that is a fault: nobody would
+    /// answer any more, and the graph would stand still without a word.
     pub fn open(
-        name: &str,
+        name: &'static str,
+        health: Health,
         serve: impl FnOnce(Receiver<Envelope<Q, A>>) + Send + 'static,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (requests, receiver) = channel();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || serve(receiver))?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| serve(receiver))).is_err() {
+                health.fail(name, "the stage's thread panicked");
+            }
+        })?;
         Ok((Desk { requests }, thread))
     }
 
@@ -95,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_desk_answers_every_request_and_ends_with_its_last_user() {
-        let (desk, thread) = Desk::open("double", |requests: Receiver<Envelope<u32, u32>>| {
+        let (desk, thread) = Desk::open("double", Health::default(), |requests: Receiver<Envelope<u32, u32>>| {
             for envelope in requests {
                 let doubled = envelope.request * 2;
                 envelope.answer(doubled);
@@ -105,5 +114,18 @@ mod tests {
         assert_eq!(desk.clone().ask(21), Some(42));
         drop(desk);
         thread.join().expect("the desk does not panic");
+    }
+
+    #[test]
+    fn a_desk_that_panics_raises_a_fault() {
+        let health = Health::default();
+        let serve = |requests: Receiver<Envelope<(), ()>>| {
+            let _asked = requests.recv();
+            panic!("as staged");
+        };
+        let (desk, thread) = Desk::open("broken", health.clone(), serve).expect("a thread can be started");
+        assert_eq!(desk.ask(()), None);
+        thread.join().expect("the panic is caught");
+        assert_eq!(health.fault().map(|fault| fault.stage), Some("broken"));
     }
 }

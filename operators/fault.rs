@@ -19,6 +19,17 @@ pub struct Fault {
     pub is_curable: bool,
 }
 
+/// An error with all its causes, for a fault or a log line: our errors do not repeat their cause in their own text.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
 /// Shared by all workers and helper threads of a process.
 #[derive(Clone, Default)]
 pub struct Health(Arc<Inner>);

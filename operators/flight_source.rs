@@ -48,7 +48,7 @@ use crate::clock::Clock;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 use crate::flight::{Ack, CONNECTION_WINDOW_BYTES, FLUSH_ACTION, PartHeader, STREAM_WINDOW_BYTES, batch_bytes};
-use crate::parquet_roll::{DeliveryId, Received};
+use crate::parquet_roll::{DeliveryId, Received, Refuse};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "flight_source";
@@ -222,6 +222,16 @@ impl Server {
     }
 }
 
+impl Refuse for Server {
+    fn refuse(&self, delivery: DeliveryId, message: &str, is_retriable: bool) {
+        if let Some(answers) = lock(&self.streams).remove(&delivery.session) {
+            let status = if is_retriable { Status::unavailable(message) } else { Status::invalid_argument(message) };
+            // A sender that has gone away sends again what it needs acked.
+            let _ = answers.send(Err(status));
+        }
+    }
+}
+
 impl WorkerQueue {
     fn push(&self, queued: Queued) {
         // The operator is gone only when the process ends.
@@ -353,10 +363,10 @@ impl FlightService for Service {
         tokio::spawn(async move {
             let ended = receive(&server, stream, FlightDataDecoder::new(data)).await;
             // A sender that has only stopped sending still waits for acks: its entry goes when its stream does.
-            if let Err(status) = ended {
-                if let Some(answers) = lock(&server.streams).remove(&stream) {
-                    let _ = answers.send(Err(status));
-                }
+            if let Err(status) = ended
+                && let Some(answers) = lock(&server.streams).remove(&stream)
+            {
+                let _ = answers.send(Err(status));
             }
         });
         let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);

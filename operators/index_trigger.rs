@@ -131,3 +131,60 @@ pub fn index_trigger(stream: Stream<'_, Epoch, Vec<Arc<ClosedCommit>>>, ports: P
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Group, Signal};
+    use crate::catalog_commit::sled_catalog::SledCatalog;
+    use crate::catalog_commit::{Commit, FileRow};
+    use crate::coverage::{Dispositions, PartitionKey, TopicKey};
+    use crate::parquet_roll::{CoverageRow, Day};
+
+    /// One file, begun at `begun_ms`.
+    fn commit(catalog: &SledCatalog, begun_ms: u64) -> Ulid {
+        let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
+        let partition = PartitionKey { topic: Arc::new(topic), partition: 0 };
+        let range = begun_ms as i64..begun_ms as i64 + 1;
+        let dispositions = Dispositions { stored: 1, ..Dispositions::default() };
+        let group = Group { index: "orders".into(), signal: Signal::Logs };
+        let file = FileRow {
+            file: Ulid::from_parts(begun_ms, 1),
+            commit_id: Ulid::from_parts(begun_ms, 0),
+            group: group.clone(),
+            node: "node".into(),
+            path: format!("{begun_ms}.parquet"),
+            day: Day(1),
+            rows: 1,
+            bytes: 1,
+            time_min_ns: None,
+            time_max_ns: None,
+            schema_hash: "".into(),
+        };
+        let id = file.file;
+        let coverage = vec![CoverageRow { partition, range, dispositions, rows: 1 }];
+        catalog.commit(&Commit { commit_id: file.commit_id, group, node: "node".into(), files: vec![file], coverage }).unwrap();
+        id
+    }
+
+    #[test]
+    fn work_is_announced_once_and_again_when_nobody_did_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = SledCatalog::open(folder.path()).unwrap();
+        let mut announcer = Announcer::new(Config { announced_max: 2, repeat_after_ms: 100 });
+        let mut poll = |now_ms| {
+            let found = announcer.poll(&catalog, now_ms).unwrap();
+            (found.work.into_iter().map(|work| work.file).collect::<Vec<_>>(), found.backlog.files, found.lag_ms)
+        };
+        assert_eq!(poll(1_000), (vec![], 0, 0));
+        let (first, second, third) = (commit(&catalog, 10), commit(&catalog, 20), commit(&catalog, 30));
+        assert_eq!(poll(1_000), (vec![first, second], 3, 990), "the oldest, as many as allowed");
+        assert_eq!(poll(1_050), (vec![], 3, 1_040));
+        assert!(catalog.index_done(first).unwrap());
+        assert_eq!(poll(1_060), (vec![third], 2, 1_040), "room for the next");
+        assert_eq!(poll(1_100), (vec![second], 2, 1_080), "not done in time");
+        assert_eq!(poll(0), (vec![], 2, 0), "a clock that steps back harms nothing");
+        let lines = inspect(&catalog, 1, 2_345).unwrap();
+        assert_eq!(lines, [format!("{} orders/logs 2.325s 20.parquet", second.to_string())]);
+    }
+}

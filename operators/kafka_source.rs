@@ -139,11 +139,12 @@ pub fn kafka_source<'s>(
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
     let mut commit_input = builder.new_input_connection(feedback.commit, Pipeline, []);
     let mut received_input = builder.new_input_connection(feedback.received, Pipeline, []);
-    let has_consumer = scope.index() % scope.peers() < config.consumers;
+    let index = scope.index();
+    let has_consumer = index < config.consumers;
 
     builder.build_reschedule(move |mut capabilities| {
         let capability = capabilities.pop();
-        let mut source = has_consumer.then(|| Source::start(config, ports, waker.clone(), capability)).flatten();
+        let mut source = has_consumer.then(|| Source::start(config, ports, index, waker.clone(), capability)).flatten();
         let mut next_tick = Instant::now();
         move |frontiers| {
             commit_input.for_each(|_, data| data.clear());
@@ -205,10 +206,21 @@ struct Source {
 }
 
 impl Source {
-    fn start(config: Config, ports: Ports, waker: Arc<Waker>, capability: Option<Capability<Epoch>>) -> Option<Source> {
+    fn start(
+        config: Config,
+        ports: Ports,
+        index: usize,
+        waker: Arc<Waker>,
+        capability: Option<Capability<Epoch>>,
+    ) -> Option<Source> {
         let on_wake = waker.clone();
         ports.health.on_wake(move || on_wake.wake());
-        let handle = match consumer::spawn(config.consumer.clone(), ports.clone(), move || waker.wake()) {
+        let mut settings = config.consumer.clone();
+        if config.consumers > 1 {
+            // Static membership wants a name for each member.
+            settings.client.entry("group.instance.id".into()).and_modify(|id| id.push_str(&format!("-{index}")));
+        }
+        let handle = match consumer::spawn(settings, ports.clone(), move || waker.wake()) {
             Ok(handle) => handle,
             Err(error) => {
                 ports.health.fail(NAME, format!("starting the consumer thread: {error}"));
@@ -299,6 +311,8 @@ impl Source {
             return;
         };
         self.ledger.emit(*capability.time(), &batch.partition, batch.end, load);
+        self.ports.stats.messages.fetch_add(load.messages, Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(load.bytes, Ordering::Relaxed);
         self.emitted.insert(batch.partition.clone(), batch.end);
         let mut session = output.session(capability);
         session.give(batch);
@@ -307,10 +321,10 @@ impl Source {
 
     fn tick(&mut self) {
         let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
-        if let Some(capability) = &mut self.capability {
-            if now > *capability.time() {
-                capability.downgrade(&now);
-            }
+        if let Some(capability) = &mut self.capability
+            && now > *capability.time()
+        {
+            capability.downgrade(&now);
         }
     }
 
@@ -321,10 +335,10 @@ impl Source {
             self.is_closing = true;
             self.command(Command::Close(self.ledger.all_committable()));
         }
-        if self.is_closed {
-            if let Some(handle) = self.handle.take() {
-                handle.join();
-            }
+        if self.is_closed
+            && let Some(handle) = self.handle.take()
+        {
+            handle.join();
         }
         self.is_closed
     }

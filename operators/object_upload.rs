@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use opendal::layers::TimeoutLayer;
 use opendal::{ErrorKind, Operator, services};
 use timely::container::CapacityContainerBuilder;
@@ -42,7 +42,7 @@ use tracing::warn;
 use ulid::Ulid;
 
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::object_upload::backoff::Backoff;
 use crate::parquet_roll::{ClosedCommit, StableFile};
 
@@ -149,7 +149,7 @@ pub enum Error {
         /// The scheme.
         scheme: &'static str,
         /// Why.
-        source: opendal::Error,
+        source: Box<opendal::Error>,
     },
     /// The object store refuses or cannot be reached.
     #[error("cannot {doing} object {path}")]
@@ -159,7 +159,7 @@ pub enum Error {
         /// To which object.
         path: String,
         /// Why it failed.
-        source: opendal::Error,
+        source: Box<opendal::Error>,
     },
     /// A local file operation failed.
     #[error("cannot {doing} {}", path.display())]
@@ -226,7 +226,7 @@ const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to an object store. No request is made yet.
 pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
-    let setup = |scheme| move |source| Error::Setup { scheme, source };
+    let setup = |scheme| move |source| Error::Setup { scheme, source: Box::new(source) };
     let operator = match store {
         ObjectStore::Memory => Operator::new(services::Memory::default()).map_err(setup("memory"))?,
         ObjectStore::Fs { root } => {
@@ -273,8 +273,11 @@ pub async fn upload_commit(operator: &Operator, commit: &ClosedCommit, config: &
     let Some((last, others)) = commit.files.split_last() else { return Ok(uploaded) };
     let uploads: Vec<_> = others.iter().map(|file| upload_file(operator, file, config)).collect();
     let uploads = futures::stream::iter(uploads);
-    let done: Vec<Uploaded> = uploads.buffer_unordered(config.files_concurrent.max(1)).try_collect().await?;
-    done.into_iter().for_each(|one| uploaded += one);
+    // All are waited for, also after a failure: an upload dropped half-way cannot clean up behind itself.
+    let done: Vec<Result<Uploaded, Error>> = uploads.buffer_unordered(config.files_concurrent.max(1)).collect().await;
+    for one in done {
+        uploaded += one?;
+    }
     uploaded += upload_file(operator, last, config).await?;
     Ok(uploaded)
 }
@@ -294,13 +297,13 @@ pub async fn upload_file(operator: &Operator, file: &StableFile, config: &Config
             return Err(error);
         }
         let wait = backoff.next_wait();
-        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, %error, "upload failed");
+        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, error = chain(&error), "upload failed");
         tokio::time::sleep(wait).await;
     }
 }
 
 async fn attempt(operator: &Operator, file: &StableFile, config: &Config) -> Result<(), Error> {
-    let object = |doing| move |source| Error::Object { doing, path: file.path.clone(), source };
+    let object = |doing| move |source| Error::Object { doing, path: file.path.clone(), source: Box::new(source) };
     let writer = operator.writer_with(&file.path).chunk(config.chunk_bytes).concurrent(config.chunks_concurrent.max(1));
     let mut writer = writer.await.map_err(object("start"))?;
     let written = match copy(file, &mut writer, config.chunk_bytes).await {
@@ -330,7 +333,7 @@ async fn copy(file: &StableFile, writer: &mut opendal::Writer, chunk_bytes: usiz
         let mut chunk = vec![0; size as usize];
         source.read_exact(&mut chunk).await.map_err(local("read"))?;
         let written = writer.write(chunk).await;
-        written.map_err(|source| Error::Object { doing: "write", path: file.path.clone(), source })?;
+        written.map_err(|source| Error::Object { doing: "write", path: file.path.clone(), source: Box::new(source) })?;
         left -= size;
     }
     Ok(())
@@ -366,7 +369,7 @@ pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
 pub async fn remove_objects(operator: &Operator, commit: &ClosedCommit) -> Result<(), Error> {
     for file in commit.files.iter().rev() {
         let removed = operator.delete(&file.path).await;
-        removed.map_err(|source| Error::Object { doing: "remove", path: file.path.clone(), source })?;
+        removed.map_err(|source| Error::Object { doing: "remove", path: file.path.clone(), source: Box::new(source) })?;
     }
     Ok(())
 }
@@ -453,12 +456,12 @@ impl Job {
                     return;
                 }
                 Err(error) if error.is_retriable() => {
-                    warn!(commit = %self.commit.commit_id, %error, "upload failed, trying again");
+                    warn!(commit = %self.commit.commit_id, error = chain(&error), "upload failed, trying again");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }
                 Err(error) => {
-                    self.ports.health.fail(NAME, format!("commit {}: {error}", self.commit.commit_id));
+                    self.ports.health.fail(NAME, format!("commit {}: {}", self.commit.commit_id, chain(&error)));
                     return;
                 }
             }

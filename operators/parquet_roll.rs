@@ -50,13 +50,14 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
+use tracing::warn;
 use ulid::Ulid;
 
 use crate::batch::{EncodedBatch, Group, Signal};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::flight_source::Input;
 
 pub use coverage_rows::CoverageRow;
@@ -367,6 +368,14 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Where faults go.
     pub health: Health,
+    /// Tells senders that a delivery is refused.
+    pub refuse: Arc<dyn Refuse>,
+}
+
+/// The way back to the sender of a delivery that is not accepted.
+pub trait Refuse: Send + Sync {
+    /// Ends the delivery's stream with `message`; if `is_retriable`, its sender tries again.
+    fn refuse(&self, delivery: DeliveryId, message: &str, is_retriable: bool);
 }
 
 /// The operator's output streams.
@@ -438,7 +447,7 @@ impl Rolling {
         match Roller::open(config, ports.committed.as_ref().clone()) {
             Ok(roller) => Some(Rolling { roller, open: BTreeMap::new(), closed: Vec::new(), failed: Vec::new(), timer_ms: None }),
             Err(error) => {
-                ports.health.fail(NAME, &error);
+                ports.health.fail(NAME, chain(&error));
                 None
             }
         }
@@ -457,8 +466,14 @@ impl Rolling {
         let (id, group) = (received.id, received.batch.group.clone());
         let admitted = match self.roller.admit(received, ports.clock.now_ms()) {
             Ok(admitted) => admitted,
+            Err(error) if error.is_refusal() => {
+                // Nothing has changed here, and nothing is acked: the sender still holds the delivery's capability and log.
+                warn!(delivery = %id, error = chain(&error), "delivery refused");
+                ports.refuse.refuse(id, &chain(&error), error.is_retriable());
+                return None;
+            }
             Err(error) => {
-                ports.health.fail(NAME, format!("epoch {}: {error}", held.time()));
+                ports.health.fail(NAME, format!("epoch {}: {}", held.time(), chain(&error)));
                 self.failed.push(held.clone());
                 return None;
             }
@@ -479,7 +494,7 @@ impl Rolling {
                     self.closed.push((capability, commit));
                 }
             }
-            Err(error) => ports.health.fail(NAME, &error),
+            Err(error) => ports.health.fail(NAME, chain(&error)),
         }
     }
 

@@ -123,7 +123,7 @@ impl Config {
 
     /// The first relation between the values that cannot work.
     pub fn check(&self) -> Result<(), Error> {
-        let problem = if self.segment_bytes < segment::BYTES_MIN || self.segment_bytes % disk::BLOCK_BYTES != 0 {
+        let problem = if self.segment_bytes < segment::BYTES_MIN || !self.segment_bytes.is_multiple_of(disk::BLOCK_BYTES) {
             format!("segment_bytes is {}: it must be a multiple of 4096, at least {}", self.segment_bytes, segment::BYTES_MIN)
         } else if self.bytes_max / 2 < self.segment_bytes {
             format!("bytes_max is {}: it must hold at least two segments of {} bytes", self.bytes_max, self.segment_bytes)
@@ -249,7 +249,9 @@ pub fn wal_commit<'s>(
     let mut published_input = builder.new_input_connection(frontiers.published, Pipeline, []);
     builder.build(move |_capabilities| {
         // The activation fails only when the worker is gone.
-        let port = ports.writer.port(move || drop(activator.activate()));
+        let port = ports.writer.port(move || {
+            let _ = activator.activate();
+        });
         let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<NormalizedBatch>)> = BTreeMap::new();
         let mut jobs = Jobs::default();
         let mut released = Epoch(0);

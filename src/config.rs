@@ -101,14 +101,12 @@ impl Config {
         if problems.errors() > 0 { Err(problems) } else { Ok(Loaded { config, warnings: problems }) }
     }
 
-    /// The defaults, with everything under one folder and on free ports: for a process that embeds all of it. Topics and brokers
+    /// The defaults, with everything under one folder and on a free port: for a process that embeds all of it. Topics and brokers
     /// are left to the caller.
     pub fn embedded(data_directory: &Path) -> Config {
         let mut layers = Layers::new(table(), "embedded", &|_| None);
         layers.set("node.data_directory", key::Value::Path(data_directory.to_owned()));
-        for port in ["service_ports.arrow_flight", "service_ports.admin"] {
-            layers.set(port, key::Value::Number(0));
-        }
+        layers.set("service_ports.arrow_flight", key::Value::Number(0));
         let (raw, _) = layers.finish();
         Config::fill("", &raw)
     }

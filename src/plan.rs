@@ -123,13 +123,24 @@ fn ingest_plan(
         in_flight_bytes_max: processing.buffer.max_size_bytes as usize,
         in_flight_messages_max: config.messages_in_flight_max(),
         wal: wal(config),
-        dead_letter: dead_letter::Config {
-            directory: kafka.dead_letter.directory.clone(),
-            file_bytes_max: kafka.dead_letter.file_bytes_max,
-            topic: kafka.dead_letter.topic.clone(),
-            client: connection_properties(config),
-        },
+        dead_letter: dead_letter(config),
     })
+}
+
+fn dead_letter(config: &Config) -> dead_letter::Config {
+    let keys = &config.ingestion.kafka.dead_letter;
+    let file = keys.directory.as_ref().map(|directory| dead_letter::file::Config {
+        file_bytes_max: keys.file_bytes_max,
+        ..dead_letter::file::Config::new(directory.clone())
+    });
+    // A letter too large for the topic is whole in the folder, if there is one.
+    let oversize = if file.is_some() { dead_letter::kafka::Oversize::OmitPayload } else { dead_letter::kafka::Oversize::Refuse };
+    let kafka = keys.topic.as_ref().map(|topic| dead_letter::kafka::Config {
+        client: connection_properties(config),
+        oversize,
+        ..dead_letter::kafka::Config::new(topic.clone(), String::new())
+    });
+    dead_letter::Config { file, kafka }
 }
 
 fn source(
@@ -201,7 +212,7 @@ fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
             MessageId::Header(name) => normalize::MessageKey::Header(name.clone()),
         },
         limits: normalize::Limits {
-            depth_max: limits.depth_max as u32,
+            depth_max: limits.depth_max,
             row_bytes_max: config.row_bytes_max() as usize,
             payload_bytes_max: limits.payload_bytes_max as usize,
         },

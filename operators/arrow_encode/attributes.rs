@@ -8,11 +8,17 @@ use arrow::datatypes::Int32Type;
 use super::columns::{Column, Columns, Maps, OptionalNumbers, OptionalTexts};
 use super::encoder::Problem;
 use super::promoted::{Kind, ROW, find_row, fingerprint};
-use super::values::{Any, any, key_value, push_text};
+use super::values::{Any, any, key_value, plain_text, push_text};
 
 /// Appends the `KeyValue` in `message` to the open row of `map`.
 #[inline]
 pub fn push_attribute(message: &[u8], map: &mut Maps) -> Result<(), Problem> {
+    if let Some((key, text)) = plain_text(message) {
+        if map.push_key(key) {
+            map.values().push(text);
+        }
+        return Ok(());
+    }
     let attribute = key_value(message)?;
     push_entry(attribute.key, &any(&attribute.value)?, map)
 }
@@ -53,15 +59,26 @@ impl RowAttributes {
     /// Takes the `KeyValue` in `message` into the open row, which is `row`.
     #[inline]
     pub fn push(&mut self, message: &[u8], row: usize) -> Result<(), Problem> {
-        let attribute = key_value(message)?;
-        let value = any(&attribute.value)?;
-        match find_row(attribute.key, fingerprint(attribute.key)) {
-            None => push_entry(attribute.key, &value, &mut self.map),
-            Some(index) => self.push_promoted(index, &value, row),
+        match plain_text(message) {
+            Some((key, text)) => self.push_entry(key, &Any::Text(text), row),
+            None => self.push_any(message, row),
         }
     }
 
-    #[inline]
+    fn push_any(&mut self, message: &[u8], row: usize) -> Result<(), Problem> {
+        let attribute = key_value(message)?;
+        self.push_entry(attribute.key, &any(&attribute.value)?, row)
+    }
+
+    #[inline(always)]
+    fn push_entry(&mut self, key: &[u8], value: &Any<'_>, row: usize) -> Result<(), Problem> {
+        match find_row(key, fingerprint(key)) {
+            None => push_entry(key, value, &mut self.map),
+            Some(index) => self.push_promoted(index, value, row),
+        }
+    }
+
+    #[inline(always)]
     fn push_promoted(&mut self, index: usize, value: &Any<'_>, row: usize) -> Result<(), Problem> {
         if self.seen & (1 << index) != 0 {
             return Ok(());

@@ -14,17 +14,17 @@
 //! Texts are taken from the wire unchecked and checked in one pass before rows leave the encoder (`Column::check`); an unchecked text
 //! never reaches an Arrow array.
 
-use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray, StringArray, StructArray};
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, FieldRef, Fields};
+use arrow::array::{ArrayRef, BooleanArray, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray, StructArray};
+use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, FieldRef, Fields};
 use arrow::error::ArrowError;
 
+use super::buffers::{Bits, Lending, Offsets, Zeros};
 use super::promoted::fingerprint;
 use super::schema;
+pub use super::texts::{OptionalTexts, Texts};
 
 /// What a record batch takes as an Arrow IPC message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,17 +38,17 @@ pub struct Size {
 }
 
 impl Size {
-    fn node(&mut self) {
+    pub(super) fn node(&mut self) {
         self.nodes += 1;
     }
 
-    fn buffer(&mut self, bytes: usize) {
+    pub(super) fn buffer(&mut self, bytes: usize) {
         self.body_bytes += bytes.next_multiple_of(64);
         self.buffers += 1;
     }
 
     /// The bits of an optional column, counted whether or not a null makes them needed: a batch must not grow by all of them at once.
-    fn validity(&mut self, rows: usize) {
+    pub(super) fn validity(&mut self, rows: usize) {
         self.body_bytes += rows.div_ceil(8).next_multiple_of(64);
     }
 
@@ -69,450 +69,6 @@ pub trait Column {
     fn check(&mut self) -> Result<(), usize>;
     /// Hands out `rows` rows as an array and begins anew.
     fn take(&mut self, rows: usize, zeros: &mut Zeros) -> Result<ArrayRef, ArrowError>;
-}
-
-/// Zeroed bytes shared by all columns that hold nothing but nulls.
-#[derive(Default)]
-pub struct Zeros(Option<Buffer>);
-
-impl Zeros {
-    fn bytes(&mut self, length: usize) -> Buffer {
-        match &self.0 {
-            Some(zeros) if zeros.len() >= length => zeros.slice_with_length(0, length),
-            _ => {
-                let zeros = Buffer::from_vec(vec![0u64; length.div_ceil(8)]);
-                self.0.insert(zeros).slice_with_length(0, length)
-            }
-        }
-    }
-
-    fn nulls(&mut self, rows: usize) -> NullBuffer {
-        NullBuffer::new(BooleanBuffer::new(self.bytes(rows.div_ceil(8)), 0, rows))
-    }
-}
-
-/// How many handed-out buffers a column remembers, to write into them again once nobody else holds them. More would keep memory that
-/// a slow sink holds on to anyway.
-const LENT_MAX: usize = 2;
-
-/// A vector that is handed out as an Arrow buffer and comes back when its readers are done: a fresh page costs more than writing it.
-pub struct Lending<T> {
-    values: Vec<T>,
-    lent: VecDeque<Buffer>,
-}
-
-impl<T> Default for Lending<T> {
-    fn default() -> Self {
-        Lending { values: Vec::new(), lent: VecDeque::new() }
-    }
-}
-
-impl<T> Deref for Lending<T> {
-    type Target = Vec<T>;
-    #[inline(always)]
-    fn deref(&self) -> &Vec<T> {
-        &self.values
-    }
-}
-
-impl<T> DerefMut for Lending<T> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut Vec<T> {
-        &mut self.values
-    }
-}
-
-impl<T: ArrowNativeType> Lending<T> {
-    fn hand_out(&mut self) -> Buffer {
-        if self.values.is_empty() {
-            return Buffer::from_vec(Vec::<T>::new());
-        }
-        let next = self.reclaim().unwrap_or_else(|| Vec::with_capacity(self.values.len()));
-        let buffer = Buffer::from_vec(std::mem::replace(&mut self.values, next));
-        self.lent.push_back(buffer.clone());
-        buffer
-    }
-
-    /// The oldest buffer, if its readers are done. One that is still read is forgotten when too many are.
-    fn reclaim(&mut self) -> Option<Vec<T>> {
-        match self.lent.pop_front()?.into_vec::<T>() {
-            Ok(mut values) => {
-                values.clear();
-                Some(values)
-            }
-            Err(buffer) => {
-                if self.lent.len() + 1 < LENT_MAX {
-                    self.lent.push_front(buffer);
-                }
-                None
-            }
-        }
-    }
-}
-
-/// Which values are there. As long as all are, it is only a number.
-#[derive(Default)]
-struct Bits {
-    length: usize,
-    /// Empty while all `length` bits are set.
-    bytes: Lending<u8>,
-}
-
-impl Bits {
-    #[inline(always)]
-    fn push_set(&mut self) {
-        if self.bytes.is_empty() {
-            self.length += 1;
-        } else {
-            self.push_mixed(true);
-        }
-    }
-
-    fn push(&mut self, set: bool) {
-        if set { self.push_set() } else { self.push_mixed(false) }
-    }
-
-    fn push_mixed(&mut self, set: bool) {
-        self.materialize();
-        let (byte, bit) = (self.length / 8, self.length % 8);
-        if bit == 0 {
-            self.bytes.push(0);
-        }
-        self.bytes[byte] |= u8::from(set) << bit;
-        self.length += 1;
-    }
-
-    /// Appends unset bits up to `length`.
-    fn pad(&mut self, length: usize) {
-        if length > self.length {
-            self.materialize();
-            self.bytes.resize(length.div_ceil(8), 0);
-            self.length = length;
-        }
-    }
-
-    fn materialize(&mut self) {
-        if self.bytes.is_empty() && self.length > 0 {
-            self.bytes.resize(self.length.div_ceil(8), u8::MAX);
-            self.mask_tail();
-        }
-    }
-
-    /// Bits past the length are unset: `push_mixed` relies on it.
-    fn mask_tail(&mut self) {
-        let tail = self.length % 8;
-        if tail != 0
-            && let Some(last) = self.bytes.last_mut()
-        {
-            *last &= (1 << tail) - 1;
-        }
-    }
-
-    fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
-        self.bytes.truncate(self.length.div_ceil(8));
-        self.mask_tail();
-    }
-
-    fn get(&self, index: usize) -> bool {
-        self.bytes.is_empty() || self.bytes[index / 8] & (1 << (index % 8)) != 0
-    }
-
-    fn hand_out(&mut self) -> BooleanBuffer {
-        self.materialize();
-        let length = std::mem::take(&mut self.length);
-        BooleanBuffer::new(self.bytes.hand_out(), 0, length)
-    }
-
-    fn nulls(&mut self) -> Option<NullBuffer> {
-        if self.bytes.is_empty() {
-            self.length = 0;
-            return None;
-        }
-        Some(NullBuffer::new(self.hand_out())).filter(|nulls| nulls.null_count() > 0)
-    }
-}
-
-/// Where each of a column's values ends, after a leading 0.
-///
-/// Ends fit into 31 bits: the encoder bounds a batch to 1 GiB and one row to less than another (`encoder::ROW_WIRE_BYTES_MAX`).
-struct Offsets(Lending<i32>);
-
-impl Default for Offsets {
-    fn default() -> Self {
-        let mut offsets = Offsets(Lending::default());
-        offsets.0.push(0);
-        offsets
-    }
-}
-
-impl Offsets {
-    fn len(&self) -> usize {
-        self.0.len() - 1
-    }
-
-    #[inline(always)]
-    fn push(&mut self, end: usize) {
-        debug_assert!(i32::try_from(end).is_ok(), "a column's end is at {end}");
-        self.0.push(end as i32);
-    }
-
-    fn at(&self, index: usize) -> usize {
-        self.0[index] as usize
-    }
-
-    fn last(&self) -> usize {
-        self.at(self.len())
-    }
-
-    fn pad(&mut self, length: usize) {
-        let last = self.0[self.len()];
-        self.0.resize(length + 1, last);
-    }
-
-    fn truncate(&mut self, length: usize) {
-        self.0.truncate(length + 1);
-    }
-
-    /// The value in which the element at `position` lies.
-    fn holder(&self, position: usize) -> usize {
-        self.0.partition_point(|&end| end as usize <= position) - 1
-    }
-
-    fn extend(&mut self, base: usize, ends: &[i32]) {
-        debug_assert!(i32::try_from(base).is_ok(), "a column's end is at {base}");
-        self.0.extend(ends.iter().map(|end| end + base as i32));
-    }
-
-    fn bytes(rows: usize) -> usize {
-        4 * (rows + 1)
-    }
-
-    fn hand_out(&mut self) -> OffsetBuffer<i32> {
-        let length = self.0.len();
-        let buffer = self.0.hand_out();
-        self.0.push(0);
-        OffsetBuffer::new(ScalarBuffer::new(buffer, 0, length))
-    }
-}
-
-/// Texts.
-#[derive(Default)]
-pub struct Texts {
-    offsets: Offsets,
-    data: Lending<u8>,
-    /// How many of the texts are known to be UTF-8.
-    checked: usize,
-}
-
-impl Texts {
-    /// Appends a text that `check` will look at.
-    #[inline(always)]
-    pub fn push(&mut self, text: &[u8]) {
-        self.data.extend_from_slice(text);
-        self.offsets.push(self.data.len());
-    }
-
-    /// Appends `text` `count` times. Only for columns that hold nothing else: their texts are known to be good.
-    pub fn push_repeated(&mut self, text: &str, count: usize) {
-        debug_assert_eq!(self.checked, self.len(), "a repeated column takes checked texts only");
-        self.data.reserve(text.len() * count);
-        self.offsets.0.reserve(count);
-        for _ in 0..count {
-            self.push(text.as_bytes());
-        }
-        self.checked += count;
-    }
-
-    /// How many texts there are.
-    pub fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
-    fn get(&self, index: usize) -> &[u8] {
-        &self.data[self.offsets.at(index)..self.offsets.at(index + 1)]
-    }
-
-    fn pad(&mut self, rows: usize) {
-        let all_checked = self.checked == self.len();
-        self.offsets.pad(rows);
-        if all_checked {
-            self.checked = rows;
-        }
-    }
-
-    /// Appends all texts of `other`, which are checked, `count` times.
-    fn append_repeated(&mut self, other: &Texts, count: usize) {
-        debug_assert_eq!(self.checked, self.len(), "a repeated column takes checked texts only");
-        debug_assert_eq!(other.checked, other.len(), "texts are checked before they are repeated");
-        self.data.reserve(other.data.len() * count);
-        self.offsets.0.reserve(other.len() * count);
-        for _ in 0..count {
-            self.offsets.extend(self.data.len(), &other.offsets.0[1..]);
-            self.data.extend_from_slice(&other.data);
-        }
-        self.checked = self.len();
-    }
-
-    /// A text ends inside a character, or some text is bad: look at each. The joined bytes of bad texts can be valid.
-    #[cold]
-    fn check_each(&mut self) -> Result<(), usize> {
-        for index in self.checked..self.len() {
-            if simdutf8::basic::from_utf8(self.get(index)).is_err() {
-                return Err(index);
-            }
-        }
-        Ok(())
-    }
-
-    fn unchecked_is_text(&self) -> bool {
-        let start = self.offsets.at(self.checked);
-        let bytes = &self.data[start..self.offsets.last()];
-        // Most columns are ASCII, where every end is a boundary.
-        if bytes.is_ascii() {
-            return true;
-        }
-        let Ok(text) = simdutf8::basic::from_utf8(bytes) else { return false };
-        self.offsets.0[self.checked..].iter().all(|&end| text.is_char_boundary(end as usize - start))
-    }
-
-    fn take_with(&mut self, nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
-        if self.checked != self.len() {
-            return Err(ArrowError::InvalidArgumentError("texts were not checked before they were taken".to_owned()));
-        }
-        self.checked = 0;
-        let (offsets, data) = (self.offsets.hand_out(), self.data.hand_out());
-        Ok(Arc::new(StringArray::try_new(offsets, data, nulls)?))
-    }
-}
-
-impl Column for Texts {
-    fn truncate(&mut self, rows: usize) {
-        if rows < self.len() {
-            self.offsets.truncate(rows);
-            self.checked = self.checked.min(rows);
-        }
-        self.data.truncate(self.offsets.last());
-    }
-
-    fn size(&self, rows: usize, size: &mut Size) {
-        size.node();
-        size.buffer(0);
-        size.buffer(Offsets::bytes(rows));
-        size.buffer(self.data.len());
-    }
-
-    fn check(&mut self) -> Result<(), usize> {
-        if !self.unchecked_is_text() {
-            self.check_each()?;
-        }
-        self.checked = self.len();
-        Ok(())
-    }
-
-    fn take(&mut self, rows: usize, _zeros: &mut Zeros) -> Result<ArrayRef, ArrowError> {
-        debug_assert_eq!(self.len(), rows);
-        self.take_with(None)
-    }
-}
-
-/// Texts of which some are null.
-#[derive(Default)]
-pub struct OptionalTexts {
-    texts: Texts,
-    valid: Bits,
-}
-
-impl OptionalTexts {
-    /// Appends a text.
-    #[inline(always)]
-    pub fn push(&mut self, text: &[u8]) {
-        self.texts.push(text);
-        self.valid.push_set();
-    }
-
-    /// Appends a null.
-    pub fn push_null(&mut self) {
-        self.texts.push(b"");
-        self.valid.push(false);
-    }
-
-    /// Sets the text of `row`, after nulls for the rows before it that have none.
-    pub fn set(&mut self, row: usize, text: &[u8]) {
-        self.pad_to(row);
-        self.push(text);
-    }
-
-    /// Sets the text of `count` rows from `row` on. The same rule as for `Texts::push_repeated`.
-    pub fn set_repeated(&mut self, row: usize, text: &str, count: usize) {
-        self.pad_to(row);
-        self.texts.push_repeated(text, count);
-        for _ in 0..count {
-            self.valid.push_set();
-        }
-    }
-
-    /// The bytes of a text being written; `close` ends it.
-    pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.texts.data
-    }
-
-    /// Ends the text that was written into `buffer`.
-    pub fn close(&mut self) {
-        self.texts.offsets.push(self.texts.data.len());
-        self.valid.push_set();
-    }
-
-    /// Appends nulls for all rows before `row` that have no text.
-    pub fn pad_to(&mut self, row: usize) {
-        if row > self.len() {
-            self.texts.pad(row);
-            self.valid.pad(row);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.texts.len()
-    }
-
-    fn append_repeated(&mut self, other: &OptionalTexts, count: usize) {
-        self.texts.append_repeated(&other.texts, count);
-        if self.valid.bytes.is_empty() && other.valid.bytes.is_empty() {
-            self.valid.length += other.len() * count;
-            return;
-        }
-        for _ in 0..count {
-            for index in 0..other.len() {
-                self.valid.push(other.valid.get(index));
-            }
-        }
-    }
-}
-
-impl Column for OptionalTexts {
-    fn truncate(&mut self, rows: usize) {
-        self.texts.truncate(rows);
-        self.valid.truncate(rows);
-    }
-
-    fn size(&self, rows: usize, size: &mut Size) {
-        self.texts.size(rows, size);
-        size.validity(rows);
-    }
-
-    fn check(&mut self) -> Result<(), usize> {
-        self.texts.check()
-    }
-
-    fn take(&mut self, rows: usize, zeros: &mut Zeros) -> Result<ArrayRef, ArrowError> {
-        if self.len() == 0 && rows > 0 {
-            let offsets = OffsetBuffer::new(ScalarBuffer::new(zeros.bytes(Offsets::bytes(rows)), 0, rows + 1));
-            return Ok(Arc::new(StringArray::try_new(offsets, zeros.bytes(0), Some(zeros.nulls(rows)))?));
-        }
-        self.pad_to(rows);
-        let nulls = self.valid.nulls();
-        self.texts.take_with(nulls)
-    }
 }
 
 /// Numbers or timestamps.
@@ -770,10 +326,8 @@ impl OptionalFlags {
     pub fn set_repeated(&mut self, row: usize, flag: Option<bool>, count: usize) {
         let Some(flag) = flag else { return };
         self.pad(row);
-        for _ in 0..count {
-            self.values.push(flag);
-            self.valid.push_set();
-        }
+        self.valid.push_all_set(count);
+        (0..count).for_each(|_| self.values.push(flag));
     }
 
     fn pad(&mut self, rows: usize) {
@@ -850,7 +404,7 @@ impl Maps {
     /// Appends `count` copies of the only row of `one`, which is checked.
     pub fn append_repeated(&mut self, one: &Maps, count: usize) {
         let entries = one.keys.len();
-        self.offsets.0.reserve(count);
+        self.offsets.reserve(count);
         for copy in 1..=count {
             self.offsets.push(self.keys.len() + copy * entries);
         }
@@ -866,7 +420,7 @@ impl Maps {
     /// Bytes of all keys and values, for estimates.
     pub fn content_bytes(&self) -> usize {
         // Two offsets and a bit for each entry.
-        9 * self.keys.len() + self.keys.data.len() + self.values.texts.data.len()
+        9 * self.keys.len() + self.keys.data_bytes() + self.values.data_bytes()
     }
 
     fn open_row_has(&self, key: &[u8]) -> bool {
@@ -891,24 +445,17 @@ impl Maps {
         }
         repeated.sort_unstable();
         let kept: Vec<usize> = (start..self.keys.len()).filter(|index| repeated.binary_search(index).is_err()).collect();
-        let (keys, values) = self.copy(&kept);
+        let copy = |index: &usize| (self.keys.get(*index).to_vec(), self.values.get(*index).map(<[u8]>::to_vec));
+        let entries: Vec<_> = kept.iter().map(copy).collect();
         self.keys.truncate(start);
         self.values.truncate(start);
-        for (key, value) in keys.iter().zip(&values) {
-            self.keys.push(key);
-            match value {
+        for (key, value) in entries {
+            self.keys.push(&key);
+            match &value {
                 Some(value) => self.values.push(value),
                 None => self.values.push_null(),
             }
         }
-    }
-
-    fn copy(&self, entries: &[usize]) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
-        let value = |index: usize| self.values.valid.get(index).then(|| self.values.texts.get(index).to_vec());
-        (
-            entries.iter().map(|&index| self.keys.get(index).to_vec()).collect(),
-            entries.iter().map(|&index| value(index)).collect(),
-        )
     }
 }
 
@@ -942,7 +489,13 @@ impl Column for Maps {
         let entries = self.keys.len();
         let arrays = vec![self.keys.take(entries, zeros)?, self.values.take(entries, zeros)?];
         let entries = StructArray::try_new(schema::map_entries().clone(), arrays, None)?;
-        Ok(Arc::new(MapArray::try_new(schema::map_entry().clone(), self.offsets.hand_out(), entries, None, false)?))
+        Ok(Arc::new(MapArray::try_new(
+            schema::map_entry().clone(),
+            OffsetBuffer::new(self.offsets.hand_out()),
+            entries,
+            None,
+            false,
+        )?))
     }
 }
 
@@ -989,7 +542,7 @@ impl<C: Column> Column for Lists<C> {
     fn take(&mut self, rows: usize, zeros: &mut Zeros) -> Result<ArrayRef, ArrowError> {
         debug_assert_eq!(self.offsets.len(), rows);
         let items = self.items.take(self.offsets.last(), zeros)?;
-        Ok(Arc::new(ListArray::try_new(self.element.clone(), self.offsets.hand_out(), items, None)?))
+        Ok(Arc::new(ListArray::try_new(self.element.clone(), OffsetBuffer::new(self.offsets.hand_out()), items, None)?))
     }
 }
 

@@ -9,7 +9,7 @@ use super::attributes::{push_attribute, push_entry};
 use super::columns::{Column, Columns, Maps, Numbers, OptionalNumbers, OptionalTexts, Texts, columns_in_order};
 use super::encoder::Problem;
 use super::promoted::{RESOURCE, find_resource, fingerprint};
-use super::values::{Any, any, key_value};
+use super::values::{Any, any, key_value, plain_text};
 use crate::batch::Record;
 use crate::coverage::PartitionKey;
 use crate::otlp::wire::{Value, fields};
@@ -187,16 +187,23 @@ impl Resource {
 
 impl PreparedResource {
     fn push(&mut self, attribute: &[u8]) -> Result<(), Problem> {
+        if let Some((key, text)) = plain_text(attribute) {
+            return self.push_any(key, &Any::Text(text));
+        }
         let attribute = key_value(attribute)?;
-        let value = any(&attribute.value)?;
-        let Some(index) = find_resource(attribute.key, fingerprint(attribute.key)) else {
-            return push_entry(attribute.key, &value, &mut self.attributes);
+        self.push_any(attribute.key, &any(&attribute.value)?)
+    }
+
+    #[inline]
+    fn push_any(&mut self, key: &[u8], value: &Any<'_>) -> Result<(), Problem> {
+        let Some(index) = find_resource(key, fingerprint(key)) else {
+            return push_entry(key, value, &mut self.attributes);
         };
         if self.seen & (1 << index) != 0 {
             return Ok(());
         }
         self.seen |= 1 << index;
-        let Any::Text(bytes) = value else { return push_entry(attribute.key, &value, &mut self.attributes) };
+        let Any::Text(bytes) = value else { return push_entry(key, value, &mut self.attributes) };
         self.present |= 1 << index;
         replace(&mut self.promoted[index], text(bytes, RESOURCE[index].column)?);
         Ok(())

@@ -21,7 +21,8 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::columns::{Columns, Size, Zeros};
+use super::buffers::Zeros;
+use super::columns::{Columns, Size};
 use super::common::Common;
 use super::logs::Records;
 use super::metrics::{Kind, Metrics};
@@ -382,6 +383,7 @@ impl Encoder {
     }
 
     fn walk_scope_group(&mut self, message: &[u8]) -> Result<(), Failure> {
+        warm(message);
         let scope = &mut self.table.common.scope;
         let (mut schema_url, mut wire_bytes): (&[u8], usize) = (b"", 0);
         scope.begin(self.open_rows);
@@ -638,6 +640,16 @@ fn bytes_beside(message: &[u8], number: u32) -> Result<u64, WireError> {
         }
     }
     Ok(total)
+}
+
+/// Brings the first part of a message into the cache. The walk that skips rows jumps from row to row, and each jump depends on the one
+/// before: on cold memory that is 80 ns for each span. Reads at a steady stride overlap and cost a quarter of that.
+fn warm(message: &[u8]) {
+    /// Half of a usual second-level cache; the rest of a larger message would push out its beginning.
+    const WARM_BYTES_MAX: usize = 256 << 10;
+    const CACHE_LINE_BYTES: usize = 64;
+    let lines = message[..message.len().min(WARM_BYTES_MAX)].iter().step_by(CACHE_LINE_BYTES);
+    std::hint::black_box(lines.fold(0, |sum, byte| sum ^ byte));
 }
 
 fn bounded(what: &'static str, bytes: usize) -> Result<u64, Problem> {

@@ -2,7 +2,6 @@
 //!
 //! A schema is fixed: its hash is in its metadata, in every file written from it, and changes with any name, type or nullability.
 
-use std::collections::HashMap as ArrowMetadata;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
@@ -85,14 +84,12 @@ fn canonical_text(signal: Signal, fields: &Fields) -> String {
 }
 
 fn build(signal: Signal) -> Schema {
-    // Arrow's own type for metadata; its order is of no account, as readers look keys up.
-    let metadata: ArrowMetadata<String, String> = [
+    let metadata = [
         (SIGNAL_KEY.to_owned(), signal.name().to_owned()),
         (VERSION_KEY.to_owned(), SCHEMA_VERSION.to_string()),
         (HASH_KEY.to_owned(), format!("{:016x}", schema_hash(signal))),
-    ]
-    .into();
-    Schema::new_with_metadata(fields_of(signal), metadata)
+    ];
+    Schema::new(fields_of(signal)).with_metadata(metadata)
 }
 
 fn fields_of(signal: Signal) -> Fields {

@@ -62,27 +62,31 @@ pub fn merge<'a>(before: &mut Cow<'a, [u8]>, message: &'a [u8]) {
     }
 }
 
-/// The bytes of a field of wire type 2 if it is all there is in `message`, its number is `TAG >> 3` and its length below 128.
+/// The value of the first field if its tag is `TAG`, a wire type 2, and its length below 128; and what follows it.
 #[inline(always)]
-fn only_field<const TAG: u8>(message: &[u8]) -> Option<&[u8]> {
+fn short_field<const TAG: u8>(message: &[u8]) -> Option<(&[u8], &[u8])> {
     match message {
-        [tag, length, rest @ ..] if *tag == TAG && *length < 0x80 && rest.len() == usize::from(*length) => Some(rest),
+        [tag, length, rest @ ..] if *tag == TAG && *length < 0x80 => rest.split_at_checked(usize::from(*length)),
         _ => None,
     }
 }
 
+/// Key and text of a `KeyValue` in the form that producers give nearly all of them: key, then value, the value a string, all short.
+/// Nothing else would come out of `key_value` and `any`, which cost twice as much.
+#[inline(always)]
+pub fn plain_text(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (key, rest) = short_field::<0x0a>(message)?;
+    let (value, after_value) = short_field::<0x12>(rest)?;
+    let (text, after_text) = short_field::<0x0a>(value)?;
+    (after_value.is_empty() && after_text.is_empty()).then_some((key, text))
+}
+
 /// Reads a `KeyValue`.
-#[inline]
 pub fn key_value(message: &[u8]) -> Result<KeyValue<'_>, WireError> {
-    // The form that every producer writes: the key, then the value, both short.
-    if let [0x0a, length, rest @ ..] = message
-        && *length < 0x80
-        && let Some((key, rest)) = rest.split_at_checked(usize::from(*length))
-        && let Some(value) = only_field::<0x12>(rest)
-    {
-        return Ok(KeyValue { key, value: Cow::Borrowed(value) });
+    match short_field::<0x0a>(message).map(|(key, rest)| (key, short_field::<0x12>(rest))) {
+        Some((key, Some((value, [])))) => Ok(KeyValue { key, value: Cow::Borrowed(value) }),
+        _ => general_key_value(message),
     }
-    general_key_value(message)
 }
 
 fn general_key_value(message: &[u8]) -> Result<KeyValue<'_>, WireError> {
@@ -97,13 +101,36 @@ fn general_key_value(message: &[u8]) -> Result<KeyValue<'_>, WireError> {
     Ok(read)
 }
 
+/// The value of a varint if that is all there is, and it is below 2^56.
+#[inline(always)]
+fn only_varint(bytes: &[u8]) -> Option<u64> {
+    let (&last, more) = bytes.split_last()?;
+    if last >= 0x80 || more.len() > 7 {
+        return None;
+    }
+    let mut value = u64::from(last);
+    for &byte in more.iter().rev() {
+        if byte < 0x80 {
+            return None;
+        }
+        value = value << 7 | u64::from(byte & 0x7f);
+    }
+    Some(value)
+}
+
 /// Reads an `AnyValue`.
 #[inline]
 pub fn any(message: &[u8]) -> Result<Any<'_>, WireError> {
-    match only_field::<0x0a>(message) {
-        Some(text) => Ok(Any::Text(text)),
-        None => general_any(message),
+    // The two that are common, alone in their message as all producers write them.
+    if let Some((text, [])) = short_field::<0x0a>(message) {
+        return Ok(Any::Text(text));
     }
+    if let [0x18, rest @ ..] = message
+        && let Some(number) = only_varint(rest)
+    {
+        return Ok(Any::Int(number as i64));
+    }
+    general_any(message)
 }
 
 /// The last variant wins; occurrences of the same message variant in a row are merged.
@@ -134,9 +161,13 @@ pub fn push_text(value: &Any<'_>, column: &mut OptionalTexts) -> Result<(), Prob
     match value {
         Any::Text(text) => column.push(text),
         Any::Empty => column.push_null(),
-        other => {
-            write_text(other, column.buffer())?;
-            column.close();
+        Any::Bool(true) => column.push(b"true"),
+        Any::Bool(false) => column.push(b"false"),
+        Any::Int(number) => column.push(itoa::Buffer::new().format(*number).as_bytes()),
+        Any::Double(_) | Any::Bytes(_) | Any::Array(_) | Any::List(_) => {
+            let mut text = Vec::new();
+            write_text(value, &mut text)?;
+            column.push(&text);
         }
     }
     Ok(())

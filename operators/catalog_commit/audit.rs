@@ -210,6 +210,7 @@ fn findings(one: &PartitionAudit) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range of offsets are meant")]
 mod tests {
     use super::*;
     use crate::coverage::TopicKey;

@@ -3,6 +3,8 @@
 //! sled runs always. PostgreSQL runs when `OPENWIT_TEST_POSTGRES` names a database; without it the tests say so loudly, and under CI
 //! they fail.
 
+#![allow(clippy::single_range_in_vec_init, clippy::reversed_empty_ranges, reason = "lists of one range of offsets are meant")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -195,7 +197,7 @@ fn invalid_commits_are_refused(catalog: &dyn Catalog) {
     let mut huge = row(&orders, 0..10);
     (huge.dispositions.stored, huge.dispositions.duplicates) = (u64::MAX, 11);
     let mut backward = row(&orders, 0..10);
-    backward.range = 10..0;
+    backward.range = std::ops::Range { start: 10, end: 0 };
     let foreign = Commit { group: group("other", Signal::Traces), ..commit(200, &traces, &[1], vec![row(&orders, 0..10)]) };
     let invalid = [
         commit(201, &traces, &[1], vec![unbalanced]),

@@ -36,7 +36,7 @@ pub const INDEX_CHANNEL: &str = "openwit_index";
 /// Only added to, never edited: databases in the field have run them.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_catalog.sql")];
 /// Any number, the same in all versions: "openwit" in ASCII.
-const ADVISORY_LOCK: i64 = 0x6f70_656e_7769_74;
+const ADVISORY_LOCK: i64 = 0x006f_7065_6e77_6974;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A commit takes milliseconds. One that waits longer for a lock is rolled back and repeated.
 const SESSION: &str = "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \

@@ -79,7 +79,7 @@ pub enum Error {
         /// To which object or folder.
         path: String,
         /// Why it failed.
-        source: opendal::Error,
+        source: Box<opendal::Error>,
     },
     /// The catalog refused or cannot be reached.
     #[error(transparent)]
@@ -220,7 +220,7 @@ fn missing_objects(
     pages(catalog, |page| {
         for file in page.into_iter().filter(|file| !seen.contains(&file.file)) {
             let exists = runtime.block_on(operator.exists(&file.path));
-            if !exists.map_err(|source| Error::Object { doing: "look for", path: file.path.clone(), source })? {
+            if !exists.map_err(|source| Error::Object { doing: "look for", path: file.path.clone(), source: Box::new(source) })? {
                 missing.push(file.path);
             }
         }
@@ -232,7 +232,7 @@ fn missing_objects(
 async fn scan(operator: &Operator, prefix: &str, report: &mut Report) -> Result<BTreeMap<Ulid, Found>, Error> {
     let prefix = prefix.trim_matches('/');
     let folder = if prefix.is_empty() { "/".to_string() } else { format!("{prefix}/") };
-    let list = |source| Error::Object { doing: "list", path: folder.clone(), source };
+    let list = |source| Error::Object { doing: "list", path: folder.clone(), source: Box::new(source) };
     let lister = operator.lister_with(&folder).recursive(true).await.map_err(list)?;
     let ours = lister.try_filter(|entry| {
         let name = entry.name();
@@ -283,13 +283,13 @@ async fn look(operator: &Operator, path: String) -> Result<Object, Error> {
 }
 
 enum Trouble {
-    Store(opendal::Error),
+    Store(Box<opendal::Error>),
     Content(String),
 }
 
 impl From<opendal::Error> for Trouble {
     fn from(source: opendal::Error) -> Self {
-        Trouble::Store(source)
+        Trouble::Store(Box::new(source))
     }
 }
 
@@ -356,7 +356,7 @@ pub fn expire(operator: &Operator, catalog: &dyn Catalog, runtime: &Handle, grou
         expired += catalog.remove_files(&old.iter().map(|file| file.file).collect::<Vec<_>>())?;
         for file in old {
             let removed = runtime.block_on(operator.delete(&file.path));
-            removed.map_err(|source| Error::Object { doing: "remove", path: file.path, source })?;
+            removed.map_err(|source| Error::Object { doing: "remove", path: file.path, source: Box::new(source) })?;
         }
     }
 }

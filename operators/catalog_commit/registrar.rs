@@ -2,7 +2,7 @@
 //!
 //! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,9 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::{Catalog, Commit, Error, NAME, covered};
 use crate::clock::{Clock, SystemClock};
-use crate::coverage::{OffsetSet, PartitionKey};
+use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::desk::{Desk, Envelope};
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 use crate::index_trigger::{self, Announcer};
 use crate::object_upload::remove_local;
 use crate::parquet_roll::ClosedCommit;
@@ -92,6 +92,7 @@ pub fn open(
     health: Health,
     stats: Arc<Stats>,
 ) -> std::io::Result<(Registrar, JoinHandle<()>)> {
+    let on_panic = health.clone();
     let clerk = Clerk {
         catalog,
         health,
@@ -100,8 +101,9 @@ pub fn open(
         announcer: Announcer::new(index),
         coverage: BTreeMap::new(),
         coverage_read_ms: None,
+        bound: BTreeSet::new(),
     };
-    Desk::open("catalog", move |requests| clerk.serve(&requests))
+    Desk::open(NAME, on_panic, move |requests| clerk.serve(&requests))
 }
 
 struct Clerk {
@@ -112,6 +114,8 @@ struct Clerk {
     announcer: Announcer,
     coverage: BTreeMap<PartitionKey, OffsetSet>,
     coverage_read_ms: Option<u64>,
+    /// Topics whose group the catalog has.
+    bound: BTreeSet<Arc<TopicKey>>,
 }
 
 impl Clerk {
@@ -128,8 +132,9 @@ impl Clerk {
 
     fn commit(&mut self, closed: &ClosedCommit) -> Answer {
         let commit = Commit::of(closed);
+        self.bind_topics(&commit);
         if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
-            let message = format!("commit {} of {}: {error}", closed.commit_id, closed.group);
+            let message = format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error));
             // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
             match error {
                 Error::Overlap { .. } => self.health.fail_curable(NAME, &message),
@@ -145,9 +150,24 @@ impl Clerk {
         self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
         debug!(commit = %closed.commit_id, group = %closed.group, files = commit.files.len(), rows, bytes, "committed");
         if let Err(error) = remove_local(closed) {
-            warn!(commit = %closed.commit_id, %error, "a published local file stays until the next start");
+            warn!(commit = %closed.commit_id, error = chain(&error), "a published local file stays until the next start");
         }
         Answer::Committed
+    }
+
+    /// Notes which group each topic belongs to. A topic that changed its group is told of, not refused: its rows are safe either way,
+    /// but a query over the old index misses them.
+    fn bind_topics(&mut self, commit: &Commit) {
+        for row in &commit.coverage {
+            let topic = &row.partition.topic;
+            if self.bound.contains(topic) {
+                continue;
+            }
+            if let Err(error) = self.catalog.bind_topic(topic, &commit.group) {
+                warn!(topic = %topic.name, group = %commit.group, error = chain(&error), "the topic's group differs from before");
+            }
+            self.bound.insert(topic.clone());
+        }
     }
 
     fn covered(&mut self, partition: &PartitionKey) -> Answer {
@@ -155,7 +175,7 @@ impl Clerk {
         if self.coverage_read_ms.is_none_or(|read_ms| now_ms - read_ms > COVERAGE_AGE_MAX_MS) {
             match self.catalog.coverage() {
                 Ok(coverage) => self.coverage = covered(&coverage),
-                Err(error) => return Answer::Failed(error.to_string()),
+                Err(error) => return Answer::Failed(chain(&error)),
             }
             self.coverage_read_ms = Some(now_ms);
         }
@@ -172,8 +192,8 @@ impl Clerk {
                 Answer::Announced
             }
             Err(error) => {
-                warn!(%error, "announcing index work failed; it stays in the catalog");
-                Answer::Failed(error.to_string())
+                warn!(error = chain(&error), "announcing index work failed; it stays in the catalog");
+                Answer::Failed(chain(&error))
             }
         }
     }
@@ -184,7 +204,7 @@ impl Clerk {
             match call(self.catalog.as_ref()) {
                 Err(error) if error.is_retriable() && !self.health.failed() => {
                     self.stats.retries.fetch_add(1, Ordering::Relaxed);
-                    warn!(%error, doing, "the catalog cannot be reached, trying again");
+                    warn!(error = chain(&error), doing, "the catalog cannot be reached, trying again");
                     std::thread::sleep(wait);
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }

@@ -31,7 +31,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 pub use super::Config;
-use super::table::{Room, Slot, Table};
+use super::table::{Hash, Room, Slot, Table};
 use super::winners::{PARTITION_BITS, Winner, Winners};
 use crate::coverage::PartitionKey;
 
@@ -45,7 +45,7 @@ const TOLERANCE_GENERATIONS: u64 = 2;
 /// One record moves progress by at most this part of the window.
 const STEPS_PER_WINDOW: u64 = 1024;
 
-/// Keys whose memory is awaited together. Measured: 16 to 64 are alike, the processor has about ten lines under way.
+/// Keys whose memory is awaited together. Measured: 32 to 512 are alike, the processor has about ten lines under way.
 const TOUCHED_AHEAD: usize = 32;
 
 /// Winners of one key that are told apart. They are more than a window apart from each other, so only a replayed or lagging partition
@@ -234,7 +234,10 @@ impl Window {
         let tolerance_ms = TOLERANCE_GENERATIONS * self.generation_ms;
         let latest = i64::try_from(progress.epoch_ms.saturating_add(tolerance_ms)).unwrap_or(i64::MAX);
         let target = progress.time_ms.min(latest);
-        let now = *self.progress_ms.get_or_insert(target);
+        if self.progress_ms.is_none() {
+            self.jump(target);
+        }
+        let now = self.progress_ms.unwrap_or(target);
         let step = (self.window_ms / STEPS_PER_WINDOW).max(1).saturating_mul(progress.records);
         let is_in_reach = target <= now.saturating_add_unsigned(step);
         self.walked_ms = if is_in_reach { 0 } else { self.walked_ms.saturating_add(step) };
@@ -254,9 +257,9 @@ impl Window {
         verdicts.reserve(sightings.len());
         self.stats.observed += sightings.len() as u64;
         for ahead in sightings.chunks(TOUCHED_AHEAD) {
-            self.touch(ahead);
-            for sighting in ahead {
-                let is_duplicate = self.decide(sighting.packed());
+            let hashes = self.touch(ahead);
+            for (sighting, &hash) in ahead.iter().zip(&hashes) {
+                let is_duplicate = self.decide(sighting.packed(), hash);
                 verdicts.push(is_duplicate);
             }
         }
@@ -265,12 +268,12 @@ impl Window {
     /// Remembers records that are known to be winners: at start, from the write-ahead log, in its order.
     pub fn remember(&mut self, sightings: &[Sighting]) {
         for ahead in sightings.chunks(TOUCHED_AHEAD) {
-            self.touch(ahead);
-            for sighting in ahead {
+            let hashes = self.touch(ahead);
+            for (sighting, &hash) in ahead.iter().zip(&hashes) {
                 let record = sighting.packed();
-                let (seen, free) = self.look(record);
+                let (seen, free) = self.look(record, hash);
                 if !seen.is_redelivered {
-                    self.insert(record, free);
+                    self.insert(record, hash, free);
                 }
             }
         }
@@ -306,30 +309,44 @@ impl Window {
         self.stats
     }
 
-    fn touch(&self, sightings: &[Sighting]) {
-        let read = sightings.iter().fold(0, |read, sighting| read ^ self.table.touch(sighting.key));
+    /// Reads what the verdicts will need: first the places in the table, then the winners that may be the records'.
+    #[inline(always)]
+    fn touch(&self, sightings: &[Sighting]) -> [Hash; TOUCHED_AHEAD] {
+        let mut hashes = [Hash::default(); TOUCHED_AHEAD];
+        let mut read = 0;
+        for (hash, sighting) in hashes.iter_mut().zip(sightings) {
+            *hash = self.table.hash(sighting.key);
+            read ^= self.table.touch(*hash);
+        }
+        let alive = self.winners.alive();
+        for &hash in &hashes[..sightings.len()] {
+            if let Some(position) = self.table.candidate(hash).filter(|&position| alive.contains(position)) {
+                read ^= self.winners.get(position).key as u32;
+            }
+        }
         std::hint::black_box(read);
+        hashes
     }
 
     #[inline(always)]
-    fn decide(&mut self, record: Winner) -> bool {
-        let (seen, free) = self.look(record);
+    fn decide(&mut self, record: Winner, hash: Hash) -> bool {
+        let (seen, free) = self.look(record, hash);
         self.stats.redelivered += u64::from(seen.is_redelivered);
         self.stats.duplicates += u64::from(seen.is_near && !seen.is_redelivered);
         if !seen.is_near && !seen.is_redelivered {
-            self.insert(record, free);
+            self.insert(record, hash, free);
         }
         seen.is_near && !seen.is_redelivered
     }
 
     /// What is remembered of a record's key, and a place for one more of its winners if there is one to give.
     #[inline(always)]
-    fn look(&mut self, record: Winner) -> (Seen, Option<Slot>) {
-        if !self.table.has_room(record.key) || !self.winners.has_room() {
-            self.make_room(record.key);
+    fn look(&mut self, record: Winner, hash: Hash) -> (Seen, Option<Slot>) {
+        if !self.table.has_room(hash) || !self.winners.has_room() {
+            self.make_room(hash);
         }
         let mut seen = Seen { is_redelivered: false, is_near: false, winners: 0 };
-        let free = self.table.find(record.key, self.winners.alive(), |_, position| {
+        let free = self.table.find(hash, self.winners.alive(), |_, position| {
             let winner = self.winners.get(position);
             if winner.key == record.key {
                 seen.is_redelivered |= winner.is_same_record(record);
@@ -343,10 +360,10 @@ impl Window {
 
     /// Remembers a winner, where no place is given at the cost of another one.
     #[inline(always)]
-    fn insert(&mut self, record: Winner, free: Option<Slot>) {
-        let slot = free.unwrap_or_else(|| self.displace(record.key));
+    fn insert(&mut self, record: Winner, hash: Hash, free: Option<Slot>) {
+        let slot = free.unwrap_or_else(|| self.displace(record.key, hash));
         let position = self.winners.push(record);
-        self.table.put(record.key, slot, position);
+        self.table.put(hash, slot, position);
         self.stats.winners += 1;
         let is_full = self.generations.back_mut().is_some_and(|generation| {
             generation.entries += 1;
@@ -360,18 +377,18 @@ impl Window {
     /// A place for one more winner of `key` where the search gave none: that of the key's winner with the least time if it has too
     /// many, else an empty one, else another winner's.
     #[cold]
-    fn displace(&mut self, key: u128) -> Slot {
+    fn displace(&mut self, key: u128, hash: Hash) -> Slot {
         let alive = self.winners.alive();
         let mut same = Vec::new();
-        self.table.find(key, alive, |slot, position| {
+        self.table.find(hash, alive, |slot, position| {
             let winner = self.winners.get(position);
             if winner.key == key {
                 same.push((winner.order(), slot));
             }
         });
         let least = same.iter().min_by_key(|(order, _)| *order).filter(|_| same.len() >= SAME_KEY_MAX);
-        let slot = least.map_or_else(|| self.table.place_after(key), |&(_, slot)| slot);
-        if let Some(position) = self.table.position(key, slot).filter(|&position| alive.contains(position)) {
+        let slot = least.map_or_else(|| self.table.place_after(hash), |&(_, slot)| slot);
+        if let Some(position) = self.table.position(hash, slot).filter(|&position| alive.contains(position)) {
             let number = self.forgotten() + u64::from(position.wrapping_sub(alive.floor));
             let after = self.generations.partition_point(|generation| generation.first_winner <= number);
             self.generations[after - 1].entries -= 1;
@@ -381,7 +398,7 @@ impl Window {
     }
 
     #[cold]
-    fn make_room(&mut self, key: u128) {
+    fn make_room(&mut self, hash: Hash) {
         loop {
             let bytes_free = self.bytes_max.saturating_sub(self.bytes());
             if !self.winners.has_room() && (self.winners.has_spare() || bytes_free >= Winners::CHUNK_BYTES) {
@@ -391,7 +408,7 @@ impl Window {
             if !self.winners.has_room() {
                 self.stats.forced += 1;
                 self.forget_oldest();
-            } else if self.table.has_room(key) || self.table.make_room(key, self.winners.alive(), bytes_free) == Room::Made {
+            } else if self.table.has_room(hash) || self.table.make_room(hash, self.winners.alive(), bytes_free) == Room::Made {
                 return;
             } else if self.winners.has_spare() {
                 self.winners.release_spare();

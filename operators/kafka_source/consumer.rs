@@ -148,12 +148,12 @@ pub enum Event {
     Closed(Result<(), String>),
 }
 
-/// Counters and the progress towards the end offsets; written by the consumer, read by anybody.
+/// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Messages handed out.
+    /// Messages emitted into the graph.
     pub messages: AtomicUsize,
-    /// Key, payload and header bytes handed out.
+    /// Their key, payload and header bytes.
     pub bytes: AtomicUsize,
     /// Times the partitions were paused.
     pub pauses: AtomicUsize,
@@ -223,11 +223,11 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         // librdkafka repeats refused positions with the next timer commit, as they stay stored.
-        if let Err(error) = result {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
-                self.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
-                debug!(%error, "offset commit refused, it will be repeated");
-            }
+        if let Err(error) = result
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
+        {
+            self.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
+            debug!(%error, "offset commit refused, it will be repeated");
         }
     }
 }
@@ -477,10 +477,10 @@ impl<W: Fn()> Thread<W> {
     fn store(&self, positions: &[(PartitionKey, i64)]) {
         let owned = positions.iter().filter(|(partition, _)| self.collector_of(partition).is_some());
         let list = position_list(owned);
-        if list.count() > 0 {
-            if let Err(error) = self.consumer().store_offsets(&list) {
-                debug!(%error, "positions not stored: some partitions have just moved");
-            }
+        if list.count() > 0
+            && let Err(error) = self.consumer().store_offsets(&list)
+        {
+            debug!(%error, "positions not stored: some partitions have just moved");
         }
     }
 
@@ -790,8 +790,6 @@ impl<W: Fn()> Thread<W> {
     }
 
     fn emit(&self, batch: RawBatch) {
-        self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
-        self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.send(Event::Batch(batch));
     }
 

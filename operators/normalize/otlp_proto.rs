@@ -28,18 +28,36 @@ pub(super) struct Rules {
     pub row_bytes_max: usize,
 }
 
+/// Bytes that a message may become as rows, each with its resource, scope and metric. Resources are repeated on every row, so a few MiB
+/// of a hostile message could become gigabytes of memory. Honest ones grow by a fraction of the payload limit.
+const EXPANDED_BYTES_MAX: u64 = 128 << 20;
+
 /// What lies below a resource or a scope, or is one item.
 #[derive(Clone, Copy, Default)]
 struct Rows {
     count: u64,
     /// Bytes of the widest row, counting from the level at hand downwards.
     widest: usize,
+    /// Bytes of all rows: what is shared counts once for each.
+    expanded: u64,
 }
 
 impl Rows {
     fn add(&mut self, other: Rows) {
         self.count += other.count;
         self.widest = self.widest.max(other.widest);
+        self.expanded += other.expanded;
+    }
+
+    /// One row of `bytes` bytes.
+    fn one(bytes: usize) -> Rows {
+        Rows { count: 1, widest: bytes, expanded: bytes as u64 }
+    }
+
+    /// Repeats `bytes` bytes of a resource, scope or metric on every row.
+    fn share(&mut self, bytes: usize) {
+        self.widest += bytes;
+        self.expanded = self.expanded.saturating_add(self.count.saturating_mul(bytes as u64));
     }
 }
 
@@ -76,19 +94,31 @@ pub(super) fn wrong_signal(expected: Signal, found: Signal) -> Box<Failure> {
 
 /// The outermost message: field 1, repeated.
 fn data(payload: &[u8], rules: &Rules, item: impl Fn(&[u8], &Rules) -> Checked<Rows> + Copy) -> Checked<u64> {
-    let mut rows = 0;
+    let mut rows = Rows::default();
     let mut resources = 0usize;
     for field in fields(payload) {
         if let (1, value) = field? {
             let below = resource_items(message(value, "resource")?, rules, item);
-            rows += below.map_err(|failure| failure.within(format_args!("resources[{resources}]")))?.count;
+            rows.add(below.map_err(|failure| failure.within(format_args!("resources[{resources}]")))?);
             resources += 1;
         }
+    }
+    if rows.expanded > EXPANDED_BYTES_MAX {
+        return Err(expands_too_far(&rows, payload.len()));
     }
     if resources == 0 {
         return Err(Failure::new(Reason::Undecodable, "protobuf without any resource (field 1)"));
     }
-    Ok(rows)
+    Ok(rows.count)
+}
+
+#[cold]
+fn expands_too_far(rows: &Rows, bytes: usize) -> Box<Failure> {
+    let Rows { count, expanded, .. } = rows;
+    let message = format_args!(
+        "{count} rows share so large a resource that {bytes} bytes become {expanded}, over the limit of {EXPANDED_BYTES_MAX}: send fewer records a message"
+    );
+    Failure::new(Reason::TooLarge, message)
 }
 
 /// `ResourceSpans`, `ResourceLogs`, `ResourceMetrics`: one form. Here a row's size is known, so here it is judged.
@@ -115,7 +145,7 @@ fn resource_items(bytes: &[u8], rules: &Rules, item: impl Fn(&[u8], &Rules) -> C
         }
     }
     require_known(known, "resource")?;
-    rows.widest += shared;
+    rows.share(shared);
     if rows.widest > rules.row_bytes_max {
         return Err(row_too_large(rows.widest, shared, rules.row_bytes_max));
     }
@@ -151,7 +181,7 @@ fn scope_items(bytes: &[u8], rules: &Rules, item: impl Fn(&[u8], &Rules) -> Chec
         }
     }
     require_known(known, "scope")?;
-    rows.widest += shared;
+    rows.share(shared);
     Ok(rows)
 }
 
@@ -216,7 +246,7 @@ fn span(bytes: &[u8], rules: &Rules) -> Checked<Rows> {
     // belongs to no trace cannot.
     require_id(trace_id, "trace_id")?;
     require_id(span_id, "span_id")?;
-    Ok(Rows { count: 1, widest: bytes.len() })
+    Ok(Rows::one(bytes.len()))
 }
 
 fn event(bytes: &[u8], rules: &Rules) -> Checked<()> {
@@ -280,7 +310,7 @@ fn log_record(bytes: &[u8], rules: &Rules) -> Checked<Rows> {
         }
     }
     require_known(known, "log record")?;
-    Ok(Rows { count: 1, widest: bytes.len() })
+    Ok(Rows::one(bytes.len()))
 }
 
 /// A `KeyValue` of an attribute list: its value is the first level.

@@ -53,7 +53,7 @@ fn batch(topic: &str, start: i64, end: i64, messages: &[Message<'_>]) -> RawBatc
         };
         let (payload, key) = (payload.map(&mut add), key.map(&mut add));
         let mut encoded = Vec::new();
-        headers.iter().for_each(|(name, value)| push_header(&mut encoded, name, *value));
+        headers.iter().for_each(|(name, value)| push_header(&mut encoded, name.as_bytes(), *value));
         records.push(RawRecord { offset: *offset, timestamp_ms: KAFKA_MS, key, payload, headers: add(&encoded) });
     }
     RawBatch { partition: PartitionKey { topic: Arc::new(topic), partition: 0 }, start, end, arena: arena.into(), records }

@@ -14,13 +14,19 @@ use crate::parquet_roll::{KAFKA_TIMESTAMP, OFFSET, PARTITION, TOPIC, time_column
 
 /// Refuses a delivery that contradicts itself, before anything is done with it. What it says comes from the network.
 pub fn check(group: &Group, batches: &[RecordBatch], coverages: &[Coverage]) -> Result<(), String> {
-    let mut seen = BTreeMap::new();
-    for coverage in coverages {
+    let mut sorted: Vec<&Coverage> = coverages.iter().collect();
+    sorted.sort_by_key(|coverage| sort_key(coverage));
+    for coverage in &sorted {
         check_coverage(coverage)?;
+    }
+    for pair in sorted.windows(2) {
+        let same = name_of(pair[0]) == name_of(pair[1]);
         // Rows name their topic, not its id: with two ids of one name it would be unclear whose they are.
-        let topic = &coverage.partition.topic;
-        if seen.insert((&*topic.name, coverage.partition.partition), ()).is_some() {
-            return Err(format!("{} is covered twice", coverage.partition));
+        if same && pair[0].partition != pair[1].partition {
+            return Err(format!("{} is covered for two topics of one name", pair[0].partition));
+        }
+        if same && pair[0].end > pair[1].start {
+            return Err(format!("offset {} of {} is covered twice", pair[1].start, pair[1].partition));
         }
     }
     let utc = |unit| DataType::Timestamp(unit, Some("UTC".into()));
@@ -43,6 +49,16 @@ pub fn check(group: &Group, batches: &[RecordBatch], coverages: &[Coverage]) -> 
         }
     }
     Ok(())
+}
+
+fn name_of(coverage: &Coverage) -> (&str, i32) {
+    (&coverage.partition.topic.name, coverage.partition.partition)
+}
+
+/// The order in which `select` wants coverage: what rows can be looked up by.
+pub fn sort_key(coverage: &Coverage) -> (&str, i32, i64, i64) {
+    let (topic, partition) = name_of(coverage);
+    (topic, partition, coverage.start, coverage.end)
 }
 
 /// All lists ascending, inside the range and without a common offset.
@@ -109,7 +125,8 @@ impl From<ArrowError> for Fault {
     }
 }
 
-/// Counts and selects the rows whose offsets are missing; rows outside of the coverage make the delivery malformed.
+/// Counts and selects the rows whose offsets are missing; rows outside of the coverage make the delivery malformed. `missing` is in the
+/// order of `sort_key`.
 ///
 /// One partition of which everything is new, the usual case, costs four vectorized minima and maxima (below 1 ns a row).
 pub fn select(batches: Vec<RecordBatch>, missing: &[Missing<'_>]) -> Result<News, Fault> {
@@ -124,11 +141,10 @@ pub fn select(batches: Vec<RecordBatch>, missing: &[Missing<'_>]) -> Result<News
         }
         return Ok(News { rows: vec![if only.ranges.is_empty() { vec![] } else { vec![rows] }], batches });
     }
-    let by_name: BTreeMap<(&str, i32), usize> = missing
-        .iter()
-        .enumerate()
-        .map(|(position, one)| ((&*one.coverage.partition.topic.name, one.coverage.partition.partition), position))
-        .collect();
+    let mut by_name: BTreeMap<(&str, i32), Range<usize>> = BTreeMap::new();
+    for (position, one) in missing.iter().enumerate() {
+        by_name.entry(name_of(one.coverage)).or_insert(position..position).end = position + 1;
+    }
     let mut rows: Vec<Vec<u64>> = missing.iter().map(|one| vec![0; one.ranges.len()]).collect();
     let whole = missing.iter().all(Missing::is_whole);
     let mut selected = Vec::with_capacity(batches.len());
@@ -202,24 +218,22 @@ fn check_bounds(columns: &Columns<'_>, coverage: &Coverage) -> Result<(), Fault>
 fn count(
     columns: &Columns<'_>,
     missing: &[Missing<'_>],
-    by_name: &BTreeMap<(&str, i32), usize>,
+    by_name: &BTreeMap<(&str, i32), Range<usize>>,
     rows: &mut [Vec<u64>],
 ) -> Result<Vec<bool>, Fault> {
     let mut keep = Vec::with_capacity(columns.len());
-    let mut current: Option<(&str, i32, usize)> = None;
+    let mut current: Option<(&str, i32, Range<usize>)> = None;
     for row in 0..columns.len() {
         let (topic, partition, offset) = (columns.topics.value(row), columns.partitions.value(row), columns.offsets.value(row));
-        let position = match current {
-            Some((same_topic, same_partition, position)) if same_partition == partition && same_topic == topic => Some(position),
-            _ => by_name.get(&(topic, partition)).copied(),
-        };
         let outside = || Fault::Malformed(format!("a row of {topic}[{partition}] has offset {offset}, which is not covered"));
-        let position = position.ok_or_else(outside)?;
-        current = Some((topic, partition, position));
-        let one = &missing[position];
-        if !one.coverage.range().contains(&offset) {
-            return Err(outside());
-        }
+        let positions = match current.take() {
+            Some((same_topic, same_partition, positions)) if same_partition == partition && same_topic == topic => positions,
+            _ => by_name.get(&(topic, partition)).cloned().ok_or_else(outside)?,
+        };
+        let position = positions.start + missing[positions.clone()].partition_point(|one| one.coverage.end <= offset);
+        current = Some((topic, partition, positions.clone()));
+        let one = missing.get(position).filter(|one| position < positions.end && one.coverage.start <= offset);
+        let one = one.ok_or_else(outside)?;
         let range = one.ranges.partition_point(|range| range.end <= offset);
         let new = one.ranges.get(range).is_some_and(|range| range.start <= offset);
         if new {

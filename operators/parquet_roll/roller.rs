@@ -286,9 +286,10 @@ impl Roller {
 
     fn try_admit(&mut self, received: Received, now_ms: u64) -> Result<Admitted, Error> {
         let Received { id, batch } = received;
-        let EncodedBatch { group, batches, coverage } = batch;
+        let EncodedBatch { group, batches, mut coverage } = batch;
         let malformed = |detail| Error::Malformed { id, group: group.clone(), detail };
         news::check(&group, &batches, &coverage).map_err(malformed)?;
+        coverage.sort_by(|left, right| news::sort_key(left).cmp(&news::sort_key(right)));
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
 
         // 1. What is new, and on whom does the rest depend?

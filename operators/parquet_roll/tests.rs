@@ -1,6 +1,8 @@
 //! What the roller guarantees, against real files in a temporary folder. Delivery, restarts and commits are simulated; what happens
 //! to files after a commit is tested with the upload and the catalogs.
 
+#![allow(clippy::single_range_in_vec_init, clippy::reversed_empty_ranges, reason = "lists of one range of offsets are meant")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Range;
@@ -270,7 +272,10 @@ fn malformed_deliveries_are_refused_and_change_nothing() {
         ("another partition", vec![stored(&other, 0..5)]),
         ("another topic", vec![stored(&partition("events", 0), 0..5)]),
         ("rows of one of two partitions outside", vec![stored(&orders, 0..4), stored(&other, 0..5)]),
-        ("the same partition twice", vec![stored(&orders, 0..3), stored(&orders, 3..5)]),
+        ("an offset twice", vec![stored(&orders, 0..3), stored(&orders, 2..5)]),
+        ("a row between two ranges", vec![stored(&orders, 3..5), stored(&orders, 0..2)]),
+        ("a row before two ranges", vec![stored(&orders, 1..3), stored(&orders, 3..5)]),
+        ("a row after two ranges", vec![stored(&orders, 0..3), stored(&orders, 3..4), stored(&other, 0..5)]),
         ("two topics of one name", vec![stored(&orders, 0..5), stored(&recreated, 0..5)]),
         ("negative range", with(&|coverage| coverage.end = -1)),
         ("negative offsets", with(&|coverage| coverage.start = -5)),
@@ -278,7 +283,7 @@ fn malformed_deliveries_are_refused_and_change_nothing() {
         ("listed twice", with(&|coverage| (coverage.duplicates, coverage.rejected) = (vec![2], vec![2]))),
         ("absent overlapping", with(&|coverage| coverage.absent = vec![0..3, 2..4])),
         ("endless absent", with(&|coverage| coverage.absent = vec![1..i64::MAX])),
-        ("backward absent", with(&|coverage| coverage.absent = vec![3..1])),
+        ("backward absent", with(&|coverage| coverage.absent = vec![Range { start: 3, end: 1 }])),
         ("offset at the end of numbers", with(&|coverage| coverage.skipped = vec![i64::MAX])),
     ];
     for (name, coverage) in cases {
@@ -324,6 +329,26 @@ fn dictionary_topics_and_a_changed_schema_are_written_side_by_side() {
     let found: BTreeSet<(i32, i64)> = read_rows(&commit).into_iter().map(|row| (row.1, row.2)).collect();
     assert_eq!(found, (0..8).map(|offset| (0, offset)).chain([(1, 0), (1, 1)]).collect());
     assert_eq!(commit.coverage.iter().map(|row| (row.range.clone(), row.rows)).collect::<Vec<_>>(), [(0..8, 8), (0..2, 2)]);
+}
+
+#[test]
+fn several_ranges_of_a_partition_in_any_order_are_one_delivery() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut roller = Roller::open(config(folder.path()), BTreeMap::new()).unwrap();
+    let (orders, other) = (partition("orders", 0), partition("orders", 1));
+    let rows = [noon_rows(&orders, 20..25), noon_rows(&other, 0..2), noon_rows(&orders, 0..5), noon_rows(&orders, 8..9)].concat();
+    let stored = |partition: &PartitionKey, range| Coverage::stored(partition.clone(), range);
+    let coverage = vec![stored(&orders, 20..25), stored(&other, 0..2), stored(&orders, 0..5), stored(&orders, 5..9)];
+    roller.admit(delivery(1, &group("orders"), &orders, 3..6), 1).unwrap();
+    roller.admit(received(2, &group("orders"), &rows, coverage), 1).unwrap();
+    let commit = roller.flush().unwrap().remove(0);
+    let expected = [(0, 0..9, 7), (0, 20..25, 5), (1, 0..2, 2)];
+    let found: Vec<_> = commit.coverage.iter().map(|row| (row.partition.partition, row.range.clone(), row.rows)).collect();
+    assert_eq!(found, expected);
+    let mut found: Vec<(i32, i64)> = read_rows(&commit).into_iter().map(|row| (row.1, row.2)).collect();
+    found.sort();
+    let offsets = (0..6).chain([8]).chain(20..25).map(|offset| (0, offset));
+    assert_eq!(found, offsets.chain([(1, 0), (1, 1)]).collect::<Vec<_>>());
 }
 
 #[test]

@@ -67,7 +67,8 @@ impl AlignedBuffer {
         }
     }
 
-    fn reserve(&mut self, more: usize) {
+    /// Makes room for `more` bytes.
+    pub(super) fn reserve(&mut self, more: usize) {
         let needed = self.len + more;
         if self.start + needed > self.storage.len() || self.storage.is_empty() {
             self.reallocate(needed.max(self.len * 2));

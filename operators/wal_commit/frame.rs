@@ -185,6 +185,7 @@ impl<'a> Prepared<'a> {
     /// Appends the frame to `out`.
     pub(super) fn write(&self, place: Place, out: &mut AlignedBuffer) {
         let start = out.len();
+        out.reserve(self.frame_bytes() as usize);
         out.extend_zeros(HEADER_BYTES);
         out.extend(self.meta);
         let payload = out.len();

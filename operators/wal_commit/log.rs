@@ -32,8 +32,9 @@ use crate::epoch::Epoch;
 
 /// The buffer is written when it holds this much. Writes of 1 MiB reach the disk's full rate; larger ones only cost memory.
 const WRITE_BYTES: usize = 1 << 20;
-/// Buffers above this are given back after a huge frame.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// Buffers above this are given back after a huge frame. Well above a usual one: memory that is given back and taken again costs more
+/// than the copy into it.
+const BUFFER_BYTES_MAX: usize = 32 << 20;
 /// Free segments kept for reuse; more are removed. Enough for a second at full rate between two releases.
 const FREE_SEGMENTS_MAX: usize = 8;
 /// Sealed segments whose keys are not saved yet. One is the rule; when a second has to wait no segment is started, so that
@@ -196,8 +197,20 @@ impl Log {
             disk,
             config,
         };
+        log.make_found_durable(&surveyed)?;
         let recovery = log.take_over(&layout, &surveyed)?;
         Ok((log, recovery))
+    }
+
+    /// Syncs the last segment: a process that was killed may have left it written but not synced. Its frames are about to count as
+    /// durable, and the next to fail may be the machine. The segments before it were synced before their successors were made.
+    fn make_found_durable(&mut self, surveyed: &[Surveyed]) -> Result<(), Error> {
+        if let Some(last) = surveyed.last() {
+            let name = segment_name(last.number);
+            let synced = self.disk.open(&name).and_then(|file| file.sync());
+            synced.map_err(|error| self.failed_sync(&name, error))?;
+        }
+        self.sync_directory()
     }
 
     /// Makes what was found the log's own.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +39,7 @@ struct State {
     bytes_max: Option<u64>,
     aligned_only: bool,
     syncs: u64,
+    unreadable: Vec<(u64, Range<u64>)>,
 }
 
 #[derive(Clone)]
@@ -232,6 +234,14 @@ impl Memory {
         true
     }
 
+    /// Lets reads of these bytes of a file fail, as of a bad sector. False if there is no such file.
+    pub fn make_unreadable(&self, name: &str, bytes: Range<u64>) -> bool {
+        let mut state = self.state();
+        let Some(file) = state.names.get(name).copied() else { return false };
+        state.unreadable.push((file, bytes));
+        true
+    }
+
     /// A file's bytes.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
@@ -250,7 +260,8 @@ impl File for Handle {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut state = self.memory.state();
         let block = BLOCK_BYTES as usize;
-        let misplaced = at % BLOCK_BYTES != 0 || bytes.len() % block != 0 || bytes.as_ptr().addr() % block != 0;
+        let places = [at as usize, bytes.len(), bytes.as_ptr().addr()];
+        let misplaced = !places.iter().all(|place| place.is_multiple_of(block));
         if state.aligned_only && self.access == Access::Blocks && misplaced {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -261,6 +272,10 @@ impl File for Handle {
         let state = self.memory.state();
         let current = state.files.get(&self.file).map_or(&[][..], |content| &content.current);
         let range = at as usize..(at as usize).saturating_add(bytes.len());
+        let hits = |bad: &Range<u64>| bad.start < range.end as u64 && (range.start as u64) < bad.end;
+        if state.unreadable.iter().any(|(file, bad)| *file == self.file && hits(bad)) {
+            return Err(io::Error::other("unreadable sector"));
+        }
         let found = current.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
         bytes.copy_from_slice(found);
         Ok(())

@@ -210,27 +210,28 @@ fn walk(window: &mut Window<'_>, number: u64, limit: u64) -> Vec<Piece> {
             Err(hole) => hole,
         };
         at = hole.bytes.end;
-        pieces.push(Piece::Hole(hole));
+        pieces.push(Piece::Hole(*hole));
     }
     pieces
 }
 
 /// The whole frame at `at`, or else the hole that starts there.
-fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: u64) -> Result<(frame::Header, Meta), Hole> {
+fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: u64) -> Result<(frame::Header, Meta), Box<Hole>> {
     let head = window.get(at..at + HEADER_BYTES as u64);
     let header = frame::Header::parse(head, number, at).ok().filter(|header| header.frame_bytes() <= limit - at);
+    let hole = |end, lost| Box::new(Hole { bytes: at..end, lost });
     let Some(header) = header else {
-        return Err(Hole { bytes: at..next_frame(window, number, at + frame::ALIGNMENT, limit), lost: None });
+        return Err(hole(next_frame(window, number, at + frame::ALIGNMENT, limit), None));
     };
     // The header is whole, so its length is good, whatever became of the rest.
     let end = at + header.frame_bytes();
     let payload = at + HEADER_BYTES as u64 + u64::from(header.meta_bytes);
     let Ok(meta) = header.meta(window.get(at + HEADER_BYTES as u64..payload)) else {
-        return Err(Hole { bytes: at..end, lost: None });
+        return Err(hole(end, None));
     };
     match header.check_payload(window.crc(payload..end)) {
         Ok(()) => Ok((header, meta)),
-        Err(_) => Err(Hole { bytes: at..end, lost: Some(meta.coverage) }),
+        Err(_) => Err(hole(end, Some(meta.coverage))),
     }
 }
 
@@ -295,10 +296,11 @@ fn judge(mut pieces: Vec<Piece>, proven: Proven, limit: u64) -> Scan {
         Proven::ByFrames => pieces.iter().map(stated).max().unwrap_or(0),
     };
     // Behind the last frame there is nothing to lose, unless it is known that the frames went on.
-    if let (Some(Piece::Hole(hole)), Proven::Whole | Proven::ByFrames) = (pieces.last(), proven) {
-        if hole.bytes.end == limit && hole.lost.is_none() {
-            pieces.pop();
-        }
+    if let (Some(Piece::Hole(hole)), Proven::Whole | Proven::ByFrames) = (pieces.last(), proven)
+        && hole.bytes.end == limit
+        && hole.lost.is_none()
+    {
+        pieces.pop();
     }
     let mut scan = Scan { end: FRAMES_START, ..Scan::default() };
     for piece in pieces {

@@ -33,7 +33,7 @@ use super::read::Frames;
 use crate::batch::{DurableBatch, NormalizedBatch};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
-use crate::fault::Health;
+use crate::fault::{Health, chain};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "wal_replay";
@@ -71,7 +71,7 @@ impl Replay {
             let frame = match state.frames.as_mut()?.next() {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    self.health.fail(NAME, error);
+                    self.health.fail(NAME, chain(&error));
                     return Some(Err(()));
                 }
                 None => {

@@ -19,6 +19,7 @@ use crate::epoch::Epoch;
 
 mod crash;
 mod format;
+mod kill;
 mod model;
 mod space;
 mod threads;

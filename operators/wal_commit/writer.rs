@@ -10,7 +10,7 @@
 //!
 //! A second thread, the keeper, saves the dedup keys of sealed segments, off the path of the acks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, TryIter, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -327,7 +327,9 @@ impl Engine {
         let limit = self.until_next_sync();
         let mut inbox = shared.wait(limit, |inbox| !inbox.jobs.is_empty() || !inbox.events.is_empty() || inbox.stopping);
         let (mut jobs, mut bytes) = (Vec::new(), 0);
-        while let Some(job) = inbox.jobs.pop_front_if(|_| bytes < GROUP_BYTES_MAX) {
+        while bytes < GROUP_BYTES_MAX
+            && let Some(job) = inbox.jobs.pop_front()
+        {
             bytes += payload_bytes(&job.1);
             jobs.push(job);
         }
@@ -378,7 +380,7 @@ impl Engine {
                 Err(error) if error.is_full() => {
                     if !stalled {
                         stalled = true;
-                        tracing::warn!(%error, "write-ahead log waits for space");
+                        tracing::warn!(error = crate::fault::chain(&error), "write-ahead log waits for space");
                         lock(&self.shared.stats).stalls += 1;
                     }
                 }
@@ -434,13 +436,14 @@ impl Engine {
             return;
         }
         let workers = lock(&self.shared.workers);
-        let mut woken = vec![false; workers.len()];
-        for (worker, ack) in self.done.drain(..) {
+        let mut woken = BTreeSet::new();
+        for (number, ack) in self.done.drain(..) {
             // A worker that is gone needs no ack.
-            let sent = workers.get(worker).is_some_and(|worker| worker.acks.send(ack).is_ok());
-            woken.get_mut(worker).into_iter().for_each(|woken| *woken |= sent);
+            if workers.get(number).is_some_and(|worker| worker.acks.send(ack).is_ok()) {
+                woken.insert(number);
+            }
         }
-        for (worker, _) in workers.iter().zip(woken).filter(|(_, woken)| *woken) {
+        for (_, worker) in workers.iter().enumerate().filter(|(number, _)| woken.contains(number)) {
             (worker.wake)();
         }
     }

@@ -8,6 +8,7 @@ use openwit_graphs::catalog;
 use openwit_operators::catalog_commit::audit::{Audit, Expected, audit as balance};
 use openwit_operators::catalog_commit::{FileFilter, FileRow};
 use openwit_operators::coverage::{OffsetSet, PartitionKey, TopicKey};
+use openwit_operators::fault::chain;
 use openwit_operators::object_upload;
 use openwit_operators::wal_commit::inspect;
 use rdkafka::ClientConfig;
@@ -93,9 +94,9 @@ impl fmt::Display for Audited {
 
 /// Audits what `config` reads and stores.
 pub fn audit(config: &Config, scope: Scope) -> Result<Audited, Failure> {
-    let catalog = catalog::open(&catalog_location(config)).map_err(Failure::fault)?;
-    let coverage = catalog.coverage().map_err(Failure::fault)?;
-    let files = catalog.files(&FileFilter::default()).map_err(Failure::fault)?;
+    let catalog = catalog::open(&catalog_location(config)).map_err(|error| Failure::fault(chain(&error)))?;
+    let coverage = catalog.coverage().map_err(|error| Failure::fault(chain(&error)))?;
+    let files = catalog.files(&FileFilter::default()).map_err(|error| Failure::fault(chain(&error)))?;
     let (expected, lag) = if config.has_ingest() { expectations(config, &coverage)? } else { (BTreeMap::new(), 0) };
     let mut balance = balance(&coverage, &expected);
     let pending = set_aside_pending(config, &mut balance)?;
@@ -159,7 +160,7 @@ fn set_aside_pending(config: &Config, balance: &mut Audit) -> Result<BTreeMap<St
         return Ok(pending);
     }
     let mut logged: Coverage<OffsetSet> = BTreeMap::new();
-    for segment in inspect::list(&config.processing.wal.directory).map_err(Failure::fault)? {
+    for segment in inspect::list(&config.processing.wal.directory).map_err(|error| Failure::fault(chain(&error)))? {
         for (partition, offsets) in segment.offsets {
             let all = logged.entry(partition).or_default();
             offsets.ranges().for_each(|range| all.insert(range));
@@ -187,7 +188,7 @@ fn missing_objects(config: &Config, files: &[FileRow]) -> Result<Vec<String>, Fa
     if !config.has_storage() {
         return Ok(Vec::new());
     }
-    let operator = object_upload::build_operator(&object_store(config)).map_err(Failure::fault)?;
+    let operator = object_upload::build_operator(&object_store(config)).map_err(|error| Failure::fault(chain(&error)))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::fault)?;
     let mut missing = Vec::new();
     for file in files {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use openwit_graphs::catalog;
+use openwit_operators::fault::chain;
 use openwit_operators::object_upload;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -59,13 +60,13 @@ fn kafka(config: &Config) -> Result<String, String> {
 }
 
 fn open_catalog(config: &Config) -> Result<String, String> {
-    let catalog = catalog::open(&catalog_location(config)).map_err(|error| error.to_string())?;
-    let partitions = catalog.coverage().map_err(|error| error.to_string())?.len();
+    let catalog = catalog::open(&catalog_location(config)).map_err(|error| chain(&error))?;
+    let partitions = catalog.coverage().map_err(|error| chain(&error))?.len();
     Ok(format!("{partitions} partitions known"))
 }
 
 fn store(config: &Config) -> Result<String, String> {
-    let operator = object_upload::build_operator(&object_store(config)).map_err(|error| error.to_string())?;
+    let operator = object_upload::build_operator(&object_store(config)).map_err(|error| chain(&error))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(operator.check()).map_err(|error| error.to_string())?;
     Ok("reachable".into())

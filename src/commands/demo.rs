@@ -18,6 +18,7 @@ use crate::generate::producer::{self, Pace, Settings};
 use crate::generate::{Format, Generator, Plan, Ppm, Tally, Topic};
 use crate::plan::{Changes, plan};
 use crate::progress::Mode;
+use crate::summary::Summary;
 
 /// The demo's topic: the fourth token is the index.
 const TOPIC: &str = "v6.qtw.traces.demo.local";
@@ -56,7 +57,24 @@ pub fn run(args: &DemoArgs) -> Ended {
         );
     }
     finish(&config, &summary, args.json)?;
+    compare(&tally, &summary)?;
     clean_up(args, &directory)
+}
+
+/// The audit shows that all that came in is accounted for; this, that all that was sent came in and was judged rightly.
+fn compare(sent: &Tally, found: &Summary) -> Ended {
+    let pairs = [
+        ("messages", sent.messages, found.messages),
+        ("duplicates", sent.duplicates, found.duplicates),
+        ("invalid", sent.invalid, found.rejects),
+        ("records", sent.records, found.rows),
+    ];
+    let differ: Vec<String> = pairs
+        .iter()
+        .filter(|(_, sent, found)| sent != found)
+        .map(|(what, sent, found)| format!("{what}: {sent} sent, {found} found"))
+        .collect();
+    if differ.is_empty() { Ok(()) } else { Err(Failure::difference(differ.join("; "))) }
 }
 
 fn directory(args: &DemoArgs) -> Result<PathBuf, Failure> {
@@ -127,6 +145,7 @@ fn send(load: Plan, brokers: String, topic: &Topic, control: &Control) -> Result
     let pace = Pace { rate: None, duration: None };
     let sent =
         producer::send(&settings, &mut generator, pace, &never, |message| window.admits(message)).map_err(Failure::fault)?;
+    // Emitted, not merely read: a stop throws away what waits before the graph, to read it again at the next start.
     while control.fault().is_none() && (control.counters.source.messages.load(Ordering::Relaxed) as u64) < sent.tally.messages {
         std::thread::sleep(DRAIN_POLL);
     }

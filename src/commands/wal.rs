@@ -1,5 +1,6 @@
 //! `wal ls` and `wal verify`: a look into a write-ahead log, also of a running process.
 
+use openwit_operators::fault::chain;
 use openwit_operators::wal_commit::inspect::{self, Summary};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ pub fn run(args: &WalArgs) -> Ended {
 }
 
 fn ls(args: &WalDirArgs) -> Ended {
-    let summaries = inspect::list(&args.dir).map_err(Failure::fault)?;
+    let summaries = inspect::list(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
     if args.json {
         let list: Vec<_> = summaries.iter().map(as_json).collect();
         println!("{}", serde_json::Value::from(list));
@@ -58,7 +59,7 @@ fn as_json(summary: &Summary) -> serde_json::Value {
 }
 
 fn verify(args: &WalDirArgs) -> Ended {
-    let (problems, report) = inspect::verify(&args.dir).map_err(Failure::fault)?;
+    let (problems, report) = inspect::verify(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
     let losses = problems.iter().filter(|problem| problem.is_loss()).count();
     if args.json {
         let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -626,7 +626,7 @@ section! {
     Wal {
         /// Keeps a log. Without it, offsets must wait for publication (`commit_strategy.mode: after_publish`) and a lagging
         /// storage node stops the reading.
-        enabled: bool = Key::bool("true");
+        enabled: bool = Key::bool("true").not_yet("running without a write-ahead log");
         /// Its folder, on a local disk.
         directory: PathBuf = Key::path("{data_directory}/wal/short");
         /// Size of all segments. When they are full of data that storage has not published, reading pauses; nothing is lost.

@@ -35,7 +35,6 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.consumer();
         relations.security();
         relations.batches();
-        relations.commits();
         relations.log();
         relations.dead_letter();
     }
@@ -46,7 +45,6 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
     relations.memory();
     relations.catalog();
     relations.directories();
-    relations.ports();
     relations.found
 }
 
@@ -278,21 +276,8 @@ impl Relations<'_> {
         self.refuse(&keys, message);
     }
 
-    fn commits(&mut self) {
-        let mode = self.config.ingestion.kafka.commit_strategy.mode;
-        let (mode_key, wal_key) = ("ingestion.kafka.commit_strategy.mode", "processing.wal.enabled");
-        if !self.config.processing.wal.enabled && mode == CommitMode::AfterWal {
-            let message = "without a log nothing is durable before it is published: set processing.wal.enabled: true, or \
-                           ingestion.kafka.commit_strategy.mode: after_publish";
-            self.refuse(&[wal_key, mode_key], message);
-        }
-    }
-
     fn log(&mut self) {
         let wal = &self.config.processing.wal;
-        if !wal.enabled {
-            return;
-        }
         let (segment, total) = ("processing.wal.segment_size_bytes", "processing.wal.max_size_bytes");
         if wal.segment_size_bytes > wal.max_size_bytes / 2 {
             let message = format!(
@@ -399,8 +384,7 @@ impl Relations<'_> {
         // Segments come back when their rows are published, so the log must hold about all rows of the open files.
         let wal = &config.processing.wal;
         let rows_bytes = rotation.file_bytes_max.saturating_mul(COMPRESSION_RATIO);
-        let is_own_log = config.has_ingest() && wal.enabled;
-        if is_own_log && rows_bytes > wal.max_size_bytes {
+        if config.has_ingest() && rows_bytes > wal.max_size_bytes {
             let message = format!(
                 "a file of {} holds about {} of messages, more than the log (processing.wal.max_size_bytes, {}): under load reading pauses until \
                  age_max_seconds, {} seconds",
@@ -445,16 +429,6 @@ impl Relations<'_> {
                     self.refuse(&[key, other_key], message);
                 }
             }
-        }
-    }
-
-    fn ports(&mut self) {
-        let ports = &self.config.service_ports;
-        if ports.admin == ports.arrow_flight && ports.admin != 0 && self.config.has_storage() {
-            self.refuse(
-                &["service_ports.admin", "service_ports.arrow_flight"],
-                "service_ports.admin and service_ports.arrow_flight must differ",
-            );
         }
     }
 }

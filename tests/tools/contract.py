@@ -6,247 +6,288 @@ verify.py's view of docs/schemas.md; a change of the schema is made in the table
 import base64
 import json
 import math
+from decimal import Decimal, InvalidOperation
 
 import pyarrow as pa
 
-# column: (how it is compared, accepted names). A trailing "?" makes the column optional. A name of the contract comes
-# first; `None` expected means "not compared" (the source does not determine it).
+NS = pa.timestamp("ns", "UTC")
+MAP = pa.map_(pa.string(), pa.string())
+ID16, ID8 = pa.binary(16), pa.binary(8)
 
-COMMON = {
-    "_kafka_timestamp": ("time_ms", "_kafka_timestamp"),
-}
-SCOPE = {
-    "service_name": ("text", "service_name"),
-    "resource_attributes": ("attributes", "resource_attributes"),
-    "attributes": ("attributes", "attributes"),
-    "scope_name": ("text", "scope_name?"),
-    "scope_version": ("text", "scope_version?"),
-    "scope_attributes": ("attributes", "scope_attributes?"),
-}
-COLUMNS = {
-    "traces": {
-        **COMMON,
-        **SCOPE,
-        "trace_id": ("id", "trace_id"),
-        "span_id": ("id", "span_id"),
-        "parent_span_id": ("id", "parent_span_id"),
-        "trace_state": ("text", "trace_state"),
-        "name": ("text", "name", "span_name"),
-        "kind": ("span_kind", "kind", "span_kind"),
-        "start_time": ("time", "start_time"),
-        "end_time": ("time", "end_time"),
-        "duration_ns": ("int", "duration_ns"),
-        "status_code": ("status_code", "status_code"),
-        "status_message": ("text", "status_message"),
-        "events": ("records", "events"),
-        "links": ("records", "links"),
-    },
-    "logs": {
-        **COMMON,
-        **SCOPE,
-        "time": ("time", "time"),
-        "observed_time": ("time", "observed_time"),
-        "severity_number": ("int", "severity_number"),
-        "severity_text": ("text", "severity_text"),
-        "body": ("value", "body"),
-        "trace_id": ("id", "trace_id"),
-        "span_id": ("id", "span_id"),
-    },
-    "metrics": {
-        **COMMON,
-        **SCOPE,
-        "metric_name": ("text", "metric_name?", "name?"),
-        "description": ("text", "description?", "metric_description?"),
-        "unit": ("text", "unit?", "metric_unit?"),
-        "time": ("time", "time?"),
-        "start_time": ("time", "start_time?"),
-        "value": ("number", "value?"),
-        "count": ("int", "count?"),
-        "sum": ("number", "sum?"),
-    },
-}
-# Members of the structs in events and links: (how it is compared, accepted names).
-EVENT = {
-    "time": ("time", "time", "time_unix_nano"),
-    "name": ("text", "name"),
-    "attributes": ("attributes", "attributes"),
-}
-LINK = {
-    "trace_id": ("id", "trace_id"),
-    "span_id": ("id", "span_id"),
-    "trace_state": ("text", "trace_state"),
-    "attributes": ("attributes", "attributes"),
-}
-SPAN_KIND = ["UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
-STATUS_CODE = ["UNSET", "OK", "ERROR"]
-# Keys of a plain JSON log that are columns; the first that is present wins, every other key is an attribute.
-JSON_KEYS = {
-    "time": ("timestamp", "time", "@timestamp", "ts"),
-    "severity_text": ("level", "severity", "severity_text"),
-    "body": ("message", "msg", "body"),
-    "service_name": ("service", "service_name", "service.name"),
-    "trace_id": ("trace_id", "traceId"),
-    "span_id": ("span_id", "spanId"),
-}
-SEVERITY_NUMBER = {
-    "TRACE": 1,
-    "DEBUG": 5,
-    "INFO": 9,
-    "WARN": 13,
-    "WARNING": 13,
-    "ERROR": 17,
-    "FATAL": 21,
-    "CRITICAL": 21,
+
+def struct(**members):
+    """A struct type; (type, True) is a member that may be null."""
+    return pa.struct([pa.field(n, *(t if isinstance(t, tuple) else (t, False))) for n, t in members.items()])
+
+
+TYPES = {
+    "text": pa.string(),
+    "bool": pa.bool_(),
+    "i8": pa.int8(),
+    "i32": pa.int32(),
+    "i64": pa.int64(),
+    "u32": pa.uint32(),
+    "u64": pa.uint64(),
+    "f64": pa.float64(),
+    "ms": pa.timestamp("ms", "UTC"),
+    "ns": NS,
+    "id16": ID16,
+    "id8": ID8,
+    "map": MAP,
+    "u64s": pa.list_(pa.uint64()),
+    "f64s": pa.list_(pa.float64()),
+    "events": pa.list_(struct(time=(NS, True), name=pa.string(), attributes=MAP, dropped_attributes_count=pa.uint32())),
+    "links": pa.list_(
+        struct(
+            trace_id=ID16,
+            span_id=ID8,
+            trace_state=pa.string(),
+            attributes=MAP,
+            dropped_attributes_count=pa.uint32(),
+            flags=pa.uint32(),
+        )
+    ),
+    "quantiles": pa.list_(struct(quantile=pa.float64(), value=pa.float64())),
+    "exemplars": pa.list_(
+        struct(
+            time=(NS, True),
+            value_double=(pa.float64(), True),
+            value_int=(pa.int64(), True),
+            trace_id=(ID16, True),
+            span_id=(ID8, True),
+            filtered_attributes=MAP,
+        )
+    ),
 }
 
-# ---------------------------------------------------------------------------------------------- comparison of values
-#
-# Each says whether the value found may stand for the expected one. Lenient where the representation is a choice
-# (null or "", enum number or name, order of a map), strict in the value.
+# Attributes that are moved to a column of the same name, with _ for the dots, if they have its type.
+PROMOTED_RESOURCE = {
+    "service.name": "text",
+    "service.namespace": "text",
+    "service.version": "text",
+    "service.instance.id": "text",
+    "deployment.environment.name": "text",
+    "host.name": "text",
+    "k8s.cluster.name": "text",
+    "k8s.namespace.name": "text",
+    "k8s.pod.name": "text",
+}
+PROMOTED = {
+    "http.request.method": "text",
+    "http.response.status_code": "i32",
+    "http.route": "text",
+    "url.full": "text",
+    "url.path": "text",
+    "url.scheme": "text",
+    "server.address": "text",
+    "server.port": "i32",
+    "client.address": "text",
+    "user_agent.original": "text",
+    "db.system.name": "text",
+    "db.namespace": "text",
+    "db.operation.name": "text",
+    "db.collection.name": "text",
+    "db.query.text": "text",
+    "rpc.system": "text",
+    "rpc.service": "text",
+    "rpc.method": "text",
+    "messaging.system": "text",
+    "messaging.destination.name": "text",
+    "messaging.operation.name": "text",
+    "messaging.operation.type": "text",
+    "error.type": "text",
+    "exception.type": "text",
+    "exception.message": "text",
+    "exception.stacktrace": "text",
+}
 
 
-def same_id(expected, found):
-    if isinstance(found, str):
-        found = bytes.fromhex(found)
-    return (found or b"") == expected or (found is not None and not any(found) and not expected)
+def column_of(attribute):
+    return attribute.replace(".", "_")
 
 
-def same_text(expected, found):
-    return (found or "") == (expected if isinstance(expected, str) else text_of(expected))
+def promoted(table):
+    return " ".join(f"{column_of(attribute)} {kind}?" for attribute, kind in table.items())
 
 
-def same_int(expected, found):
-    return (0 if found is None else found) == expected
+# Columns and types in their order; "?" allows nulls.
+IDENTITY = "_topic text _partition i32 _offset i64 _ordinal i32"
+HEAD = f"""
+    {IDENTITY} _kafka_timestamp ms?
+    {promoted(PROMOTED_RESOURCE)} resource_attributes map resource_dropped_attributes_count u32 resource_schema_url text
+    scope_name text scope_version text scope_attributes map scope_schema_url text
+"""
+SIGNALS = {
+    "traces": f"""{HEAD}
+        trace_id id16 span_id id8 parent_span_id id8? trace_state text flags u32 name text kind i8
+        start_time ns end_time ns? duration_ns i64? status_code i8 status_message text
+        dropped_attributes_count u32 dropped_events_count u32 dropped_links_count u32 events events links links
+        {promoted(PROMOTED)} attributes map
+    """,
+    "logs": f"""{HEAD}
+        time ns observed_time ns? severity_number i8 severity_text text body text? event_name text
+        trace_id id16? span_id id8? flags u32 dropped_attributes_count u32
+        {promoted(PROMOTED)} attributes map
+    """,
+    "metrics": f"""{HEAD}
+        metric_name text description text unit text metric_type text temporality i8? is_monotonic bool?
+        metric_metadata map start_time ns? time ns value_double f64? value_int i64?
+        count u64? sum f64? min f64? max f64? bucket_counts u64s explicit_bounds f64s
+        scale i32? zero_count u64? zero_threshold f64? positive_offset i32? positive_bucket_counts u64s
+        negative_offset i32? negative_bucket_counts u64s quantiles quantiles exemplars exemplars
+        flags u32 attributes map
+    """,
+}
 
 
-def same_number(expected, found):
-    return found is not None and (
-        float(found) == float(expected) or math.isnan(float(expected)) and math.isnan(float(found))
+def schema_of(text):
+    words = text.split()
+    return pa.schema(
+        [
+            pa.field(name, TYPES[kind.rstrip("?")], nullable=kind.endswith("?"))
+            for name, kind in zip(words[::2], words[1::2])
+        ]
     )
 
 
-def same_time(expected, found):
-    return found in (None, 0) if expected == ("unset",) else found == expected
+SCHEMAS = {signal: schema_of(text) for signal, text in SIGNALS.items()}
 
 
-def same_enum(names):
-    def same(expected, found):
-        if isinstance(found, str):
-            name = found.upper().rsplit("_", 1)[-1]
-            found = names.index(name) if name in names else int(found)
-        return (found or 0) == expected
+def same_type(want, have):
+    """Types are equal but for the names that maps and lists give to what is in them, and whether that may be null."""
+    if pa.types.is_map(want):
+        return (
+            pa.types.is_map(have)
+            and same_type(want.key_type, have.key_type)
+            and same_type(want.item_type, have.item_type)
+        )
+    if pa.types.is_list(want):
+        return pa.types.is_list(have) and same_type(want.value_type, have.value_type)
+    if pa.types.is_struct(want):
+        return (
+            pa.types.is_struct(have)
+            and want.num_fields == have.num_fields
+            and all(
+                w.name == h.name and w.nullable == h.nullable and same_type(w.type, h.type)
+                for w, h in zip(want, have)
+            )
+        )
+    return want == have
 
-    return same
+
+# ---------------------------------------------------------------------------------------------- comparison of values
+#
+# Each says whether the value found is the expected one. Free are only the order of a map and how a JSON text is spaced
+# and escaped.
 
 
-def text_of(value):
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+class Pairs(list):
+    """A key-value list: (key, value) in order, keys may repeat."""
 
 
-def same_bytes(expected, found):
-    return found.lower() == expected.hex() or found == base64.b64encode(expected).decode()
+def same_float(expected, found):
+    if found is None or expected is None:
+        return found is expected
+    if math.isnan(expected):
+        return math.isnan(found)
+    return found == expected and math.copysign(1, found) == math.copysign(1, expected)
+
+
+def same_decimal(expected, found):
+    """A double and its text (or the number parsed from it): the shortest that reads back equal, as repr() has it."""
+    try:
+        want, have = Decimal(repr(expected)), Decimal(found)
+    except InvalidOperation:
+        return False
+    return want == have and want.is_signed() == have.is_signed()
+
+
+def double_name(value):
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def same_structure(expected, found):
-    """A nested value and what its JSON text was parsed to."""
-    if isinstance(expected, list):
-        return isinstance(found, list) and len(expected) == len(found) and all(map(same_structure, expected, found))
-    if isinstance(expected, dict):
+    """A nested value and what its JSON text was parsed to: objects to Pairs, other numbers than integers to Decimal."""
+    if isinstance(expected, Pairs):
         return (
-            isinstance(found, dict)
-            and expected.keys() == found.keys()
-            and all(same_structure(v, found[k]) for k, v in expected.items())
+            isinstance(found, Pairs)
+            and len(expected) == len(found)
+            and all(w[0] == h[0] and same_structure(w[1], h[1]) for w, h in zip(expected, found))
+        )
+    if isinstance(expected, list):
+        return (
+            isinstance(found, list)
+            and not isinstance(found, Pairs)
+            and len(expected) == len(found)
+            and all(map(same_structure, expected, found))
         )
     if isinstance(expected, bytes):
-        return isinstance(found, str) and same_bytes(expected, found)
-    if isinstance(expected, float) and not math.isfinite(expected):
-        return True  # JSON has no such number.
-    return expected == found and isinstance(expected, bool) == isinstance(found, bool)
+        return found == base64.b64encode(expected).decode()
+    if isinstance(expected, float):
+        if not math.isfinite(expected):
+            return found == double_name(expected)
+        return isinstance(found, (int, Decimal)) and not isinstance(found, bool) and same_decimal(expected, found)
+    if isinstance(expected, int):
+        return type(found) is type(expected) and found == expected
+    return found == expected  # A text or None.
 
 
 def same_value(expected, found):
-    """An AnyValue and its text in a map<utf8, utf8> or in `body`."""
-    if expected is None:
-        return found in (None, "", "null")
-    if found is None:
-        return expected == ""
+    """A value and its text, in a map or a text column."""
+    if expected is None or found is None:
+        return found is expected
     if isinstance(expected, str):
         return found == expected
+    if isinstance(expected, bytes):
+        return found == base64.b64encode(expected).decode()
     if isinstance(expected, bool):
         return found == ("true" if expected else "false")
-    if isinstance(expected, bytes):
-        return same_bytes(expected, found)
+    if isinstance(expected, int):
+        return found == str(expected)
+    if isinstance(expected, float):
+        return same_decimal(expected, found) if math.isfinite(expected) else found == double_name(expected)
     try:
-        if isinstance(expected, float):
-            return same_number(expected, found)
-        if isinstance(expected, int):
-            return int(found) == expected
-        return same_structure(expected, json.loads(found))
+        return same_structure(
+            expected,
+            json.loads(
+                found,
+                object_pairs_hook=Pairs,
+                parse_float=Decimal,
+                parse_int=lambda text: Decimal(text) if text == "-0" else int(text),
+            ),
+        )
     except ValueError:
         return False
 
 
-def flatten(prefix, value):
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from flatten(f"{prefix}.{key}", inner)
-    else:
-        yield prefix, value
+def same_map(expected, found):
+    """A map has each of its keys once, in any order."""
+    texts = dict(found or ())
+    return (
+        found is not None
+        and len(texts) == len(found)
+        and texts.keys() == expected.keys()
+        and all(same_value(value, texts[key]) for key, value in expected.items())
+    )
 
 
-def same_attributes(expected, found):
-    """Pairs in any order. A key given twice may be kept once (either value) or twice; a nested value may be JSON text or
-    dotted keys; a null may be left out; service.name may have moved to its own column."""
-    left = {}
-    for key, value in found or ():
-        left.setdefault(key, []).append(value)
-    given = {}
-    for key, value in expected:
-        given.setdefault(key, []).append(value)
-    for key, values in given.items():
-        texts = left.pop(key, None)
-        if texts is None:
-            flat = [pair for value in values for pair in flatten(key, value) if isinstance(value, dict)]
-            if flat and all(k in left and same_value(v, left.pop(k)[0]) for k, v in flat):
-                continue
-            if key != "service.name" and any(v is not None for v in values):
-                return False
-        elif not (
-            len(texts) == len(values)
-            and all(map(same_value, values, texts))
-            or len(texts) == 1
-            and any(same_value(v, texts[0]) for v in values)
-        ):
-            return False
-    return not left
-
-
-def same_records(expected, found):
-    """A list of structs: events, links."""
-    shape, records = expected
-    if len(records) != len(found or ()):
-        return False
-    for want, have in zip(records, found or ()):
-        for member, (how, *names) in shape.items():
-            name = next((n for n in names if n in have), None)
-            if name is None or want[member] is not None and not SAME[how](want[member], have[name]):
-                return False
-    return True
-
-
-SAME = {
-    "id": same_id,
-    "text": same_text,
-    "int": same_int,
-    "number": same_number,
-    "time": same_time,
-    "time_ms": lambda expected, found: found == expected * 10**6,
-    "span_kind": same_enum(SPAN_KIND),
-    "status_code": same_enum(STATUS_CODE),
-    "value": same_value,
-    "attributes": same_attributes,
-    "records": same_records,
-}
+def same(kind, expected, found):
+    """The comparison for a column of this type. Maps are expected as dict, structs as dict, lists as list."""
+    if pa.types.is_map(kind):
+        return same_map(expected, found)
+    if pa.types.is_list(kind):
+        return (
+            found is not None
+            and len(expected) == len(found)
+            and all(same(kind.value_type, w, h) for w, h in zip(expected, found))
+        )
+    if pa.types.is_struct(kind):
+        return found is not None and all(same(f.type, expected[f.name], found[f.name]) for f in kind)
+    if pa.types.is_floating(kind):
+        return same_float(expected, found)
+    if pa.types.is_string(kind):
+        return same_value(expected, found)
+    return expected == found
 
 
 def to_python(scalar):

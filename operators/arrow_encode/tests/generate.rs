@@ -112,7 +112,9 @@ impl Dice {
     }
 
     fn attribute(&mut self, depth: usize) -> KeyValue {
-        let key = match self.below(4) {
+        let key = match self.below(5) {
+            // Few keys, so that they repeat within a list with values that fit their column and values that do not.
+            4 => (*self.pick(&["server.port", "http.route", "service.name"])).to_owned(),
             0 => RESOURCE[self.below(RESOURCE.len())].key.to_owned(),
             1 => ROW[self.below(ROW.len())].key.to_owned(),
             2 => format!("key.{}", self.below(60)),

@@ -271,3 +271,23 @@ fn rows_offered_again_after_a_rebuild_are_known() {
     let again = delivery(9, &group("orders"), &partition("orders", 0), 0..6);
     assert!(roller.admit(again, 1).unwrap().published.is_some());
 }
+
+/// Whatever lies in a footer, reading it ends with a note or a reason.
+#[test]
+fn footers_with_flipped_bytes_never_panic() {
+    let mut node = Node::new();
+    let closed = node.close("orders", 0, 2);
+    let good = std::fs::read(&closed.files[0].local).unwrap();
+    let length = u32::from_le_bytes(good[good.len() - 8..good.len() - 4].try_into().unwrap()) as usize;
+    let footer = &good[good.len() - 8 - length..good.len() - 8];
+    let mut readable = 0;
+    for position in 0..footer.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = footer.to_vec();
+            damaged[position] ^= flip;
+            let metadata = ParquetMetaDataReader::decode_metadata(&damaged);
+            readable += usize::from(metadata.is_ok_and(|metadata| footer::read(&metadata).is_ok()));
+        }
+    }
+    assert!(readable < 3 * footer.len(), "some damage is noticed");
+}

@@ -32,7 +32,7 @@ pub(super) fn metric(bytes: &[u8], rules: &Rules) -> Checked<Rows> {
     if !named {
         return Err(Failure::new(Reason::InvalidField, "name is missing"));
     }
-    points.widest += bytes.len() - points_bytes;
+    points.share(bytes.len() - points_bytes);
     Ok(points)
 }
 
@@ -50,7 +50,7 @@ fn data_points(kind: u32, bytes: &[u8], rules: &Rules) -> Checked<Rows> {
             (_, (1, value)) => {
                 let bytes = message(value, "data_points")?;
                 point(bytes, rules).map_err(|failure| failure.within(format_args!("data_points[{}]", rows.count)))?;
-                rows.add(Rows { count: 1, widest: bytes.len() });
+                rows.add(Rows::one(bytes.len()));
             }
             (7 | 9 | 10, (2, value)) => number(value, "aggregation_temporality")?,
             (7, (3, value)) => number(value, "is_monotonic")?,

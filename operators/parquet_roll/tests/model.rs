@@ -91,9 +91,12 @@ impl World {
         let parts: Vec<(PartitionKey, Range<i64>)> = (0..).map(|number| partition(name, number)).zip(ranges).collect();
         let rows: Vec<TestRow> =
             parts.iter().flat_map(|(partition, range)| range.clone().flat_map(|offset| rows_at(partition, offset))).collect();
-        let coverage =
-            parts.iter().filter(|(_, range)| !range.is_empty()).map(|(partition, range)| coverage_at(partition, range.clone()));
-        let mut received = received(sequence, &group(name), &rows, coverage.collect());
+        // A partition may come in several ranges, in any order.
+        let halves = parts.iter().flat_map(|(partition, Range { start, end })| {
+            let middle = start + (end - start) / 2;
+            [middle..*end, *start..middle].map(|range| coverage_at(partition, range))
+        });
+        let mut received = received(sequence, &group(name), &rows, halves.collect());
         // In pieces, as Flight's size limit may cut a delivery.
         received.batch.batches = received
             .batch

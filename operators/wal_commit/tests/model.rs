@@ -39,7 +39,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0..3, 0usize..6, 0usize..900).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
+        8 => (0..3, 0usize..6, 0usize..1_500).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
         1 => (0..3, 3usize..6, 5_000usize..9_000).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
         1 => Just(Step::Write),
         4 => Just(Step::Sync),
@@ -200,10 +200,9 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
     fn what_is_recovered_is_an_unbroken_run_that_holds_everything_synced_and_unpublished(
-        steps in proptest::collection::vec(step(), 1..80)
+        steps in proptest::collection::vec(step(), 1..120)
     ) {
         let mut model = Model::new();
         for step in steps {

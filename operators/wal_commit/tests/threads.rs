@@ -87,8 +87,8 @@ fn concurrent_appends_share_syncs_and_come_back_in_order() {
 
 #[test]
 fn failed_sync_raises_a_fault_and_acknowledges_nothing_more() {
-    // Starting the first segment takes six operations; the group's write and sync follow.
-    for after in 0..8 {
+    // Starting the first segment takes five operations; the group's write and sync follow.
+    for after in 0..7 {
         let disk = Memory::aligned();
         let (writer, health) = writer(&disk, &small_config());
         let port = writer.port(|| {});
