@@ -282,6 +282,7 @@ impl Source {
         for _ in 0..BATCHES_PER_SCHEDULING {
             let Some(event) = self.handle.as_ref().and_then(|handle| handle.events.try_recv().ok()) else { return false };
             match event {
+                Event::Resumed(positions) => self.resume(&positions),
                 Event::Batch(batch) => self.emit(batch, output),
                 Event::Revoked(id, partitions) => {
                     let until = self.capability.as_ref().map_or(Epoch(0), |capability| *capability.time());
@@ -301,6 +302,16 @@ impl Source {
             }
         }
         true
+    }
+
+    /// Has the group told where a partition begins, as if a batch had ended there: otherwise Kafka shows a lag that nobody has until the
+    /// next message comes, and a partition begun at `latest` would begin at a later end after a restart.
+    fn resume(&mut self, positions: &[(PartitionKey, i64)]) {
+        // A source that has stopped reads nothing, so the next start can find the same again.
+        let Some(capability) = &self.capability else { return };
+        for (partition, offset) in positions {
+            self.ledger.emit(*capability.time(), partition, *offset, InFlight::default());
+        }
     }
 
     fn emit(&mut self, batch: RawBatch, output: &mut Session<'_>) {

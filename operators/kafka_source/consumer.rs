@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! operator  -- Command::{Store, Drained, Stop, Close} -->  consumer thread
-//! operator  <-- Event::{Batch, Revoked, Lost, Idle}   ---  consumer thread
+//! operator  <-- Event::{Resumed, Batch, Revoked, ..}  ---  consumer thread
 //! ```
 //!
 //! Commits go through `store_offsets` with auto-commit on and auto-store off: librdkafka repeats refused commits, and refuses positions
@@ -136,6 +136,9 @@ pub enum Command {
 /// From the consumer to the operator.
 #[derive(Debug)]
 pub enum Event {
+    /// These partitions begin here, which is not where the group has committed: the log or the catalog knows more than Kafka, or
+    /// Kafka knows nothing. Comes before their batches.
+    Resumed(Vec<(PartitionKey, i64)>),
     /// Messages of one partition.
     Batch(RawBatch),
     /// The group takes these partitions away: say `Drained` when what was emitted of them is committable.
@@ -563,6 +566,7 @@ impl<W: Fn()> Thread<W> {
         let committed =
             self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
         let mut starts = TopicPartitionList::new();
+        let mut resumed = Vec::new();
         for element in committed.elements() {
             let committed = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
@@ -573,12 +577,16 @@ impl<W: Fn()> Thread<W> {
             let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
+            if committed != Some(offset) {
+                resumed.push((partition.clone(), offset));
+            }
             let collector = Collector::new(partition, offset);
             self.collectors.entry(topic).or_default().insert(element.partition(), collector);
         }
         let cooperative = is_cooperative(self.consumer());
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
         assigned.map_err(|error| format!("assigning partitions: {error}"))?;
+        self.send(Event::Resumed(resumed));
         if self.is_paused || self.is_stopping {
             self.pause(true);
         }
