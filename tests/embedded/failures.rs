@@ -1,9 +1,9 @@
 //! Disks and stores that fail: what was read is kept, and delivered once they are mended.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use openwit_ingest::commands::audit::{Scope, audit};
 use openwit_ingest::config::{CommitMode, Config};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Plan};
@@ -15,7 +15,7 @@ use crate::support::{self, lake};
 
 /// A load, and a configuration to read it with.
 struct Setup {
-    broker: EmbeddedBroker,
+    _broker: EmbeddedBroker,
     load: Plan,
     _folder: TempDir,
     config: Config,
@@ -23,11 +23,20 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+        Self::with(|_| ())
+    }
+
+    fn with(change: impl Fn(&mut Plan)) -> Self {
+        let mut load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+        change(&mut load);
         let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
         send(&broker, &load);
         let config = config(&broker, &load, &folder);
-        Setup { broker, load, _folder: folder, config }
+        Setup { _broker: broker, load, _folder: folder, config }
+    }
+
+    fn messages(&self) -> i64 {
+        self.load.count.unwrap_or_default() as i64
     }
 }
 
@@ -41,7 +50,7 @@ fn check_held_until_mended(mode: CommitMode) {
     std::fs::write(&in_the_way, b"in the way").unwrap();
 
     let mut running = Running::start(&setup.config, 2, Until::End);
-    running.wait_for("all messages in the graph", |positions| positions.emitted == setup.load.count.unwrap_or(0) as i64);
+    running.wait_for("all messages in the graph", |positions| positions.emitted == setup.messages());
     match mode {
         CommitMode::AfterWal => running.wait_for("all offsets to be committable", |at| at.committable == at.emitted),
         CommitMode::AfterPublish => assert_eq!(running.positions().committable, 0, "nothing is published yet"),
@@ -71,7 +80,6 @@ fn an_object_store_that_cannot_be_opened_stops_the_start_before_anything_is_comm
     std::fs::remove_file(&setup.config.storage.object_store.root).unwrap();
     run_to_the_end(&setup.config, 2);
     delivered(&setup.config, &sent(&setup.load));
-    drop(setup.broker);
 }
 
 /// A file system of its own that is soon full; unmounted when dropped.
@@ -89,6 +97,11 @@ impl SmallDisk {
                 None
             }
         }
+    }
+
+    /// Bytes that its files take up.
+    fn used(&self) -> u64 {
+        lake::files(self.0.path(), "").iter().filter_map(|path| Some(path.metadata().ok()?.blocks() * 512)).sum()
     }
 
     fn grow(&self, bytes: u64) {
@@ -109,21 +122,30 @@ fn mount(args: &[&str], at: &Path) -> Result<(), String> {
 }
 
 #[test]
-fn a_full_disk_under_the_write_ahead_log_loses_nothing() {
-    // Room for the first segment, not for the second.
-    let Some(disk) = SmallDisk::mount(1_600 << 10) else { return };
+fn a_full_disk_under_the_write_ahead_log_holds_the_run_and_loses_nothing() {
+    let (too_small, large) = (1 << 20, 64 << 20);
+    let Some(disk) = SmallDisk::mount(too_small) else { return };
     let mut setup = Setup::new();
     setup.config.processing.wal.directory = disk.0.path().join("wal");
-    // Nothing is published before the end, so that no segment comes back.
+    // Nothing is published before the end, so that no space comes back by itself.
     setup.config.storage.rotation.file_bytes_max = 64 << 20;
-    for _ in 0..2 {
-        let fault = Running::start(&setup.config, 2, Until::End).fault();
-        assert!(fault.to_string().contains("write-ahead log") || fault.stage == "wal_commit", "{fault}");
-        // What is committed in Kafka is in the log or in the catalog.
-        let audited = audit(&setup.config, Scope::Committed).unwrap_or_else(|failure| panic!("{}", failure.message));
-        assert!(audited.balance.clean, "{audited}");
-    }
-    disk.grow(64 << 20);
+    let mut running = Running::start(&setup.config, 2, Until::End);
+    running.wait_for("the disk to be full", |_| disk.used() > too_small / 8 * 7);
+    running.wait_for("all messages in the graph", |positions| positions.emitted == setup.messages());
+    disk.grow(large);
+    running.finish();
+    delivered(&setup.config, &sent(&setup.load));
+}
+
+#[test]
+fn a_write_ahead_log_smaller_than_the_load_waits_for_publication() {
+    let mut setup = Setup::with(|load| load.count = Some(1_200));
+    // The log holds what is on its way, and no more.
+    setup.config.processing.wal.max_size_bytes = 2 << 20;
+    setup.config.processing.buffer.max_size_bytes = 1 << 20;
+    setup.config.pipeline.in_flight_bytes_max = 1 << 20;
+    setup.config.storage.rotation.file_bytes_max = 64 << 20;
+    setup.config.storage.rotation.idle_seconds = 1;
     run_to_the_end(&setup.config, 2);
     delivered(&setup.config, &sent(&setup.load));
 }

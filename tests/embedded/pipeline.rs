@@ -107,6 +107,9 @@ pub fn config(broker: &EmbeddedBroker, load: &Plan, folder: &TempDir) -> Config 
     kafka.telemetry_type = load.signal;
     kafka.batching.fetch_wait_max_ms = 10;
     kafka.commit_strategy.interval_ms = 50;
+    // The mock broker lets a member wait for the end of the session of one that has left.
+    kafka.consumer.session_timeout_ms = 6_000;
+    kafka.consumer.heartbeat_interval_ms = 500;
     config.ingestion.batching.batch_size = 16;
     config.ingestion.batching.batch_timeout_ms = 20;
     config.processing.epoch_interval_ms = 5;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use openwit_ingest::config::AutoOffsetReset;
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Plan};
 use openwit_operators::batch::Signal;
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, send_when, sent};
+use crate::support::lake;
 use crate::support::random::Random;
 
 const WORKERS: [usize; 3] = [1, 2, 4];
@@ -77,6 +79,23 @@ fn a_second_run_reads_nothing_and_doubles_nothing() {
         assert_eq!(control.counters.source.messages.load(Ordering::Relaxed), 0);
         assert_eq!(first, delivered(&config, &sent));
     }
+}
+
+#[test]
+fn a_group_that_began_at_the_end_of_a_topic_misses_nothing_from_then_on() {
+    let mut load = load(&topic(Signal::Traces), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    send(&broker, &load);
+    let mut config = config(&broker, &load, &folder);
+    config.ingestion.kafka.auto_offset_reset = AutoOffsetReset::Latest;
+    // What comes between this run, which has nothing to read, and the next one is not lost.
+    run_to_the_end(&config, 2);
+    load.seed += 1;
+    send_when(broker.brokers(), &load, |_| true);
+    let control = run_to_the_end(&config, 2);
+    assert_eq!(control.counters.source.messages.load(Ordering::Relaxed) as u64, load.count.unwrap());
+    let first = lake::rows(&config.storage.object_store.root).iter().map(|row| row.place.offset).min();
+    assert_eq!(first, Some(100), "the first quarter of 400 messages lies before the beginning, in each of four partitions");
 }
 
 #[test]

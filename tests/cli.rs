@@ -1,0 +1,247 @@
+//! The command line as scripts and people meet it: help, exit codes, what goes to stdout, and what a wrong configuration is told.
+//!
+//! Runs the binary, in part against an embedded broker. What the pipeline stores is checked by `embedded.rs` and `services.rs`.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use openwit_ingest::embedded_broker::EmbeddedBroker;
+use openwit_ingest::generate::Topic;
+use serde_json::json;
+use tempfile::TempDir;
+
+use support::binary::{Finished, openwit};
+use support::lake;
+
+const DONE: i32 = 0;
+const FAULT: i32 = 1;
+const USAGE: i32 = 2;
+const DIFFERENCE: i32 = 3;
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command line whose words hold no blanks.
+fn line(line: &str) -> Finished {
+    openwit(line.split_whitespace())
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let commands = ["", "demo", "run", "check", "graph", "generate", "audit", "wal", "wal ls", "wal verify"];
+    for command in commands {
+        let help = line(&format!("{command} --help")).expect(DONE);
+        let usage = format!("Usage: openwit-ingest {command}");
+        assert!(help.stdout.contains(usage.trim()), "{command}: {}", help.stdout);
+        let longest = help.stdout.lines().map(|line| line.chars().count()).max();
+        assert!(longest.is_some_and(|longest| longest <= 130), "{command}: a line of {longest:?} characters");
+    }
+    let help = line("--help").expect(DONE).stdout;
+    for named in commands.iter().skip(1).filter(|command| !command.contains(' ')).chain(&["Exit codes:", "OPENWIT_LOG"]) {
+        assert!(help.contains(named), "{named} is not in {help}");
+    }
+    let version = line("--version").expect(DONE).stdout;
+    assert_eq!(version, format!("openwit-ingest {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_ends_with_two_says_what_is_wrong_and_starts_nothing() {
+    let config = project().join("config/standalone.yaml");
+    let config = config.display();
+    let cases = [
+        (String::new(), "Usage"),
+        ("fly".into(), "fly"),
+        ("run".into(), "--config"),
+        (format!("run --config {config} --workers 0"), "--workers"),
+        (format!("run --config {config} --json"), "--until-end"),
+        (format!("run --config {config} --set nonsense"), "KEY=VALUE"),
+        (format!("graph --config {config} --format svg"), "svg"),
+        ("generate --brokers localhost:1 --topic t".into(), "--count"),
+        ("generate --brokers localhost:1 --topic t --count 1 --duplicates 99".into(), "5 % valid"),
+        ("check --config /nonexistent/openwit.yaml".into(), "/nonexistent/openwit.yaml"),
+    ];
+    for (arguments, named) in cases {
+        let refused = line(&arguments).expect(USAGE);
+        assert!(refused.stderr.contains(named), "{arguments}: `{named}` is not in: {}", refused.stderr);
+        assert_eq!(refused.stdout, "", "{arguments}");
+    }
+}
+
+#[test]
+fn every_problem_of_a_configuration_is_named_at_once_with_its_key_by_every_command() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("wrong.yaml");
+    let yaml = "\
+grph: standalone
+ingestion:
+  kafka:
+    brokers: \"\"
+    topics: []
+    telemetry_type: spans
+    consumer: {session_timeout_ms: 1000, heartbeat_interval_ms: 5000}
+  batching: {batch_size: 100000}
+processing:
+  workers: 0
+";
+    std::fs::write(&path, yaml).unwrap();
+    let problems = [
+        ("wrong.yaml:1", "grph"),
+        ("wrong.yaml:4", "ingestion.kafka.brokers"),
+        ("wrong.yaml:5", "ingestion.kafka.topics"),
+        ("wrong.yaml:6", "ingestion.kafka.telemetry_type"),
+        ("wrong.yaml:7", "ingestion.kafka.consumer."),
+        ("wrong.yaml:8", "ingestion.batching.batch_size"),
+        ("wrong.yaml:10", "processing.workers"),
+        ("--set", "pipeline.batch_size"),
+    ];
+    for command in ["check", "run", "graph", "audit"] {
+        let arguments = [command, "--config", path.to_str().unwrap(), "--set", "pipeline.batch_size=many"];
+        let refused = openwit(arguments).expect(USAGE);
+        for (place, key) in problems {
+            let found = refused.stderr.lines().any(|line| line.contains(place) && line.contains(key));
+            assert!(found, "{command}: no line with `{place}` and `{key}` in:\n{}", refused.stderr);
+        }
+        assert_eq!(refused.stdout, "", "{command}");
+    }
+}
+
+#[test]
+fn the_shipped_configurations_and_the_specifications_example_pass() {
+    let mut files: Vec<PathBuf> = lake::files(&project().join("config"), ".yaml");
+    assert!(files.len() >= 6, "{files:?}");
+    files.push(project().join("tests/data/spec-section-7.yaml"));
+    for file in files {
+        let checked = openwit(["check", "--config", file.to_str().unwrap()]).expect(DONE);
+        assert!(checked.stdout.contains("no errors"), "{}: {}", file.display(), checked.stdout);
+    }
+}
+
+#[test]
+fn a_value_that_is_not_supported_yet_is_refused_not_ignored() {
+    let config = project().join("config/standalone.yaml");
+    let cases = [
+        "ingestion.sources.grpc.enabled=true",
+        "ingestion.sources.http.enabled=true",
+        "processing.wal.long_term.enabled=true",
+        "storage.object_store.scheme=gcs",
+        "storage.parquet.compression=snappy",
+    ];
+    for set in cases {
+        let refused = openwit(["check", "--config", config.to_str().unwrap(), "--set", set]).expect(USAGE);
+        let (key, _) = set.split_once('=').unwrap();
+        assert!(refused.stderr.contains(key) && refused.stderr.contains("not supported yet"), "{set}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn graphs_are_drawn_as_they_are_configured() {
+    let drawn = |file: &str, format: &str| {
+        let config = project().join("config").join(file);
+        openwit(["graph", "--config", config.to_str().unwrap(), "--format", format]).expect(DONE).stdout
+    };
+    let (ingest, storage) = (["kafka_source", "normalize", "dedup_window", "wal_commit", "flight_sink"], ["parquet_roll"]);
+    for format in ["text", "mermaid", "dot"] {
+        let standalone = drawn("standalone.yaml", format);
+        assert!(ingest.iter().chain(&storage).all(|operator| standalone.contains(operator)), "{format}: {standalone}");
+        let only_ingest = drawn("ingest.yaml", format);
+        assert!(only_ingest.contains("flight_sink") && !only_ingest.contains("parquet_roll"), "{format}: {only_ingest}");
+        let only_storage = drawn("storage.yaml", format);
+        assert!(only_storage.contains("parquet_roll") && !only_storage.contains("kafka_source"), "{format}: {only_storage}");
+        assert!(!drawn("no-dedup.yaml", format).contains("dedup_window"), "{format}");
+    }
+    let dot = drawn("standalone.yaml", "dot");
+    assert!(dot.starts_with("digraph") && dot.trim_end().ends_with('}'), "{dot}");
+    assert!(drawn("standalone.yaml", "mermaid").starts_with("flowchart"));
+}
+
+#[test]
+fn a_fault_ends_with_one_and_is_named() {
+    let folder = TempDir::new().unwrap();
+    let missing = folder.path().join("nothing-here");
+    let config = project().join("config/standalone.yaml");
+    let nobody = "ingestion.kafka.brokers=127.0.0.1:1";
+    let data = format!("node.data_directory={}", folder.path().display());
+    let cases: [(&[&str], &str); 4] = [
+        (&["wal", "ls", missing.to_str().unwrap()], "nothing-here"),
+        (&["wal", "verify", missing.to_str().unwrap()], "nothing-here"),
+        (&["check", "--connect", "--config", config.to_str().unwrap(), "--set", nobody, "--set", &data], "kafka"),
+        (&["generate", "--brokers", "127.0.0.1:1", "--topic", "t", "--count", "1"], "topic `t`"),
+    ];
+    for (arguments, named) in cases {
+        let failed = openwit(arguments).expect(FAULT);
+        assert!(failed.stderr.contains(named), "{arguments:?}: `{named}` is not in: {}", failed.stderr);
+    }
+}
+
+/// A topic with a load on an embedded broker, and the arguments that name both and a folder.
+struct Loaded {
+    broker: EmbeddedBroker,
+    folder: TempDir,
+}
+
+const TOPIC: &str = "v6.qtw.traces.shop.eu";
+
+impl Loaded {
+    fn new() -> Self {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic(&Topic { name: TOPIC.into(), partitions: 4 }).unwrap();
+        Loaded { broker, folder: TempDir::new().unwrap() }
+    }
+
+    fn with_config(&self, command: &[&str]) -> Finished {
+        let config = project().join("config/standalone.yaml");
+        let sets = [
+            format!("ingestion.kafka.brokers={}", self.broker.brokers()),
+            format!("node.data_directory={}", self.folder.path().display()),
+            "service_ports.arrow_flight=0".into(),
+        ];
+        let mut arguments: Vec<&str> = command.to_vec();
+        arguments.extend(["--config", config.to_str().unwrap()]);
+        sets.iter().for_each(|set| arguments.extend(["--set", set]));
+        openwit(arguments)
+    }
+}
+
+#[test]
+fn run_audit_and_wal_tell_scripts_what_there_is_and_what_is_missing() {
+    let loaded = Loaded::new();
+    let load = "--count 200 --records-per-message 5 --duplicates 5 --invalid 3 --tombstones 2 --seed 3 --json";
+    let sent = line(&format!("generate --brokers {} --topic {TOPIC} {load}", loaded.broker.brokers())).expect(DONE).json();
+
+    let summary = loaded.with_config(&["run", "--until-end", "--json"]).expect(DONE).json();
+    let found = [&summary["messages"], &summary["rows"], &summary["duplicates"], &summary["rejects"], &summary["skipped"]];
+    assert_eq!(found, [&sent["messages"], &sent["records"], &sent["duplicates"], &sent["invalid"], &sent["tombstones"]]);
+    assert_eq!(sent["messages"], json!(200));
+
+    let audited = loaded.with_config(&["audit", "--json"]).expect(DONE).json();
+    assert_eq!((&audited["clean"], &audited["lag"], &audited["pending"]), (&json!(true), &json!(0), &json!({})));
+    assert_eq!((&audited["balance"]["covered"], &audited["balance"]["rows"]), (&json!(200), &sent["records"]));
+    assert!(loaded.with_config(&["check", "--connect"]).expect(DONE).stdout.contains(TOPIC));
+
+    let log = loaded.folder.path().join("wal/short");
+    let verified = openwit(["wal", "verify", "--json", log.to_str().unwrap()]).expect(DONE).json();
+    assert_eq!((&verified["losses"], &verified["problems"]), (&json!(0), &json!([])));
+    assert!(openwit(["wal", "ls", "--json", log.to_str().unwrap()]).expect(DONE).json().is_array());
+
+    let files = lake::files(&loaded.folder.path().join("objects"), ".parquet");
+    let [file, ..] = &files[..] else { panic!("no Parquet file was published") };
+    std::fs::remove_file(file).unwrap();
+    let audited = loaded.with_config(&["audit"]).expect(DIFFERENCE);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(audited.stdout.contains(name) && audited.stdout.contains("NOT CLEAN"), "{}", audited.stdout);
+}
+
+#[test]
+fn demo_stores_all_it_sends_and_removes_its_traces() {
+    let temporary = TempDir::new().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_openwit-ingest"));
+    command.args(["demo", "--records", "20000", "--json"]).env("TMPDIR", temporary.path());
+    let summary = support::binary::Process::spawn(command).wait(support::binary::PATIENCE).expect(DONE).json();
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    assert_eq!(number("messages"), 400);
+    assert_eq!(number("rows"), 50 * (400 - number("duplicates") - number("rejects")), "{summary}");
+    assert!(number("duplicates") > 0 && number("rejects") > 0, "{summary}");
+    assert_eq!(lake::files(temporary.path(), ""), Vec::<PathBuf>::new());
+}
