@@ -2,6 +2,8 @@
 //!
 //! Runs the binary, in part against an embedded broker. What the pipeline stores is checked by `embedded.rs` and `services.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 //! Proves the wiring of the shipped graphs, their recovery and their bookkeeping. What it cannot prove: anything about a real broker's
 //! group protocol, retention or transactions, and anything about a process that dies. `services.rs` does that.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod support;
 
 #[path = "embedded/failures.rs"]

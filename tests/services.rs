@@ -5,6 +5,8 @@
 //!
 //! Where a service is missing a test says loudly that it was not run; in CI that is a failure.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod support;
 
 #[path = "services/exactly_once.rs"]

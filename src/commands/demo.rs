@@ -31,7 +31,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Runs the command.
 pub fn run(args: &DemoArgs) -> Ended {
     let directory = directory(args)?;
-    println!("demo in {}", directory.display());
+    if !args.json {
+        println!("demo in {}", directory.display());
+    }
     let broker = EmbeddedBroker::start().map_err(Failure::fault)?;
     let topic = Topic { name: TOPIC.into(), partitions: PARTITIONS };
     broker.create_topic(&topic).map_err(Failure::fault)?;
@@ -92,7 +94,9 @@ fn directory(args: &DemoArgs) -> Result<PathBuf, Failure> {
 
 fn clean_up(args: &DemoArgs, directory: &Path) -> Ended {
     if args.keep || args.dir.is_some() {
-        println!("kept: Parquet files in {}", directory.join("objects").display());
+        if !args.json {
+            println!("kept: Parquet files in {}", directory.join("objects").display());
+        }
         return Ok(());
     }
     std::fs::remove_dir_all(directory).map_err(|error| Failure::fault(format!("removing {}: {error}", directory.display())))
