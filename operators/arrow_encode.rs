@@ -11,7 +11,8 @@
 //! batches; and the capability of the earliest epoch among them.
 //!
 //! # Closes when
-//! The group has `batch_rows_max` rows, or its time is up, or the input ends. Record batches inside are cut by rows and by bytes.
+//! The group has `delivery_messages_max` messages or `delivery_bytes_max` bytes, or waited for `delivery_wait`, or the input ends.
+//! Record batches inside are cut by rows and by bytes.
 //!
 //! # Fails when
 //! A payload is not valid OTLP: an invariant is broken, because `normalize` let it pass and the write-ahead log kept it whole.

@@ -14,7 +14,8 @@
 //! Each commit by itself, in the order of closing within a group (see `parquet_roll`).
 //!
 //! # Fails when
-//! An error is not worth repeating (wrong credentials, no such bucket, local file gone), or `attempts_max` attempts failed.
+//! An error is not worth repeating (wrong credentials, no such bucket, local file gone). All others are repeated for ever: `attempts_max`
+//! attempts in a row, then a longer wait.
 //!
 //! # Invariants
 //! - The last file of a commit is uploaded after all others are verified: where it is, the commit is complete (`rebuild` rests on it).

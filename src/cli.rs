@@ -83,7 +83,7 @@ pub struct ConfigArgs {
     pub config: PathBuf,
     /// Override a key of the configuration; may be repeated
     ///
-    /// KEY is the path in the file with dots, VALUE is YAML: `--set ingestion.kafka.batch_size=2000`.
+    /// KEY is the path in the file with dots, VALUE is YAML: `--set ingestion.batching.batch_size=2000`.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,
 }
@@ -117,7 +117,6 @@ pub struct DemoArgs {
 Examples:
   openwit-ingest run --config config/standalone.yaml
   openwit-ingest run --config config/standalone.yaml --until-end --json
-  openwit-ingest run --config c.yaml --processes 2 --process 0 --hostfile hosts.txt
 
 SIGTERM and SIGINT stop the sources, let what was read become durable, commit and end with 0.
 A second signal ends at once; the write-ahead log makes the next start complete what was begun.")]
@@ -128,7 +127,7 @@ pub struct RunArgs {
     /// Worker threads in this process [default: as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub workers: Option<u64>,
-    /// Processes in the timely cluster; more than 1 makes them share one dedup window
+    /// Processes in the timely cluster; more than 1 is not supported yet: start several processes with one group_id
     #[arg(long, value_name = "P", default_value_t = 1, requires = "process", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub processes: u64,
     /// Number of this process in the cluster, from 0

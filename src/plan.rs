@@ -150,6 +150,12 @@ fn source(
     positions: Arc<kafka_source::Status>,
 ) -> Result<kafka_source::Config, String> {
     let (kafka, batching) = (&config.ingestion.kafka, config.kafka_batching());
+    if config.consumers() > workers {
+        return Err(format!(
+            "ingestion.kafka.high_performance.num_consumers: value \"{}\": must not be above the number of workers, {workers}: each consumer has one",
+            config.consumers()
+        ));
+    }
     let limits = BatchLimits {
         records_max: batching.batch_size,
         bytes_max: batching.batch_bytes_max as usize,
@@ -174,7 +180,7 @@ fn source(
     Ok(kafka_source::Config {
         consumer,
         // With --until-end one consumer must see the end of every partition.
-        consumers: if changes.until_end { 1 } else { config.consumers().min(workers) },
+        consumers: if changes.until_end { 1 } else { config.consumers() },
         epoch_interval_ms: config.processing.epoch_interval_ms,
         status: positions,
     })

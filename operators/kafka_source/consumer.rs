@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! operator  -- Command::{Store, Drained, Stop, Close} -->  consumer thread
-//! operator  <-- Event::{Batch, Revoked, Lost, Idle}   ---  consumer thread
+//! operator  <-- Event::{Batch, Revoked, Lost, Ended, Closed} ---  consumer thread
 //! ```
 //!
 //! Commits go through `store_offsets` with auto-commit on and auto-store off: librdkafka repeats refused commits, and refuses positions

@@ -1,4 +1,4 @@
-//! Looking at a log without opening it: what `wal ls`, `wal cat` and `wal verify` show. Reads only, and needs no lock; what a
+//! Looking at a log without opening it: what `wal ls` and `wal verify` show. Reads only, and needs no lock; what a
 //! running process changes meanwhile is shown as it was found.
 
 use std::collections::BTreeMap;

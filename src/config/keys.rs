@@ -230,7 +230,7 @@ section! {
         num_grpc_clients: usize = Key::number("2", 1, 64, "streams")
             .too_small("one stream's flow control limits throughput")
             .too_large("memory for batches in flight, smaller batches at storage");
-        /// Messages between reading and durability, in place of `processing.buffer.max_size_messages`.
+        /// Messages read and not yet received by storage, in place of `processing.buffer.max_size_messages`.
         channel_buffer_size: usize = Key::number("10000", 1, 100_000_000, "messages")
             .too_small("reading pauses while the log syncs")
             .too_large("memory, and more to read again after a crash");
@@ -575,7 +575,7 @@ section! {
         shutdown_timeout_seconds: u64 = Key::number("30", 0, 86_400, "seconds")
             .too_small("more is read again after a restart")
             .too_large("a stop may outlast the patience of whoever asked for it");
-        /// What may be in memory between reading and durability.
+        /// What may be in memory between reading and storage.
         buffer: Buffer;
         /// Messages that are coalesced for one delivery to storage, unless `buffer.flush_interval_seconds` passes first.
         flush_size_messages: usize = Key::number("5000", 1, 10_000_000, "messages")
@@ -599,7 +599,7 @@ section! {
 }
 
 section! {
-    /// What may be in memory between reading and durability. At a limit, partitions are paused until a quarter of it is free.
+    /// What may be in memory between reading and storage. At a limit, partitions are paused until a quarter of it is free.
     Buffer {
         /// Messages. `consumer_type: high_performance` has its own key.
         max_size_messages: usize = Key::number("100000", 1, 1_000_000_000, "messages")
@@ -761,7 +761,8 @@ section! {
         chunks_concurrent: usize = Key::number("2", 1, 64, "parts")
             .too_small("one connection limits the rate")
             .too_large("memory, and throttling by the store");
-        /// Attempts at one file before the process stops with a fault. A restart loses nothing.
+        /// Attempts at one file in a row. After that the upload waits longer, up to a minute, and begins anew: a store that is away
+        /// holds the offsets that wait for publication, it does not stop the process.
         attempts_max: u32 = Key::number("12", 1, 1_000, "attempts")
             .too_small("a short outage of the store stops the process")
             .too_large("nobody notices an outage but by its lag");

@@ -12,7 +12,7 @@ const COLUMNS: usize = 118;
 const HEAD: &str = "\
 # Every key of openwit-ingest with its default.
 #
-# Written by `openwit-ingest check --reference`; a test holds it equal to the code. A configuration needs only the keys
+# Written by the code, and held equal to it by a test. A configuration needs only the keys
 # in which it differs. ${NAME} and ${NAME:-default} take variables of the environment, $${ is a plain ${.
 # {data_directory} at the beginning of a path stands for node.data_directory.
 ";

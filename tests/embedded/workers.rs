@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openwit_ingest::config::AutoOffsetReset;
 use openwit_ingest::embedded_broker::EmbeddedBroker;
-use openwit_ingest::generate::{Format, Plan};
+use openwit_ingest::generate::{Format, Plan, Ppm};
 use openwit_operators::batch::Signal;
 use tempfile::TempDir;
 
@@ -60,7 +60,10 @@ fn otlp_json_logs_come_out_exactly_once_and_the_same_for_every_number_of_workers
 
 #[test]
 fn plain_json_logs_come_out_exactly_once_and_the_same_for_every_number_of_workers() {
-    check(&load(&topic(Signal::Logs), Signal::Logs, Format::Json));
+    // Without copies: a plain log's observed time is Kafka's, so the row tells which of two copies came first, and from a live broker
+    // that is chance.
+    let load = load(&topic(Signal::Logs), Signal::Logs, Format::Json);
+    check(&Plan { duplicates: Ppm(0), ..load });
 }
 
 #[test]
