@@ -68,6 +68,8 @@ pub struct Config {
 /// Counters, written here and read by anybody.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// Rows sent to storage; rows sent again after a restart count again.
+    pub rows_sent: std::sync::atomic::AtomicU64,
     /// Rows published.
     pub rows_published: std::sync::atomic::AtomicU64,
     /// Deliveries received by storage and not published yet.
@@ -234,6 +236,7 @@ impl Sink {
                 lane.unreceived.insert(sequence, (bytes, pending.received));
                 lane.unpublished.insert(sequence, (pending.batch.rows(), pending.published));
                 self.ports.stats.unpublished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.ports.stats.rows_sent.fetch_add(pending.batch.rows() as u64, std::sync::atomic::Ordering::Relaxed);
                 // The connection's task ends only with the runtime, or after it raised a fault.
                 let _ = lane.outgoing.send((sequence, pending.batch));
             }

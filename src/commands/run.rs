@@ -77,7 +77,7 @@ fn reading(control: &Control) -> Reading {
         consumed,
         total,
         bytes: source.bytes.load(Ordering::Relaxed) as u64,
-        records: rows,
+        records: control.counters.sink.rows_sent.load(Ordering::Relaxed),
         rows_published: rows,
         lag: if total > 0 { total.saturating_sub(consumed) } else { source.lag.load(Ordering::Relaxed) as u64 },
         stage_lag_ms: Vec::new(),
