@@ -13,5 +13,7 @@ mod support;
 mod exactly_once;
 #[path = "services/hostile.rs"]
 mod hostile;
+#[path = "services/long_term.rs"]
+mod long_term;
 #[path = "services/setup.rs"]
 mod setup;

@@ -324,9 +324,7 @@ impl Relations<'_> {
         if !long_term.enabled {
             let why = "processing.wal.long_term.enabled is false";
             keys.iter().for_each(|name| self.warn_unused(&at(name), why));
-            for key in ["processing.wal.long_term.directory", "processing.wal.long_term.compression_level"] {
-                self.warn_unused(key, why);
-            }
+            self.warn_unused("processing.wal.long_term.compression_level", why);
             let cleanup = ["enabled", "interval_seconds", "long_term_retention_seconds", "long_term_bytes_max"];
             cleanup.iter().for_each(|name| self.warn_unused(&format!("wal_cleanup.{name}"), why));
             return;

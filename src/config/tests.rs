@@ -276,7 +276,7 @@ fn long_term_log_is_checked_where_it_is_enabled() {
     };
     refused(&[ON, S3], "bucket: must be given for scheme s3");
     refused(
-        &[ON, S3, "processing.wal.long_term.object_store.bucket=b", KEY_ID],
+        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", KEY_ID],
         "secret_access_key: must be given with access_key_id",
     );
     refused(&[ON, "processing.wal.long_term.directory='{data_directory}/wal/short/x'"], "must not be, hold or lie in");
@@ -287,9 +287,9 @@ fn long_term_log_is_checked_where_it_is_enabled() {
     };
     warned(&["wal_cleanup.long_term_bytes_max=1GiB"], "wal_cleanup.long_term_bytes_max");
     warned(&[ON, "wal_cleanup.enabled=false", "wal_cleanup.interval_seconds=5"], "wal_cleanup.interval_seconds");
-    warned(&[ON, "processing.wal.long_term.object_store.bucket=b"], "processing.wal.long_term.object_store.bucket");
+    warned(&[ON, "processing.wal.long_term.object_store.bucket=bucket"], "processing.wal.long_term.object_store.bucket");
     warned(
-        &[ON, S3, "processing.wal.long_term.object_store.bucket=b", "processing.wal.long_term.directory=x"],
+        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", "processing.wal.long_term.directory=x"],
         "long_term.directory",
     );
 }

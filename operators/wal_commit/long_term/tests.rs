@@ -67,7 +67,7 @@ fn copy_whole(disk: &Memory, shelf: &MemoryShelf, job: Job) -> Copied {
 /// A shelf with one copy of several blocks, its path, and its frames.
 fn shelf_with_blocks() -> (MemoryShelf, String, Vec<Content>) {
     let (disk, shelf) = (Memory::aligned(), MemoryShelf::default());
-    let (_log, job, expected) = sealed(&disk, &[400_000; 9]);
+    let (_log, job, expected) = sealed(&disk, &[400_000; 6]);
     copy_whole(&disk, &shelf, job);
     let path = shelf.paths().remove(0);
     (shelf, path, expected)
@@ -96,7 +96,7 @@ fn any_zstd_reader_gives_the_frames_of_a_copy() {
     for piece in Pieces::new(Arc::new(shelf), found) {
         match piece.unwrap() {
             Piece::Block(frames) => blocks.extend_from_slice(&frames),
-            Piece::Tail(tail) => assert_eq!((tail.frames, tail.records, tail.frame_bytes), (9, 9, plain.len() as u64)),
+            Piece::Tail(tail) => assert_eq!((tail.frames, tail.records, tail.frame_bytes), (6, 6, plain.len() as u64)),
             Piece::Damaged(bytes, _) => panic!("{bytes:?} is damaged"),
         }
     }
@@ -123,7 +123,7 @@ fn golden_copy_is_still_read() {
 fn damaged_bytes_hide_the_frames_of_their_block_only_and_are_reported() {
     let (shelf, path, expected) = shelf_with_blocks();
     let bytes = shelf.contents(&path);
-    for at in (0..bytes.len()).step_by(97).chain(0..200).chain(bytes.len() - 200..bytes.len()) {
+    for at in (0..bytes.len()).step_by(bytes.len() / 50).chain(0..150).chain(bytes.len() - 150..bytes.len()) {
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 0x10;
         shelf.put(&path, damaged);
@@ -141,7 +141,7 @@ fn copy_cut_at_any_length_is_reported_and_read_as_far_as_it_goes() {
     let (shelf, path, expected) = shelf_with_blocks();
     let bytes = shelf.contents(&path);
     let mut most = 0;
-    for length in (0..bytes.len()).step_by(997).chain(bytes.len() - 70..bytes.len()) {
+    for length in (0..bytes.len()).step_by(bytes.len() / 50).chain(bytes.len() - 70..bytes.len()) {
         shelf.put(&path, bytes.slice(..length));
         let (found, errors) = frames_on(&shelf);
         assert!(expected.starts_with(&found), "{length}");
@@ -224,7 +224,7 @@ fn damaged_frame_of_a_segment_is_left_out_and_reported() {
 #[test]
 fn copy_that_fails_anywhere_is_not_there_and_the_next_attempt_makes_it() {
     let disk = Memory::aligned();
-    let (_log, job, expected) = sealed(&disk, &[400_000; 20]);
+    let (_log, job, expected) = sealed(&disk, &[1_000_000; 6]);
     let whole = MemoryShelf::default();
     copy_whole(&disk, &whole, job);
     for after in 0..whole.calls() {
