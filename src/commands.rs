@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod demo;
 pub mod graph;
+pub mod replay;
 pub mod run;
 pub mod wal;
 

@@ -41,5 +41,6 @@ fn dispatch(command: &Command) -> Ended {
         }),
         Command::Audit(args) => commands::audit::run(args),
         Command::Wal(args) => commands::wal::run(args),
+        Command::Replay(args) => commands::replay::run(args),
     }
 }

@@ -12,6 +12,8 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/replay.rs"]
+mod replay;
 #[path = "embedded/storage_nodes.rs"]
 mod storage_nodes;
 #[path = "embedded/workers.rs"]

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Name;
 use super::cleanup::Found;
-use crate::object_upload::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::object_upload::{self, ObjectStore};
 use crate::wal_commit::Error;
 
