@@ -241,5 +241,4 @@ impl Open {
     }
 }
 
-type Session<'a> =
-    timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Delivery>>>;
+type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Delivery>>>;

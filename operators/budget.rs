@@ -87,7 +87,8 @@ impl Budget {
     /// it alone.
     pub fn stay(self: &Arc<Self>, load: Load) -> Option<Charge> {
         let before = self.behind.load();
-        let fits = before.bytes + load.bytes <= self.limit.bytes / 2 && before.messages + load.messages <= self.limit.messages / 2;
+        let fits =
+            before.bytes + load.bytes <= self.limit.bytes / 2 && before.messages + load.messages <= self.limit.messages / 2;
         if !fits && before != Load::default() {
             return None;
         }

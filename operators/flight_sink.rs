@@ -213,7 +213,8 @@ impl Sink {
         let (group, rows) = (batch.group.clone(), batch.rows() as u64);
         let parcel = Parcel { id, group, endpoint, frames, payload: Some(Payload { batch, _charges: charges }) };
         let lane = self.lane_of(&parcel);
-        let entry = Entry { lane, _published: published, rows, window_bytes: 0, is_received: false, is_sent: false, was_received: false };
+        let entry =
+            Entry { lane, _published: published, rows, window_bytes: 0, is_received: false, is_sent: false, was_received: false };
         self.entries.insert(id, entry);
         self.queue(lane, parcel);
     }
