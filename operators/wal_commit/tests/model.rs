@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::object_upload::ObjectStore;
 use crate::wal_commit::long_term::copier::copy;
 use crate::wal_commit::long_term::memory::MemoryShelf;
 use crate::wal_commit::long_term::read::{Frames as CopiedFrames, Selection};
 use crate::wal_commit::memory::Fault;
-use crate::object_upload::ObjectStore;
 
 #[derive(Clone, Debug)]
 enum Step {
