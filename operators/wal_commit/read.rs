@@ -79,7 +79,7 @@ impl<'a> Window<'a> {
 
     fn fill(&mut self, range: Range<u64>) {
         self.start = range.start;
-        // Not cleared: zeroing what is overwritten at once costs a tenth of the whole walk.
+        // Not cleared: what is overwritten at once need not be zeroed first.
         self.bytes.resize((range.end - range.start) as usize, 0);
         if self.file.read_exact_at(&mut self.bytes, range.start).is_ok() {
             return;

@@ -32,7 +32,7 @@ use super::{Error, keys};
 use crate::coverage::{Coverage, OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 
-/// Threads that read segments at once. A disk streams with two readers; beyond four they only get into each other's way.
+/// Threads that read segments at once, at most: each holds a window of a few MiB.
 const SURVEY_THREADS_MAX: usize = 4;
 /// How often a long log says how much of it is read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);

@@ -31,8 +31,8 @@ use crate::wal_commit::frame;
 pub const VERSION: u32 = 1;
 /// Bytes of a head, a mark, a tail.
 pub const MARK_BYTES: usize = 64;
-/// Bytes of frames in a block, unless a single frame has more. Smaller ones compress worse (4 % at 256 KiB), larger ones lose more when
-/// they are damaged.
+/// Bytes of frames in a block, unless a single frame has more. Smaller ones compress worse, larger ones lose more when they are
+/// damaged.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
 const SKIPPABLE: u32 = 0x184D_2A50;
