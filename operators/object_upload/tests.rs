@@ -30,7 +30,8 @@ fn file(folder: &Path, number: u64, content: &[u8]) -> StableFile {
 
 fn commit(files: Vec<StableFile>) -> ClosedCommit {
     let group = Group { index: "orders".into(), signal: Signal::Traces };
-    ClosedCommit { commit_id: Ulid::from_parts(1, 1), group, node: "node".into(), files, coverage: vec![], deliveries: vec![] }
+    let (commit_id, node, coverage, deliveries) = (Ulid::from_parts(1, 1), "node".into(), vec![], vec![]);
+    ClosedCommit { commit_id, group, generation: 0, node, files, coverage, deliveries }
 }
 
 /// Small parts, so that small files have several.
