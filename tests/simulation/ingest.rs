@@ -119,6 +119,11 @@ impl Ingest {
             let lost: Vec<i64> = synced.ranges().flatten().filter(|offset| !is_kept(offset)).collect();
             assert!(lost.is_empty(), "node {}: synced, and neither recovered nor published: {lost:?} of {partition}", self.node);
         }
+        // What was only written and is found is synced by the recovery, and counts from here on.
+        for (partition, found) in &self.logged {
+            let synced = self.synced.entry(partition.clone()).or_default();
+            found.ranges().for_each(|range| synced.insert(range));
+        }
         for key in recovery.keys().map(Result::unwrap) {
             let partition = self.numbers.index(&key.partition).unwrap();
             self.window.advance(Progress { epoch_ms: key.epoch.0, time_ms: key.timestamp_ms, records: 1 });
@@ -128,7 +133,9 @@ impl Ingest {
         self.durable = (1..).zip(frames).collect();
         self.log = Some(log);
         self.epoch += EPOCH_MS;
-        (0..PARTITIONS).filter(|&index| kafka.owner[index] == self.node).for_each(|index| self.assign(index, kafka, lake));
+        for index in (0..PARTITIONS).filter(|&index| kafka.owner[index] == before.node) {
+            self.assign(index, kafka, lake);
+        }
     }
 
     /// Begins to read a partition.
@@ -247,14 +254,19 @@ impl Ingest {
         }
     }
 
-    /// Encodes the next batch; deliveries hold the least epoch of what is in them.
-    pub fn encode(&mut self) {
-        let Some((epoch, batch)) = self.durable.pop_front() else { return };
+    /// Encodes the next batch; deliveries hold the least epoch of what is in them. One that has some of its offsets already leaves first:
+    /// a partition that was lost and came back is in the log twice.
+    pub fn encode(&mut self) -> Option<(usize, Sent)> {
+        let (epoch, batch) = self.durable.pop_front()?;
         let group = batch.group.clone();
+        let topic = index_of(&batch.coverage.partition) / 2;
+        let overlaps = self.encoders.get(&group).is_some_and(|(encoder, _)| encoder.overlaps(&batch.coverage));
+        let sent = overlaps.then(|| self.send(topic)).flatten();
         let new = || (Encoder::new(arrow_encode::Config { batch_rows_max: 5, ..arrow_encode::Config::new(group.clone()) }), None);
         let (encoder, held) = self.encoders.entry(group.clone()).or_insert_with(new);
         encoder.append(&batch).unwrap();
         *held = Some(held.map_or(epoch, |held: u64| held.min(epoch)));
+        Some((topic, sent?))
     }
 
     /// Sends what is encoded of a topic.

@@ -9,7 +9,7 @@ use crate::storage::{Answer, Storage};
 use crate::support::random::Random;
 
 /// Histories of a default run; a few seconds.
-const RUNS: u64 = 60;
+const RUNS: u64 = 16;
 /// Steps of a history before all comes to rest.
 const STEPS: u64 = 600;
 /// Rounds in which all must come to rest: each brings at least one more batch of every partition through.
@@ -113,6 +113,12 @@ impl World {
         self.storage[target].inbox.push_back(Received { id, batch: sent.batch });
     }
 
+    fn encode(&mut self, node: usize) {
+        if let Some((topic, sent)) = self.ingest[node].encode() {
+            self.deliver(node, topic, sent);
+        }
+    }
+
     /// The next answer of a storage node reaches its sender, if that still listens.
     fn answer(&mut self, node: usize) {
         let Some(answer) = self.storage[node].answers.pop_front() else { return };
@@ -165,7 +171,7 @@ impl World {
                 let done = self.ingest[node].release();
                 self.survive(node, done);
             }
-            7 => self.ingest[node].encode(),
+            7 => self.encode(node),
             _ => {
                 let topic = self.below(2);
                 if let Some(sent) = self.ingest[node].send(topic) {
@@ -280,7 +286,7 @@ impl World {
         self.ingest[node].commit_offsets(&mut self.kafka);
         self.check_committed();
         for _ in 0..100 {
-            self.ingest[node].encode();
+            self.encode(node);
         }
         for topic in 0..2 {
             if let Some(sent) = self.ingest[node].send(topic) {
