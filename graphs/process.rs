@@ -21,7 +21,7 @@ use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::{Fault, Health, chain};
+use openwit_operators::fault::{Fault, Health, chain, panic_text};
 use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::kafka_source::{self, consumer};
@@ -263,8 +263,14 @@ fn open(
                     health: health.clone(),
                     refuse: server.clone(),
                 },
-                upload: object_upload::Ports { runtime: runtime.clone(), store, health: health.clone() },
-                catalog: catalog_commit::Ports { registrar: registrar.clone() },
+                upload: object_upload::Ports { runtime: runtime.clone(), store: store.clone(), health: health.clone() },
+                catalog: catalog_commit::Ports {
+                    registrar: registrar.clone(),
+                    runtime: runtime.clone(),
+                    store,
+                    health: health.clone(),
+                },
+                index: index_trigger::Ports { registrar: registrar.clone() },
             };
             (Some((server, address)), Some((config, ports)))
         }
@@ -293,13 +299,13 @@ fn bind(
     health: &Health,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(Arc<Server>, SocketAddr), Fault> {
-    let server = Server::new(plan.workers, storage.queue_bytes_max);
+    let server = Server::new(plan.workers, storage.queue_bytes_max, health.clone());
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(storage.listen))
         .map_err(|error| fault(format!("binding the Arrow Flight port {}: {error}", storage.listen)))?;
     let address = listener.local_addr().map_err(|error| fault(format!("asking for the Arrow Flight port: {error}")))?;
     info!(%address, "Arrow Flight is served");
-    runtime.spawn(server.serve(listener, plan.message_bytes_max, health.clone()));
+    runtime.spawn(health.clone().watch(flight_source::NAME, server.serve(listener, plan.message_bytes_max)));
     Ok((server, address))
 }
 
@@ -414,11 +420,6 @@ fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String
         }
     })?;
     guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 fn drop_dataflows(worker: &mut Worker) {

@@ -4,7 +4,9 @@
 //! A `ClosedCommit` whose files lie in the object store.
 //!
 //! # Out
-//! The same commit, once the catalog has it durably: its deliveries may be acknowledged as published, its local files removed.
+//! *Committed*: the same commit, once the catalog has it durably: its deliveries may be acknowledged as published, its local files
+//! are removed. *Refused*: a commit that will never be there because another node covered some of its offsets first, or because an
+//! earlier one of its group was refused; with what the catalog covers, for `Roller::abandon`. Its files are removed, too.
 //!
 //! # Holds
 //! Nothing between commits. The catalog is synchronous and lives on a thread of its own.
@@ -13,8 +15,7 @@
 //! Each commit by itself, in the order of closing within a group.
 //!
 //! # Fails when
-//! The catalog cannot be reached for longer than the shell repeats, or refuses the commit: `Error::Overlap` means that another node
-//! covered some of the offsets first, and is answered with `Roller::abandon`, not with a stop.
+//! The catalog refuses a commit for any other reason than an overlap. One that cannot be reached is waited for.
 //!
 //! # Invariants
 //! - One transaction holds the file rows, the coverage rows and the index work of a commit.
@@ -22,6 +23,7 @@
 //! - Committing again is harmless: after a lost answer the same commit is sent once more and found to be there. A different commit
 //!   under the same id is refused.
 //! - What `commit` returned survives a power failure.
+//! - After a refusal no commit of the same group and generation is registered (`refusals`): its deliveries may rest on the refused one.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,18 +36,22 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use tracing::warn;
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::catalog_commit::registrar::{Answer, Registrar, Request};
+use crate::catalog_commit::registrar::{Answer, Cause, Refused, Registrar, Request};
 use crate::coverage::{Dispositions, OffsetSet, PartitionKey, TopicKey};
 use crate::epoch::Epoch;
+use crate::fault::{Health, chain};
+use crate::object_upload::remove_objects;
 use crate::parquet_roll::footer::ulid_text;
 use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
 
 pub mod audit;
 pub mod postgres_catalog;
 pub mod rebuild;
+pub mod refusals;
 pub mod registrar;
 pub mod sled_catalog;
 
@@ -383,13 +389,24 @@ impl Error {
 pub struct Ports {
     /// The catalog's thread.
     pub registrar: Registrar,
+    /// Where objects of refused commits are removed.
+    pub runtime: tokio::runtime::Handle,
+    /// The object store.
+    pub store: opendal::Operator,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// The operator's output streams. Every commit comes out on one of them.
+pub struct Outputs<'s> {
+    /// Commits that are in the catalog.
+    pub committed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    /// Commits that never will be.
+    pub refused: Stream<'s, Epoch, Vec<Refused>>,
 }
 
 /// Registers commits in the catalog, and lets go of their local files.
-pub fn catalog_commit<'s>(
-    stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
-    ports: Ports,
-) -> Stream<'s, Epoch, Vec<Arc<ClosedCommit>>> {
+pub fn catalog_commit<'s>(stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>, ports: Ports) -> Outputs<'s> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
@@ -397,27 +414,64 @@ pub fn catalog_commit<'s>(
     let mut input = builder.new_input(stream, Pipeline);
     let (output, committed) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
+    let (refused_output, refused) = builder.new_output::<Vec<Refused>>();
+    let mut refused_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Refused>>>::from(refused_output);
     builder.build(move |_capabilities| {
-        let mut waiting: BTreeMap<u64, (Capability<Epoch>, Arc<ClosedCommit>)> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
         move |_frontiers| {
             // 1. Ask for each commit, in order.
             input.for_each(|capability, commits| {
-                let capability = capability.retain_least(0).expect("every commit is sent under a capability");
+                let committed = capability.retain_least(0).expect("every commit is sent under a capability");
+                let refused = capability.retain_least(1).expect("every commit is sent under a capability");
                 for commit in commits.drain(..) {
                     let ticket = counter.request(Request::Commit(commit.clone()));
-                    waiting.insert(ticket, (capability.clone(), commit));
+                    waiting.insert(ticket, Waiting { committed: committed.clone(), refused: refused.clone(), commit });
                 }
             });
-            // 2. Hand on what is in the catalog. A refused commit keeps its capability.
+            // 2. Hand on what is settled. A commit that failed otherwise keeps its capabilities.
             let mut output = output.activate();
+            let mut refused_output = refused_output.activate();
             while let Some((ticket, answer)) = counter.answer() {
-                let Answer::Committed = answer else { continue };
-                let Some((capability, commit)) = waiting.remove(&ticket) else { continue };
-                let mut session = output.session(&capability);
-                session.give(commit);
-                session.flush();
+                if !matches!(answer, Answer::Committed | Answer::Refused(_)) {
+                    continue;
+                }
+                let Some(Waiting { committed, refused, commit }) = waiting.remove(&ticket) else { continue };
+                if let Answer::Refused(refusal) = answer {
+                    discard_objects(&refusal, &ports);
+                    let mut session = refused_output.session(&refused);
+                    session.give(refusal);
+                    session.flush();
+                } else {
+                    let mut session = output.session(&committed);
+                    session.give(commit);
+                    session.flush();
+                }
             }
         }
     });
-    committed
+    Outputs { committed, refused }
+}
+
+/// A commit at the registrar, with a capability for either answer.
+struct Waiting {
+    committed: Capability<Epoch>,
+    refused: Capability<Epoch>,
+    commit: Arc<ClosedCommit>,
+}
+
+/// Removes the objects of a commit that nobody can ever register, the last one first. Best effort: what stays is found by the janitor.
+///
+/// A commit refused for its predecessor's sake alone is left to the janitor altogether: its offsets may be free, and whoever looks at the
+/// object store just now may be about to register it, which is right as well.
+fn discard_objects(refused: &Refused, ports: &Ports) {
+    if refused.cause != Cause::Overlap {
+        return;
+    }
+    let (store, commit) = (ports.store.clone(), refused.commit.clone());
+    let removal = async move {
+        if let Err(error) = remove_objects(&store, &commit).await {
+            warn!(commit = %commit.commit_id, error = chain(&error), "an object that nobody needs stays until the janitor comes");
+        }
+    };
+    ports.runtime.spawn(ports.health.clone().watch(NAME, removal));
 }

@@ -28,8 +28,8 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use ulid::Ulid;
 
-use crate::catalog_commit::registrar::Request;
-use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork, Ports};
+use crate::catalog_commit::registrar::{Registrar, Request};
+use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork};
 use crate::epoch::Epoch;
 use crate::parquet_roll::ClosedCommit;
 
@@ -106,6 +106,13 @@ pub fn inspect(catalog: &dyn Catalog, limit: usize, now_ms: u64) -> Result<Vec<S
         format!("{} {} {}.{:03}s {}", work.file.to_string(), work.group, age_ms / 1_000, age_ms % 1_000, work.path)
     };
     Ok(catalog.index_pending(limit)?.into_iter().map(line).collect())
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The catalog's thread.
+    pub registrar: Registrar,
 }
 
 /// Has pending index work announced after commits. The work itself is in the catalog already, so nothing waits for the announcement.

@@ -18,6 +18,7 @@
 //! attempts in a row, then a longer wait.
 //!
 //! # Invariants
+//! - Every commit is handed on, also one that will be refused: `catalog_commit` settles it and removes its files.
 //! - The last file of a commit is uploaded after all others are verified: where it is, the commit is complete (`rebuild` rests on it).
 //! - Uploading again is harmless: same path, same bytes. An interrupted upload leaves no object, at worst parts of a multipart
 //!   upload; a bucket's lifecycle rule for incomplete uploads removes them.
@@ -117,7 +118,7 @@ pub struct Config {
     pub chunks_concurrent: usize,
     /// Files of one commit in flight.
     pub files_concurrent: usize,
-    /// Attempts per file before the graph stops.
+    /// Attempts per file in a row; then a longer wait, and the same again.
     pub attempts_max: u32,
     /// First wait between attempts; doubles, with jitter.
     pub backoff_ms: u64,
@@ -131,7 +132,7 @@ impl Default for Config {
             chunk_bytes: 8 << 20,
             chunks_concurrent: 4,
             files_concurrent: 4,
-            // About four minutes in all: an object store that is away for longer should page somebody, and a restart loses nothing.
+            // About four minutes in all.
             attempts_max: 12,
             backoff_ms: 200,
             backoff_max_ms: 30_000,
@@ -183,8 +184,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if the same call may succeed later. What OpenDAL cannot classify is repeated: a network fails in many ways, and the
-    /// number of attempts is bounded.
+    /// True if the same call may succeed later. What OpenDAL cannot classify is repeated: a network fails in many ways.
     pub fn is_retriable(&self) -> bool {
         match self {
             Error::Object { source, .. } => {
@@ -353,7 +353,7 @@ async fn sync_folders(operator: &Operator, path: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the local files of a commit that is in the catalog, or that was abandoned.
+/// Removes the local files of a commit that is in the catalog, or that was refused.
 pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
     for file in &commit.files {
         match std::fs::remove_file(&file.local) {
@@ -364,7 +364,7 @@ pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the objects of an abandoned commit; the last file first, so that the rest no longer looks complete.
+/// Removes the objects of a refused commit; the last file first, so that the rest no longer looks complete.
 pub async fn remove_objects(operator: &Operator, commit: &ClosedCommit) -> Result<(), Error> {
     for file in commit.files.iter().rev() {
         let removed = operator.delete(&file.path).await;
@@ -416,7 +416,7 @@ pub fn object_upload<'s>(
                 for commit in commits.drain(..) {
                     queue.push_back((capability.clone(), commit.clone()));
                     let job = Job { commit, config: config.clone(), ports: ports.clone(), reporter: reporter.clone() };
-                    ports.runtime.spawn(job.run(uploads.clone(), activator.clone()));
+                    ports.runtime.spawn(ports.health.clone().watch(NAME, job.run(uploads.clone(), activator.clone())));
                 }
             });
             // 2. Hand on what is uploaded, in order.

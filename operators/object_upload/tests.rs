@@ -30,7 +30,8 @@ fn file(folder: &Path, number: u64, content: &[u8]) -> StableFile {
 
 fn commit(files: Vec<StableFile>) -> ClosedCommit {
     let group = Group { index: "orders".into(), signal: Signal::Traces };
-    ClosedCommit { commit_id: Ulid::from_parts(1, 1), group, node: "node".into(), files, coverage: vec![], deliveries: vec![] }
+    let (commit_id, node, coverage, deliveries) = (Ulid::from_parts(1, 1), "node".into(), vec![], vec![]);
+    ClosedCommit { commit_id, group, generation: 0, node, files, coverage, deliveries }
 }
 
 /// Small parts, so that small files have several.
@@ -116,9 +117,13 @@ enum Answer {
     Status(u16),
     Hangup,
     WrongSize,
+    /// As it should be.
+    Right,
+    /// The error that a real S3 hides in the body of a good answer when it cannot put the parts together.
+    ErrorInBody,
 }
 
-/// An S3 of one object: PUT and HEAD. Gives its address and the log of requests.
+/// An S3 of one object: PUT, HEAD and uploads in parts. Gives its address and the log of requests.
 async fn small_s3(mut answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -156,21 +161,40 @@ async fn serve(
         let mut body = vec![0; length];
         socket.read_exact(&mut body).await.unwrap();
         log.lock().unwrap().push(request.split(['?', ' ']).take(2).collect::<Vec<_>>().join(" "));
-        let (status, shown) = match answers.lock().unwrap().pop() {
+        let (status, shown, body) = match answers.lock().unwrap().pop() {
             Some(Answer::Hangup) => return,
-            Some(Answer::Status(status)) => (status, 0),
-            Some(Answer::WrongSize) => (200, 1),
-            None if request.starts_with("PUT") => {
-                *size.lock().unwrap() = length;
-                (200, 0)
-            }
-            None => (200, *size.lock().unwrap()),
+            Some(Answer::Status(status)) => (status, 0, ""),
+            Some(Answer::WrongSize) => (200, 1, ""),
+            Some(Answer::ErrorInBody) => (200, ERROR.len(), ERROR),
+            Some(Answer::Right) | None => right(request, length, &mut size.lock().unwrap()),
         };
-        // A body of zeros only where there is one: HEAD's length has none.
-        let answer = format!("HTTP/1.1 {status} Status\r\nContent-Length: {shown}\r\nETag: \"e\"\r\n\r\n");
+        // HEAD has a length and no body.
+        let answer = format!("HTTP/1.1 {status} Status\r\nContent-Length: {shown}\r\nETag: \"e\"\r\n\r\n{body}");
         if socket.get_mut().write_all(answer.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+const STARTED: &str = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>";
+const ERROR: &str = "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>";
+
+/// Status, length and body of the right answer to a request.
+fn right(request: &str, length: usize, size: &mut usize) -> (u16, usize, &'static str) {
+    let (is_part, is_start) = (request.contains("partNumber="), request.contains("?uploads"));
+    match request.split(' ').next() {
+        Some("PUT") => {
+            *size = if is_part { *size + length } else { length };
+            (200, 0, "")
+        }
+        Some("POST") if is_start => {
+            *size = 0;
+            (200, STARTED.len(), STARTED)
+        }
+        Some("POST") => (200, COMPLETED.len(), COMPLETED),
+        Some("DELETE") => (204, 0, ""),
+        _ => (200, *size, ""),
     }
 }
 
@@ -218,6 +242,99 @@ async fn the_last_file_is_sent_after_all_others_are_there() {
     let position = log.iter().position(|request| *request == last).unwrap_or_else(|| panic!("{log:?}"));
     let after: Vec<&String> = log[position + 1..].iter().collect();
     assert!(after.len() == 1 && after[0].starts_with("HEAD"), "{log:?}");
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_that_fails_midway_is_given_up_and_begun_anew() {
+    use Answer::{ErrorInBody, Hangup, Right, Status};
+    let folder = tempfile::tempdir().unwrap();
+    // Three parts: a start, three PUTs, the end, and a HEAD.
+    let file = file(folder.path(), 1, &content((11 << 20) + 17));
+    let config = Config { chunks_concurrent: 1, ..config() };
+    let cases = [
+        (vec![], 0),
+        (vec![Status(503)], 1),
+        (vec![Right, Status(500)], 1),
+        (vec![Right, Right, Hangup], 1),
+        (vec![Right, Right, Right, Right, Status(503)], 1),
+        (vec![Right, Right, Right, Right, ErrorInBody], 1),
+        (vec![Right, Right, Right, Right, Right, Status(500)], 1),
+    ];
+    for (answers, expected) in cases {
+        let (endpoint, log) = small_s3(answers.clone()).await;
+        let uploaded = upload_file(&small_store(endpoint), &file, &config).await;
+        let log = log.lock().unwrap().clone();
+        assert_eq!(uploaded.as_ref().ok().map(|uploaded| uploaded.failures), Some(expected), "{answers:?}: {uploaded:?} {log:?}");
+        let parts = log.iter().filter(|request| request.starts_with("PUT")).count();
+        assert!(parts >= 3 && log.last().is_some_and(|request| request.starts_with("HEAD")), "{answers:?}: {log:?}");
+    }
+}
+
+/// Runs `object_upload` on one commit until `until` holds; true if the commit was handed on.
+fn run_operator(store: Operator, commit: ClosedCommit, runtime: &tokio::runtime::Runtime, health: &Health) -> bool {
+    let (ports, config) = (Ports { runtime: runtime.handle().clone(), store, health: health.clone() }, config());
+    let health = health.clone();
+    timely::execute_directly(move |worker| {
+        let handed_on = std::rc::Rc::new(std::cell::Cell::new(false));
+        let seen = handed_on.clone();
+        let mut input = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (input, stream) = timely::dataflow::operators::Input::new_input(&scope);
+            timely::dataflow::operators::Inspect::inspect(object_upload(stream, config, ports), move |_| seen.set(true));
+            input
+        });
+        input.send(Arc::new(commit));
+        drop(input);
+        while worker.has_dataflows() && !health.failed() {
+            worker.step_or_park(Some(Duration::from_millis(10)));
+        }
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        handed_on.get()
+    })
+}
+
+#[test]
+fn an_object_that_cannot_be_verified_holds_its_commit_until_it_can() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let commit = commit(vec![file(folder.path(), 1, &content(1_000))]);
+    // More than one round of attempts: PUT and HEAD each time.
+    let answers = [Answer::Right, Answer::WrongSize].repeat(config().attempts_max as usize + 1);
+    let (endpoint, log) = runtime.block_on(small_s3(answers));
+    let health = Health::default();
+    assert!(run_operator(small_store(endpoint), commit, &runtime, &health) && !health.failed());
+    assert_eq!(log.lock().unwrap().len(), 2 * (config().attempts_max as usize + 2));
+}
+
+/// Panics at the first request.
+#[derive(Debug)]
+struct Panicking;
+
+impl opendal::HttpTransport for Panicking {
+    async fn fetch(
+        &self,
+        _: tonic::codegen::http::Request<opendal::Buffer>,
+    ) -> opendal::Result<tonic::codegen::http::Response<opendal::HttpBody>> {
+        panic!("as staged")
+    }
+}
+
+impl opendal::raw::Layer for Panicking {
+    fn apply_context(&self, _service: opendal::raw::Servicer, inner: opendal::OperationContext) -> opendal::OperationContext {
+        inner.with_http_transport(opendal::HttpTransporter::new(Panicking))
+    }
+}
+
+#[test]
+fn an_upload_that_panics_raises_a_fault_instead_of_standing_still() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let commit = commit(vec![file(folder.path(), 1, &content(1_000))]);
+    let health = Health::default();
+    let store = small_store("http://127.0.0.1:1".into()).layer(Panicking);
+    assert!(!run_operator(store, commit, &runtime, &health));
+    assert_eq!(health.fault().map(|fault| fault.to_string()), Some("object_upload: an I/O task panicked: as staged".into()));
 }
 
 #[test]

@@ -158,7 +158,7 @@ pub struct FileWriter {
 impl FileWriter {
     /// Creates `file` in the folder `active`.
     pub fn create(active: &Path, file: Ulid, layout: &Layout) -> Result<Self, Error> {
-        let path = active.join(format!("{}.parquet", file.to_string()));
+        let path = rows_file(active, file);
         let handle = File::create_new(&path).map_err(|source| Error::Io { doing: "create", path: path.clone(), source })?;
         let writer = ArrowWriter::try_new(handle, layout.schema.clone(), Some(layout.properties.clone()))
             .map_err(|source| Error::Parquet { doing: "start", path: path.clone(), source })?;
@@ -202,14 +202,9 @@ impl FileWriter {
         self.writer.finish().map_err(|error| parquet("write the footer of")(&self.path, error))?;
         self.writer.inner().sync_all().map_err(|error| io("sync")(&self.path, error))?;
         let bytes = read_back(&self.path, self.rows, &notes)?;
-        let path = stable.join(format!("{}.parquet", self.file.to_string()));
+        let path = rows_file(stable, self.file);
         std::fs::rename(&self.path, &path).map_err(|error| io("rename")(&self.path, error))?;
         Ok(Finished { path, bytes })
-    }
-
-    /// Gives the file up.
-    pub fn discard(self) -> Result<(), Error> {
-        std::fs::remove_file(&self.path).map_err(|source| Error::Io { doing: "remove", path: self.path.clone(), source })
     }
 }
 
@@ -240,6 +235,11 @@ fn read_back(path: &Path, rows: u64, notes: &[KeyValue]) -> Result<u64, Error> {
     let readable = footer::read(&metadata);
     readable.map_err(|error| Error::Readback { path: path.into(), detail: error.to_string() })?;
     Ok(bytes)
+}
+
+/// Where a file of rows lies in `folder`.
+pub fn rows_file(folder: &Path, file: Ulid) -> PathBuf {
+    folder.join(format!("{}.parquet", file.to_string()))
 }
 
 /// Makes renames and new files in `folder` survive a power failure.
