@@ -15,6 +15,13 @@ pub struct Known {
     pub covered: OffsetSet,
 }
 
+impl Known {
+    /// True if somebody of the group has read of this partition before.
+    pub fn has_history(&self) -> bool {
+        self.committed.is_some_and(|committed| committed <= self.high) || !self.covered.is_empty()
+    }
+}
+
 /// Where a partition without any history starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
