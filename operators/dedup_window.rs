@@ -484,3 +484,7 @@ fn without(mut batch: NormalizedBatch, mut duplicates: Vec<u32>) -> NormalizedBa
     });
     batch
 }
+
+#[cfg(test)]
+#[path = "dedup_window/tests.rs"]
+mod tests;

@@ -12,5 +12,7 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/rebalance.rs"]
+mod rebalance;
 #[path = "embedded/workers.rs"]
 mod workers;

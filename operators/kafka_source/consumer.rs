@@ -317,10 +317,8 @@ struct Revoking {
 struct Started {
     partition: PartitionKey,
     offset: i64,
-    /// First offset the broker still has.
-    low: i64,
-    /// The group, this node or the catalog has handled offsets before.
-    has_history: bool,
+    /// First offset that the group has handled and the broker still has.
+    handled_from: Option<i64>,
 }
 
 /// Something per topic and partition, as the client names them.
@@ -608,14 +606,14 @@ impl<W: Fn()> Thread<W> {
                 _ => None,
             };
             let topic: Arc<str> = element.topic().into();
-            let Started { partition, offset, low, has_history } = self.start_of(&topic, element.partition(), committed)?;
+            let Started { partition, offset, handled_from } = self.start_of(&topic, element.partition(), committed)?;
             let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
                 resumed.push((partition.clone(), offset));
             }
-            if has_history && low < offset {
+            if let Some(low) = handled_from.filter(|low| *low < offset) {
                 gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
             let collector = Collector::new(partition, offset);
@@ -708,7 +706,7 @@ impl<W: Fn()> Thread<W> {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
                 self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
             }
-            return Ok(Started { partition: key, offset: start.offset, low, has_history: known.has_history() });
+            return Ok(Started { partition: key, offset: start.offset, handled_from: known.handled_from(self.config.reset) });
         }
     }
 

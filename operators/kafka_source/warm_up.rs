@@ -54,7 +54,7 @@ pub struct Config {
 pub struct Gained {
     /// The partition.
     pub partition: PartitionKey,
-    /// First offset the broker still has.
+    /// First offset that the group has handled and the broker still has.
     pub low: i64,
     /// Where it resumes.
     pub resume: i64,
