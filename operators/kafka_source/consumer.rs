@@ -510,9 +510,13 @@ impl<W: Fn()> Thread<W> {
         Ok(false)
     }
 
-    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned.
+    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned. Of a partition that was lost and
+    /// is owned again, positions of the former time may still be under way: they would move the group back over another owner's commits.
     fn store(&self, positions: &[(PartitionKey, i64)]) {
-        let owned = positions.iter().filter(|(partition, _)| self.collector_of(partition).is_some());
+        let is_current = |collector: &Collector, position: i64| collector.emitted().1.start <= position;
+        let owned = positions.iter().filter(|(partition, position)| {
+            self.collector_of(partition).is_some_and(|collector| is_current(collector, *position))
+        });
         let list = position_list(owned);
         if list.count() > 0
             && let Err(error) = self.consumer().store_offsets(&list)
@@ -744,11 +748,24 @@ impl<W: Fn()> Thread<W> {
         self.next_revoke += 1;
         self.revoking = Some(Revoking { id: self.next_revoke, keys: keys.clone(), partitions, since: Instant::now() });
         if lost {
+            self.fence();
             self.send(Event::Lost(keys));
             return self.give_up_revoked(&[]);
         }
         self.send(Event::Revoked(self.next_revoke, keys));
         Ok(())
+    }
+
+    /// Takes positions back that librdkafka would commit as it gives partitions up: they are lost, and another owner has gone on.
+    fn fence(&self) {
+        let mut none = TopicPartitionList::new();
+        for element in self.revoking.iter().flat_map(|revoking| revoking.partitions.elements()) {
+            // Without an offset: nothing to be committed.
+            none.add_partition(element.topic(), element.partition());
+        }
+        if let Err(error) = self.consumer().store_offsets(&none) {
+            warn!(%error, "positions of lost partitions could not be taken back");
+        }
     }
 
     fn give_up_revoked(&mut self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
