@@ -17,6 +17,7 @@ pub mod otlp;
 // The ingest graph.
 pub mod kafka_source;
 pub mod normalize;
+pub mod recall;
 pub mod dedup_window;
 pub mod wal_commit;
 pub mod dead_letter;

@@ -15,6 +15,7 @@ use openwit_operators::kafka_source::consumer;
 use openwit_operators::kafka_source::pool::ArenaPool;
 use openwit_operators::kafka_source::resume::Reset;
 use openwit_operators::kafka_source::topics::TopicPatterns;
+use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, ObjectStore, S3, Secret};
 use openwit_operators::{
@@ -91,14 +92,10 @@ fn ingest_plan(
     positions: Arc<kafka_source::Status>,
 ) -> Result<IngestPlan, String> {
     let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
-    let dedup = dedup_window::Config {
-        window_ms: processing.dedup_window_seconds * 1_000,
-        bytes_max: processing.dedup_max_bytes as usize,
-    };
     let graph = ingest::Config {
         source: source(config, changes, workers, positions)?,
         normalize: normalize_config(config)?,
-        dedup: processing.dedup_enabled.then_some(dedup),
+        dedup: processing.dedup_enabled.then_some(dedup(config)),
         encode: arrow_encode::Limits {
             batch_rows_max: config.pipeline.batch_size,
             batch_bytes_max: config.record_batch_bytes_max() as usize,
@@ -131,6 +128,11 @@ fn ingest_plan(
     })
 }
 
+fn dedup(config: &Config) -> dedup_window::Config {
+    let processing = &config.processing;
+    dedup_window::Config { window_ms: processing.dedup_window_seconds * 1_000, bytes_max: processing.dedup_max_bytes as usize }
+}
+
 fn dead_letter(config: &Config) -> dead_letter::Config {
     let keys = &config.ingestion.kafka.dead_letter;
     let file = keys.directory.as_ref().map(|directory| dead_letter::file::Config {
@@ -153,7 +155,7 @@ fn source(
     workers: usize,
     positions: Arc<kafka_source::Status>,
 ) -> Result<kafka_source::Config, String> {
-    let (kafka, batching) = (&config.ingestion.kafka, config.kafka_batching());
+    let (kafka, batching, processing) = (&config.ingestion.kafka, config.kafka_batching(), &config.processing);
     if config.consumers() > workers {
         return Err(format!(
             "ingestion.kafka.high_performance.num_consumers: value \"{}\": must not be above the number of workers, {workers}: each consumer has one",
@@ -179,6 +181,8 @@ fn source(
         until_end: changes.until_end,
         commit_resumed: kafka.commit_strategy.mode == CommitKey::AfterWal,
         revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
+        warm_up: (processing.dedup_enabled && processing.dedup_warm_up)
+            .then(|| warm_up::Config { reach_ms: dedup(config).reach_ms(), messages_max: dedup(config).keys_max() }),
         pool: ArenaPool::new(config.arenas_kept_max(), limits.bytes_max, kafka.preallocate_buffers),
     };
     Ok(kafka_source::Config {

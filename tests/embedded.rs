@@ -14,5 +14,7 @@ mod failures;
 mod pipeline;
 #[path = "embedded/storage_nodes.rs"]
 mod storage_nodes;
+#[path = "embedded/rebalance.rs"]
+mod rebalance;
 #[path = "embedded/workers.rs"]
 mod workers;

@@ -13,5 +13,7 @@ mod support;
 mod exactly_once;
 #[path = "services/hostile.rs"]
 mod hostile;
+#[path = "services/rebalance.rs"]
+mod rebalance;
 #[path = "services/setup.rs"]
 mod setup;

@@ -35,6 +35,8 @@ pub struct Message<'a> {
 #[derive(Debug)]
 pub struct Collector {
     partition: PartitionKey,
+    /// Where the first batch's coverage starts.
+    first: i64,
     /// Where the next batch's coverage starts: the end of the last one.
     start: i64,
     /// One past the last message collected; `start` when empty.
@@ -47,12 +49,17 @@ pub struct Collector {
 impl Collector {
     /// A collector for `partition`, whose first batch accounts for offsets from `start` on.
     pub fn new(partition: PartitionKey, start: i64) -> Self {
-        Collector { partition, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
+        Collector { partition, first: start, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
     }
 
     /// The partition.
     pub fn partition(&self) -> &PartitionKey {
         &self.partition
+    }
+
+    /// The partition, and the offsets that closed batches account for.
+    pub fn emitted(&self) -> (&PartitionKey, std::ops::Range<i64>) {
+        (&self.partition, self.first..self.start)
     }
 
     /// One past the last message seen.

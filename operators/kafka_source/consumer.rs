@@ -32,14 +32,15 @@ use super::headers;
 use super::pool::ArenaPool;
 use super::resume::{self, Known, Reset};
 use super::topics::TopicPatterns;
-use crate::batch::RawBatch;
+use super::warm_up::{self, Gained, Round, WarmUp};
+use crate::batch::{RawBatch, RecalledBatch};
 use crate::budget::{Budget, Load};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::fault::Health;
 
 /// How long a call to the broker may take before it is tried again.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
 /// Longer blocks pause the partitions: a pause throws the client's prefetched messages away, so it is not for short ones.
@@ -51,6 +52,9 @@ const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
 pub trait Covered: Send + Sync {
     /// The covered offsets of `partition`; an error is retried.
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String>;
+
+    /// The offsets of `partition` in the local write-ahead log: the dedup window was warmed up with their keys at the start.
+    fn remembered(&self, partition: &PartitionKey) -> OffsetSet;
 }
 
 /// The consumer's settings.
@@ -73,6 +77,8 @@ pub struct Config {
     pub commit_resumed: bool,
     /// How long a revoke waits for its partitions to drain.
     pub revoke_wait: Duration,
+    /// How much of what a former owner read is read once more for its dedup keys; `None` where duplicates are wanted.
+    pub warm_up: Option<warm_up::Config>,
     /// Where the arenas come from.
     pub pool: ArenaPool,
 }
@@ -95,6 +101,8 @@ pub enum Command {
 pub enum Event {
     /// Messages of one partition.
     Batch(RawBatch),
+    /// Messages of one partition that a former owner has handled, for their dedup keys: they come before any message behind them.
+    Recalled(RecalledBatch),
     /// The group takes these partitions away: say `Drained` when what was emitted of them is committable.
     Revoked(u64, Vec<PartitionKey>),
     /// These partitions belong to somebody else already: nothing of them may be committed.
@@ -122,8 +130,18 @@ pub struct Stats {
     pub lag: AtomicUsize,
     /// Offsets that retention removed before they were read.
     pub lost_offsets: AtomicUsize,
+    /// Messages read once more to warm up the dedup window.
+    pub recalled: AtomicUsize,
+    /// Milliseconds that gained partitions waited for their warm-up, all assignments together.
+    pub warm_up_ms: AtomicUsize,
     /// With `until_end`: messages between the start positions and the end offsets.
     pub total: AtomicUsize,
+}
+
+impl Stats {
+    pub(super) fn note_warm_up(&self, waited: Duration) {
+        self.warm_up_ms.fetch_add(waited.as_millis() as usize, Ordering::Relaxed);
+    }
 }
 
 enum Rebalance {
@@ -249,8 +267,16 @@ struct Revoking {
     since: Instant,
 }
 
+/// Where a partition starts.
+struct Started {
+    partition: PartitionKey,
+    offset: i64,
+    /// First offset that the group has handled and the broker still has.
+    handled_from: Option<i64>,
+}
+
 /// Something per topic and partition, as the client names them.
-type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
+pub(super) type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
 
 struct Thread<W> {
     config: Config,
@@ -264,6 +290,10 @@ struct Thread<W> {
     collectors: Places<Collector>,
     revoking: Option<Revoking>,
     next_revoke: u64,
+    /// Gained partitions that wait until the dedup window knows what came before.
+    warm_ups: Vec<WarmUp>,
+    /// What this process has emitted of partitions that it no longer owns.
+    handled: BTreeMap<PartitionKey, OffsetSet>,
     /// With `until_end`: partitions not at their end offset yet.
     ends: Option<Places<i64>>,
     /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
@@ -298,6 +328,8 @@ impl<W: Fn()> Thread<W> {
             collectors: BTreeMap::new(),
             revoking: None,
             next_revoke: 0,
+            warm_ups: Vec::new(),
+            handled: BTreeMap::new(),
             ends: None,
             eofs: BTreeMap::new(),
             blocked_since: None,
@@ -394,6 +426,7 @@ impl<W: Fn()> Thread<W> {
             }
             self.answer_rebalances()?;
             self.close_timed_out_batches();
+            self.warm_up()?;
             if !self.wait_for_room()? {
                 self.poll()?;
             }
@@ -417,6 +450,7 @@ impl<W: Fn()> Thread<W> {
             }
             Command::Stop => {
                 self.is_stopping = true;
+                self.warm_ups.clear();
                 self.discard_collected();
                 self.pause(true);
             }
@@ -430,9 +464,13 @@ impl<W: Fn()> Thread<W> {
         Ok(false)
     }
 
-    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned.
+    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned. Of a partition that was lost and
+    /// is owned again, positions of the former time may still be under way: they would move the group back over another owner's commits.
     fn store(&self, positions: &[(PartitionKey, i64)]) {
-        let owned = positions.iter().filter(|(partition, _)| self.collector_of(partition).is_some());
+        let is_current = |collector: &Collector, position: i64| collector.emitted().1.start <= position;
+        let owned = positions.iter().filter(|(partition, position)| {
+            self.collector_of(partition).is_some_and(|collector| is_current(collector, *position))
+        });
         let list = position_list(owned);
         if list.count() > 0
             && let Err(error) = self.consumer().store_offsets(&list)
@@ -515,19 +553,22 @@ impl<W: Fn()> Thread<W> {
     fn assign(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
         let committed =
             self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
-        let (mut starts, mut resumed) = (TopicPartitionList::new(), Vec::new());
+        let (mut starts, mut resumed, mut gained) = (TopicPartitionList::new(), Vec::new(), Vec::new());
         for element in committed.elements() {
             let committed = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
             let topic: Arc<str> = element.topic().into();
-            let (partition, offset) = self.start_of(&topic, element.partition(), committed)?;
+            let Started { partition, offset, handled_from } = self.start_of(&topic, element.partition(), committed)?;
             let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
                 resumed.push((partition.clone(), offset));
+            }
+            if let Some(low) = handled_from.filter(|low| *low < offset) {
+                gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
             let collector = Collector::new(partition, offset);
             self.collectors.entry(topic).or_default().insert(element.partition(), collector);
@@ -536,6 +577,7 @@ impl<W: Fn()> Thread<W> {
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
         assigned.map_err(|error| format!("assigning partitions: {error}"))?;
         self.store(&resumed);
+        self.begin_warm_up(gained)?;
         if self.is_paused || self.is_stopping {
             self.pause(true);
         }
@@ -543,7 +585,58 @@ impl<W: Fn()> Thread<W> {
         Ok(())
     }
 
-    fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<(PartitionKey, i64), String> {
+    /// What this process knows of a partition from its log, or because it owned it before.
+    fn known(&self, partition: &PartitionKey) -> OffsetSet {
+        let mut known = self.ports.covered.remembered(partition);
+        for range in self.handled.get(partition).iter().flat_map(|set| set.ranges()) {
+            known.insert(range);
+        }
+        known
+    }
+
+    fn begin_warm_up(&mut self, gained: Vec<Gained>) -> Result<(), String> {
+        let Some(config) = self.config.warm_up.filter(|_| !self.is_stopping) else { return Ok(()) };
+        let Some(warm_up) = WarmUp::begin(&self.config.client, config, gained)? else { return Ok(()) };
+        self.consumer()
+            .pause(&warm_up.held())
+            .map_err(|error| format!("holding partitions until the dedup window is warm: {error}"))?;
+        self.warm_ups.push(warm_up);
+        Ok(())
+    }
+
+    /// Reads on for the dedup window's sake, and resumes the partitions that it now knows.
+    fn warm_up(&mut self) -> Result<(), String> {
+        if self.warm_ups.is_empty() || self.ports.budget.is_full() {
+            return Ok(());
+        }
+        let mut warm_ups = std::mem::take(&mut self.warm_ups);
+        let round = Round { messages_max: self.config.poll_records_max.max(1), ports: &self.ports, pool: &self.config.pool };
+        for warm_up in &mut warm_ups {
+            for batch in warm_up.poll(&round)? {
+                self.send(Event::Recalled(batch));
+            }
+        }
+        let (done, waiting): (Vec<_>, Vec<_>) = warm_ups.into_iter().partition(WarmUp::is_done);
+        self.warm_ups = waiting;
+        for warm_up in done {
+            warm_up.tell_end(&self.ports);
+            for Gained { partition, low, resume, .. } in warm_up.gained() {
+                self.handled.entry(partition.clone()).or_default().insert(*low..*resume);
+            }
+            if !self.is_paused {
+                let resumed = self.consumer().resume(&warm_up.held());
+                resumed.map_err(|error| format!("resuming partitions whose dedup window is warm: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True while a partition waits for the dedup window.
+    fn is_held(&self, topic: &str, partition: i32) -> bool {
+        self.warm_ups.iter().any(|warm_up| warm_up.holds(topic, partition))
+    }
+
+    fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<Started, String> {
         let (low, high) = self.watermarks(topic, partition)?;
         let mut incarnation = 0u32;
         loop {
@@ -567,7 +660,7 @@ impl<W: Fn()> Thread<W> {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
                 self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
             }
-            return Ok((key, start.offset));
+            return Ok(Started { partition: key, offset: start.offset, handled_from: known.handled_from(self.config.reset) });
         }
     }
 
@@ -593,7 +686,9 @@ impl<W: Fn()> Thread<W> {
         for element in partitions.elements() {
             let collector = self.collectors.get_mut(element.topic()).and_then(|topic| topic.get_mut(&element.partition()));
             let Some(collector) = collector else { continue };
-            keys.push(collector.partition().clone());
+            let (partition, emitted) = collector.emitted();
+            self.handled.entry(partition.clone()).or_default().insert(emitted);
+            keys.push(partition.clone());
             // Collected messages hold no epoch: the next owner reads them again.
             drop(collector.close(&self.config.pool, &self.ports.budget));
         }
@@ -601,11 +696,24 @@ impl<W: Fn()> Thread<W> {
         self.next_revoke += 1;
         self.revoking = Some(Revoking { id: self.next_revoke, keys: keys.clone(), partitions, since: Instant::now() });
         if lost {
+            self.fence();
             self.send(Event::Lost(keys));
             return self.give_up_revoked(&[]);
         }
         self.send(Event::Revoked(self.next_revoke, keys));
         Ok(())
+    }
+
+    /// Takes positions back that librdkafka would commit as it gives partitions up: they are lost, and another owner has gone on.
+    fn fence(&self) {
+        let mut none = TopicPartitionList::new();
+        for element in self.revoking.iter().flat_map(|revoking| revoking.partitions.elements()) {
+            // Without an offset: nothing to be committed.
+            none.add_partition(element.topic(), element.partition());
+        }
+        if let Err(error) = self.consumer().store_offsets(&none) {
+            warn!(%error, "positions of lost partitions could not be taken back");
+        }
     }
 
     fn give_up_revoked(&mut self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
@@ -622,6 +730,7 @@ impl<W: Fn()> Thread<W> {
                 topic.remove(&element.partition());
             }
         }
+        self.warm_ups.iter_mut().for_each(|warm_up| warm_up.remove(&revoking.partitions));
         let cooperative = is_cooperative(self.consumer());
         let given_up =
             if cooperative { self.consumer().incremental_unassign(&revoking.partitions) } else { self.consumer().unassign() };
@@ -630,8 +739,14 @@ impl<W: Fn()> Thread<W> {
 
     fn pause(&mut self, pause: bool) {
         let consumer = self.consumer();
-        let result =
-            consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { consumer.resume(&assigned) });
+        let resume = |assigned: TopicPartitionList| {
+            let elements = assigned.elements();
+            let free = elements.iter().filter(|element| !self.is_held(element.topic(), element.partition()));
+            let mut list = TopicPartitionList::new();
+            free.for_each(|element| drop(list.add_partition(element.topic(), element.partition())));
+            consumer.resume(&list)
+        };
+        let result = consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { resume(assigned) });
         if let Err(error) = result {
             warn!(%error, pause, "pausing or resuming partitions failed");
         }
@@ -689,6 +804,11 @@ impl<W: Fn()> Thread<W> {
         let mut result = Ok(());
         for _ in 0..messages_max {
             match consumer.poll(wait) {
+                Some(Ok(message)) if self.is_held(message.topic(), message.partition()) => {
+                    // Reading on would leave a hole in what is read; a new start does not.
+                    result = Err(format!("{}[{}] was read while it was paused", message.topic(), message.partition()));
+                    break;
+                }
                 Some(Ok(message)) => self.collect(&message, now_ms),
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.note_end_of_partition(partition),
                 Some(Err(error)) => {

@@ -593,6 +593,10 @@ section! {
         dedup_max_bytes: u64 = Key::bytes("64MiB", MIB, BYTES_MAX)
             .too_small("the window is shorter than dedup_window_seconds")
             .too_large("memory");
+        /// When a partition comes from another process, reads what that one read last once more, two windows of it and no more than
+        /// `dedup_max_bytes` holds, so that duplicates of it are still found; the partition waits for that. `false` begins at
+        /// once, and stores duplicates of what was handled elsewhere.
+        dedup_warm_up: bool = Key::bool("true");
         /// The short-term and long-term logs.
         wal: Wal;
     }
