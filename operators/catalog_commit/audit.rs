@@ -223,7 +223,7 @@ mod tests {
 
     fn row(number: i32, range: Range<i64>) -> CoverageRow {
         let dispositions = Dispositions { stored: (range.end - range.start) as u64, ..Dispositions::default() };
-        CoverageRow { partition: partition(number), rows: dispositions.stored, range, dispositions }
+        CoverageRow { partition: partition(number), rows: dispositions.stored, range, dispositions, kafka_time_max_ms: None }
     }
 
     /// (covered ranges, expected range, gaps, overlaps)

@@ -87,7 +87,7 @@ impl Stats {
 
 /// Starts the thread that owns `catalog`.
 pub fn open(
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     index: index_trigger::Config,
     health: Health,
     stats: Arc<Stats>,
@@ -107,7 +107,7 @@ pub fn open(
 }
 
 struct Clerk {
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     health: Health,
     stats: Arc<Stats>,
     clock: SystemClock,
@@ -135,9 +135,9 @@ impl Clerk {
         self.bind_topics(&commit);
         if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
             let message = format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error));
-            // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
+            // Given up by the janitor: what it removed is delivered again. Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
             match error {
-                Error::Overlap { .. } => self.health.fail_curable(NAME, &message),
+                Error::Overlap { .. } | Error::Abandoned { .. } => self.health.fail_curable(NAME, &message),
                 _ => self.health.fail(NAME, &message),
             }
             return Answer::Failed(message);

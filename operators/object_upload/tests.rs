@@ -25,6 +25,7 @@ fn file(folder: &Path, number: u64, content: &[u8]) -> StableFile {
         time_min_ns: None,
         time_max_ns: None,
         schema_hash: "".into(),
+        schema_version: 0,
     }
 }
 

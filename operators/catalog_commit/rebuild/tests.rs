@@ -187,7 +187,7 @@ fn objects_whose_rows_are_stored_elsewhere_are_reported_and_not_registered() {
 fn wide(commit: &ClosedCommit, range: std::ops::Range<i64>) -> CoverageRow {
     let stored = (range.end - range.start) as u64;
     let dispositions = crate::coverage::Dispositions { stored, ..Default::default() };
-    CoverageRow { partition: commit.coverage[0].partition.clone(), range, dispositions, rows: stored }
+    CoverageRow { partition: commit.coverage[0].partition.clone(), range, dispositions, rows: stored, kafka_time_max_ms: None }
 }
 
 #[test]
