@@ -604,3 +604,6 @@ impl Catalog for PostgresCatalog {
         rows.iter().map(topic).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

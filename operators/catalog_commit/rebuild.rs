@@ -33,10 +33,10 @@ use crate::batch::Group;
 use crate::catalog_commit::{self, Catalog, Commit, Committed, FileFilter, FileRow, Standing, covered};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote, ulid_text};
-use crate::parquet_roll::{CoverageRow, Day};
+use crate::parquet_roll::CoverageRow;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Read at once from the end of a file: holds the footers of most.
 const TAIL_BYTES: u64 = 64 << 10;

@@ -57,8 +57,10 @@ impl Tls {
 
     /// Reads the certificates; nothing is connected yet.
     pub(super) fn connector(&self) -> Result<MakeTlsConnector, Error> {
-        let refused =
-            |path: &Path| move |source: ErrorStack| Error::Certificate { path: path.to_path_buf(), source };
+        fn refused(path: &Path) -> impl Fn(ErrorStack) -> Error {
+            let path = path.to_path_buf();
+            move |source| Error::Certificate { path: path.clone(), source }
+        }
         let nowhere = Path::new("the TLS library");
         let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(refused(nowhere))?;
         match (&self.ca, self.mode) {
@@ -66,9 +68,11 @@ impl Tls {
             // The built-in OpenSSL would look where it was built, not where this system keeps its roots.
             (None, Mode::VerifyFull) => {
                 let system = openssl_probe::probe();
-                for (file, folder) in system.cert_file.iter().map(|file| (Some(file), None)).chain(system.cert_dir.iter().map(|dir| (None, Some(dir)))) {
-                    let (file, folder) = (file.map(PathBuf::as_path), folder.map(PathBuf::as_path));
-                    builder.load_verify_locations(file, folder).map_err(refused(file.or(folder).unwrap_or(nowhere)))?;
+                if let Some(file) = &system.cert_file {
+                    builder.load_verify_locations(Some(file), None).map_err(refused(file))?;
+                }
+                for folder in &system.cert_dir {
+                    builder.load_verify_locations(None, Some(folder)).map_err(refused(folder))?;
                 }
             }
             (None, _) => {}
