@@ -372,7 +372,7 @@ fn sled_in_use_damaged_or_of_another_version_says_so() {
     }
     std::fs::write(path("file"), b"not a folder").unwrap();
     let error = SledCatalog::open(&path("file")).err().expect("no folder");
-    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("rebuild it from the object store"), "{error}");
+    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("`openwit-ingest janitor` moves it aside"), "{error}");
     assert!(matches!(SledCatalog::open(&path("newer")), Err(Error::Version { .. })));
 }
 
