@@ -423,9 +423,7 @@ pub enum Error {
         catalog: String,
     },
     /// The embedded catalog is damaged. Nothing is lost: the files' own footers hold everything.
-    #[error(
-        "{catalog} is damaged ({detail}): `openwit-ingest janitor` moves it aside and rebuilds it from the object store"
-    )]
+    #[error("{catalog} is damaged ({detail}): `openwit-ingest janitor` moves it aside and rebuilds it from the object store")]
     Damaged {
         /// Which catalog.
         catalog: String,

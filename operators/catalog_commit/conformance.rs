@@ -372,7 +372,10 @@ fn sled_in_use_damaged_or_of_another_version_says_so() {
     }
     std::fs::write(path("file"), b"not a folder").unwrap();
     let error = SledCatalog::open(&path("file")).err().expect("no folder");
-    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("`openwit-ingest janitor` moves it aside"), "{error}");
+    assert!(
+        matches!(&error, Error::Damaged { .. }) && error.to_string().contains("`openwit-ingest janitor` moves it aside"),
+        "{error}"
+    );
     assert!(matches!(SledCatalog::open(&path("newer")), Err(Error::Version { .. })));
 }
 
@@ -429,8 +432,11 @@ impl TestSchema {
             return None;
         };
         let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
-        let config =
-            postgres_catalog::Config { url: Secret::new(url), schema: format!("openwit_test_{}_{number}", std::process::id()), tls: Tls::default() };
+        let config = postgres_catalog::Config {
+            url: Secret::new(url),
+            schema: format!("openwit_test_{}_{number}", std::process::id()),
+            tls: Tls::default(),
+        };
         Some(TestSchema { config })
     }
 

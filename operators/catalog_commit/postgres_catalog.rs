@@ -399,7 +399,13 @@ fn coverage_row(partition: PartitionKey, row: &Row, first: usize) -> CoverageRow
     let count = |position: usize| row.get::<_, i64>(first + position) as u64;
     let dispositions =
         Dispositions { stored: count(2), duplicates: count(3), rejected: count(4), skipped: count(5), absent: count(6) };
-    CoverageRow { partition, range: row.get(first)..row.get(first + 1), dispositions, rows: count(7), kafka_time_max_ms: row.get(first + 8) }
+    CoverageRow {
+        partition,
+        range: row.get(first)..row.get(first + 1),
+        dispositions,
+        rows: count(7),
+        kafka_time_max_ms: row.get(first + 8),
+    }
 }
 
 fn file_row(row: &Row) -> Result<FileRow, Error> {
@@ -449,7 +455,8 @@ impl Catalog for PostgresCatalog {
     }
 
     fn complete_through(&self) -> Result<BTreeMap<PartitionKey, CompleteThrough>, Error> {
-        let select = "SELECT cluster, topic, topic_id, partition, start_offset, complete_through, kafka_time_max_ms FROM complete_through";
+        let select =
+            "SELECT cluster, topic, topic_id, partition, start_offset, complete_through, kafka_time_max_ms FROM complete_through";
         let rows = self.with(|client| client.query(select, &[]).map_err(failed("read how far partitions are complete")))?;
         let complete = |row: &Row| {
             let text = |position: usize| Arc::<str>::from(row.get::<_, &str>(position));
@@ -558,8 +565,7 @@ impl Catalog for PostgresCatalog {
     fn index_done(&self, file: Ulid) -> Result<bool, Error> {
         let file_id = file.to_string();
         let remove = "DELETE FROM index_queue WHERE file_id = $1";
-        let removed =
-            self.with(|client| client.execute(remove, &[&file_id]).map_err(failed("finish index work")))?;
+        let removed = self.with(|client| client.execute(remove, &[&file_id]).map_err(failed("finish index work")))?;
         Ok(removed > 0)
     }
 

@@ -442,7 +442,10 @@ impl Relations<'_> {
                     self.refuse(&[url_key], "must begin with postgres://, postgresql:// or host=");
                 }
                 if url.expose().contains("sslmode=") || url.expose().contains("sslrootcert=") {
-                    self.refuse(&[url_key], "must not say how to encrypt: that is for metastore.tls.mode and metastore.tls.ca_location");
+                    self.refuse(
+                        &[url_key],
+                        "must not say how to encrypt: that is for metastore.tls.mode and metastore.tls.ca_location",
+                    );
                 }
                 self.warn_unused("metastore.path", "metastore.type is postgres");
             }

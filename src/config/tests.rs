@@ -206,7 +206,10 @@ fn relations_between_keys_are_checked() {
             "secret_access_key: must be given with access_key_id",
         ),
         (&["storage.object_store.scheme=gcs"], "storage.object_store.bucket: must be given for scheme gcs"),
-        (&["storage.object_store={scheme: azblob, container: abc}"], "storage.object_store.endpoint: must be given for scheme azblob"),
+        (
+            &["storage.object_store={scheme: azblob, container: abc}"],
+            "storage.object_store.endpoint: must be given for scheme azblob",
+        ),
         (
             &["storage.object_store={scheme: azblob, container: abc, endpoint: 'http://a', account_key: k}"],
             "account_name: must be given with account_key",
@@ -249,7 +252,10 @@ fn what_works_but_is_not_meant_is_a_warning() {
         (&["storage.rotation.idle_seconds=301"], "has no effect above age_max_seconds"),
         (&["storage.rotation.file_bytes_max=1GiB"], "under load reading pauses until"),
         (&["storage.object_store.bucket=abc"], "has no effect: storage.object_store.scheme is fs"),
-        (&["storage.object_store={scheme: gcs, bucket: abc, account_name: a}"], "has no effect: storage.object_store.scheme is gcs"),
+        (
+            &["storage.object_store={scheme: gcs, bucket: abc, account_name: a}"],
+            "has no effect: storage.object_store.scheme is gcs",
+        ),
         (&["metastore.tls.mode=require"], "has no effect: metastore.type is sled"),
         (
             &["metastore={type: postgres, url: 'postgres://h/d', tls: {ca_location: ca.pem}}"],

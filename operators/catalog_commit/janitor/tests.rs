@@ -35,10 +35,9 @@ fn pass(node: &Node, catalog: &dyn Catalog, settings: Settings) -> Report {
 }
 
 fn objects(node: &Node) -> Vec<String> {
-    let listed = node.runtime.block_on(node.operator.list_options(
-        "lake/",
-        opendal::options::ListOptions { recursive: true, ..Default::default() },
-    ));
+    let listed = node
+        .runtime
+        .block_on(node.operator.list_options("lake/", opendal::options::ListOptions { recursive: true, ..Default::default() }));
     let mut paths: Vec<String> = listed.unwrap().into_iter().map(|entry| entry.path().to_owned()).collect();
     paths.retain(|path| !path.ends_with('/'));
     paths.sort();

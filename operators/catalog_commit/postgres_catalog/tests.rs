@@ -148,7 +148,8 @@ fn the_pool_serves_callers_at_once_and_keeps_no_more_than_it_says() {
                 for step in 0..10 {
                     let partition = partition("orders", caller as i32);
                     let range = step * 10..step * 10 + 10;
-                    let commit = commit(caller * 100 + step as u64, &group("orders", Signal::Traces), &[1], vec![row(&partition, range)]);
+                    let commit =
+                        commit(caller * 100 + step as u64, &group("orders", Signal::Traces), &[1], vec![row(&partition, range)]);
                     assert_eq!(catalog.commit(&commit).unwrap(), Committed::New);
                 }
             });

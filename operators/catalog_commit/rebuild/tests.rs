@@ -60,7 +60,13 @@ impl Node {
     }
 
     /// The whole way of a commit.
-    pub(in crate::catalog_commit) fn publish(&mut self, catalog: &dyn Catalog, index: &str, start: i64, days: i64) -> ClosedCommit {
+    pub(in crate::catalog_commit) fn publish(
+        &mut self,
+        catalog: &dyn Catalog,
+        index: &str,
+        start: i64,
+        days: i64,
+    ) -> ClosedCommit {
         let closed = self.close(index, start, days);
         self.upload(&closed);
         assert_eq!(catalog.commit(&Commit::of(&closed)).unwrap(), Committed::New);
