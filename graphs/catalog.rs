@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use opendal::Operator;
+use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, PostgresCatalog};
-use openwit_operators::catalog_commit::rebuild::rebuild_from_footers;
+use openwit_operators::catalog_commit::rebuild::{Depth, Options, Stop, rebuild_from_footers};
 use openwit_operators::catalog_commit::sled_catalog::SledCatalog;
 use openwit_operators::catalog_commit::{Catalog, Error};
 use openwit_operators::fault::chain;
@@ -50,6 +51,10 @@ pub fn open_for_writing(location: &Location, files: Option<&Files<'_>>, runtime:
     let catalog = open_sled(path).map_err(|error| chain(&error))?;
     if let (Some(files), true) = (files, catalog.state().needs_rebuild()) {
         let report = rebuild_from_footers(files.store, files.prefix, &catalog, runtime).map_err(|error| chain(&error))?;
+        if let Some(detail) = report.damaged.first() {
+            let damaged = Error::Damaged { catalog: format!("catalog {}", path.display()), detail: detail.clone() };
+            return Err(damaged.to_string());
+        }
         if report.objects > 0 {
             info!(
                 objects = report.objects,
@@ -62,7 +67,7 @@ pub fn open_for_writing(location: &Location, files: Option<&Files<'_>>, runtime:
         if leftovers > 0 {
             warn!(objects = leftovers, "objects of commits that were never finished remain; no row of the catalog names them");
         }
-        for problem in report.conflicting.iter().chain(&report.unreadable).chain(&report.missing_objects) {
+        for problem in report.findings() {
             warn!(problem, "found while completing the catalog");
         }
     }
@@ -75,4 +80,50 @@ pub struct Files<'a> {
     pub store: &'a Operator,
     /// The folder in it below which all groups lie.
     pub prefix: &'a str,
+}
+
+/// What a janitor's pass from the command line came to.
+#[derive(Debug)]
+pub struct Tidied {
+    /// What was found and done.
+    pub report: janitor::Report,
+    /// Where a damaged catalog was moved to.
+    pub aside: Option<PathBuf>,
+}
+
+/// Makes one pass of the janitor. An embedded catalog that is damaged is moved aside and rebuilt from the object store; one that is new,
+/// or was not closed, is completed. A rehearsal changes nothing, so for a damaged catalog it can only say so.
+pub fn tidy(
+    location: &Location,
+    store: &Operator,
+    config: &janitor::Config,
+    now_ms: u64,
+    is_rehearsal: bool,
+    runtime: &Handle,
+) -> Result<Tidied, String> {
+    let pass = |catalog: &dyn Catalog, depth: Depth| {
+        let (options, stop) = (Options { depth, is_rehearsal }, Stop::never());
+        let pass = janitor::Pass { store, catalog, runtime, config, options, now_ms, stop: &stop };
+        pass.run().map_err(|error| chain(&error))
+    };
+    let Location::Sled(path) = location else {
+        let catalog = open(location).map_err(|error| chain(&error))?;
+        return Ok(Tidied { report: pass(&*catalog, Depth::Unknown)?, aside: None });
+    };
+    let damage = match open_sled(path) {
+        Ok(catalog) => {
+            let depth = if catalog.state().needs_rebuild() { Depth::Everything } else { Depth::Unknown };
+            let report = pass(&catalog, depth)?;
+            if report.found.damaged.is_empty() || is_rehearsal {
+                return Ok(Tidied { report, aside: None });
+            }
+            report.found.damaged.join("; ")
+        }
+        Err(error @ Error::Damaged { .. }) if !is_rehearsal => chain(&error),
+        Err(error) => return Err(chain(&error)),
+    };
+    warn!(damage, "the catalog is moved aside and rebuilt from the object store");
+    let aside = SledCatalog::set_aside(path, now_ms).map_err(|error| format!("moving {} aside: {error}", path.display()))?;
+    let catalog = open_sled(path).map_err(|error| chain(&error))?;
+    Ok(Tidied { report: pass(&catalog, Depth::Everything)?, aside: Some(aside) })
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use openwit_operators::budget::{Budget, Load};
 use openwit_operators::catalog_commit::registrar::{self, Registrar};
-use openwit_operators::catalog_commit::{self, covered};
+use openwit_operators::catalog_commit::{self, Catalog, covered};
 use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
@@ -30,11 +30,12 @@ use openwit_operators::wal_commit::replay::{self, Replay};
 use openwit_operators::wal_commit::{self, Log, Writer};
 use openwit_operators::{arrow_encode, dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
 use timely::worker::Worker;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::{ingest, storage};
+use crate::{ingest, janitor, storage};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -91,6 +92,8 @@ pub struct StoragePlan {
     pub queue_bytes_max: usize,
     /// How index work is announced.
     pub index: index_trigger::Config,
+    /// How often the janitor makes a pass, and what it tidies; `None` for none.
+    pub janitor: Option<(Duration, catalog_commit::janitor::Config)>,
 }
 
 /// Counters of a process, kept over restarts of its graphs.
@@ -223,6 +226,8 @@ struct Opened {
     storage: Option<(storage::Config, storage::Ports)>,
     server: Option<Arc<Server>>,
     writer: Option<Writer>,
+    /// Ends the janitor.
+    janitor: Option<Arc<watch::Sender<bool>>>,
     desks: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
     /// Workers whose ingest graph is still running.
     ingesting: Arc<AtomicUsize>,
@@ -236,18 +241,28 @@ fn open(
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, Fault> {
     let counters = &control.counters;
-    let store = plan.storage.as_ref().map(|storage| object_upload::build_operator(&storage.store)).transpose();
+    let build = |storage: &StoragePlan| object_upload::build_patient_operator(&storage.store, storage.graph.upload.timeout);
+    let store = plan.storage.as_ref().map(build).transpose();
     let store = store.map_err(|error| fault(format!("opening the object store: {}", chain(&error))))?;
     let prefix = plan.storage.as_ref().map_or("", |storage| &storage.graph.roll.prefix);
     let files = store.as_ref().map(|store| Files { store, prefix });
     let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime)
         .map_err(|error| fault(format!("opening the catalog: {error}")))?;
+    let catalog: Arc<dyn Catalog> = catalog.into();
     let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
-    let (registrar, registrar_thread) = registrar::open(catalog, index, health.clone(), counters.catalog.clone())
+    let (registrar, registrar_thread) = registrar::open(catalog.clone(), index, health.clone(), counters.catalog.clone())
         .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
+    let mut janitor = None;
+    if let (Some((interval, config)), Some(store)) = (plan.storage.as_ref().and_then(|storage| storage.janitor.clone()), &store) {
+        let tools = janitor::Tools { store: store.clone(), catalog, runtime: runtime.clone(), clock: clock.clone() };
+        let (stop, thread) = janitor::start(tools, config, interval, health.clone())
+            .map_err(|error| fault(format!("starting the janitor: {error}")))?;
+        janitor = Some(Arc::new(stop));
+        desks.push(thread);
+    }
     let (server, storage) = match (&plan.storage, store) {
         (Some(storage), Some(store)) => {
             let local = &storage.graph.roll.directory;
@@ -290,7 +305,7 @@ fn open(
     };
     let ingesting = Arc::new(AtomicUsize::new(if ingest.is_some() { plan.workers } else { 0 }));
     let server = server.map(|(server, _)| server);
-    Ok(Opened { ingest, storage, server, writer, desks: Arc::new(Mutex::new(desks)), ingesting })
+    Ok(Opened { ingest, storage, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), ingesting })
 }
 
 fn bind(
@@ -462,7 +477,10 @@ fn close_storage(opened: &Opened) {
 }
 
 fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
-    let Opened { ingest, storage, server, writer, desks, .. } = opened;
+    let Opened { ingest, storage, server, writer, janitor, desks, .. } = opened;
+    if let Some(stop) = janitor {
+        stop.send_replace(true);
+    }
     if let Some(server) = server {
         runtime.block_on(async { server.finish(LAST_ACKS_WAIT).await });
     }

@@ -167,9 +167,10 @@ mod tests {
             time_min_ns: None,
             time_max_ns: None,
             schema_hash: "".into(),
+            schema_version: 0,
         };
         let id = file.file;
-        let coverage = vec![CoverageRow { partition, range, dispositions, rows: 1 }];
+        let coverage = vec![CoverageRow { partition, range, dispositions, rows: 1, kafka_time_max_ms: None }];
         catalog.commit(&Commit { commit_id: file.commit_id, group, node: "node".into(), files: vec![file], coverage }).unwrap();
         id
     }

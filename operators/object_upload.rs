@@ -66,6 +66,34 @@ pub enum ObjectStore {
     Memory,
     /// Amazon S3 or a compatible service.
     S3(S3),
+    /// Google Cloud Storage.
+    Gcs(Gcs),
+    /// Azure Blob Storage.
+    Azblob(Azblob),
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gcs {
+    /// The bucket.
+    pub bucket: String,
+    /// Address of an emulator; `None` for Google's. Without credentials such an address is spoken to unsigned.
+    pub endpoint: Option<String>,
+    /// A service account's JSON file; `None` takes the credentials of the environment or the machine.
+    pub credential_path: Option<PathBuf>,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Azblob {
+    /// The container.
+    pub container: String,
+    /// Address of the account, `https://ACCOUNT.blob.core.windows.net`, or of an emulator.
+    pub endpoint: String,
+    /// The account's name.
+    pub account_name: Option<String>,
+    /// Its key; `None` takes the credentials of the environment or the machine.
+    pub account_key: Option<Secret>,
 }
 
 /// An S3 bucket.
@@ -124,6 +152,8 @@ pub struct Config {
     pub backoff_ms: u64,
     /// Longest wait between attempts.
     pub backoff_max_ms: u64,
+    /// A request that brings nothing for this long has failed: a store that hangs is told from a slow one.
+    pub timeout: Duration,
 }
 
 impl Default for Config {
@@ -136,6 +166,7 @@ impl Default for Config {
             attempts_max: 12,
             backoff_ms: 200,
             backoff_max_ms: 30_000,
+            timeout: IO_TIMEOUT,
         }
     }
 }
@@ -225,6 +256,11 @@ const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to an object store. No request is made yet.
 pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
+    build_patient_operator(store, IO_TIMEOUT)
+}
+
+/// As `build_operator`; requests without progress for as long as `timeout` fail.
+pub fn build_patient_operator(store: &ObjectStore, timeout: Duration) -> Result<Operator, Error> {
     let setup = |scheme| move |source| Error::Setup { scheme, source: Box::new(source) };
     let operator = match store {
         ObjectStore::Memory => Operator::new(services::Memory::default()).map_err(setup("memory"))?,
@@ -235,8 +271,34 @@ pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
             Operator::new(builder).map_err(setup("fs"))?
         }
         ObjectStore::S3(s3) => Operator::new(s3_builder(s3)).map_err(setup("s3"))?,
+        ObjectStore::Gcs(gcs) => Operator::new(gcs_builder(gcs)).map_err(setup("gcs"))?,
+        ObjectStore::Azblob(azblob) => Operator::new(azblob_builder(azblob)).map_err(setup("azblob"))?,
     };
-    Ok(operator.layer(TimeoutLayer::new().with_timeout(IO_TIMEOUT).with_io_timeout(IO_TIMEOUT)))
+    Ok(operator.layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout)))
+}
+
+fn gcs_builder(gcs: &Gcs) -> services::Gcs {
+    let mut builder = services::Gcs::default().bucket(&gcs.bucket);
+    if let Some(path) = &gcs.credential_path {
+        // Given credentials are meant: without this a wrong file would be hidden by the machine's.
+        builder = builder.credential_path(&path.to_string_lossy()).disable_config_load().disable_vm_metadata();
+    }
+    match &gcs.endpoint {
+        Some(endpoint) if gcs.credential_path.is_none() => builder.endpoint(endpoint).skip_signature(),
+        Some(endpoint) => builder.endpoint(endpoint),
+        None => builder,
+    }
+}
+
+fn azblob_builder(azblob: &Azblob) -> services::Azblob {
+    let mut builder = services::Azblob::default().container(&azblob.container).endpoint(&azblob.endpoint);
+    if let Some(name) = &azblob.account_name {
+        builder = builder.account_name(name);
+    }
+    match &azblob.account_key {
+        Some(key) => builder.account_key(key.reveal()),
+        None => builder,
+    }
 }
 
 fn s3_builder(s3: &S3) -> services::S3 {

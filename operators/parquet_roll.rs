@@ -246,6 +246,8 @@ pub struct StableFile {
     pub time_max_ns: Option<i64>,
     /// Names the schema: equal for equal field names, types and nullability.
     pub schema_hash: Arc<str>,
+    /// The schema's version as its writer numbers it; 0 where it does not tell.
+    pub schema_version: u32,
 }
 
 /// What is published by one catalog transaction.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use openwit_graphs::ingest::{self, CommitMode};
 use openwit_graphs::process::{IngestPlan, Plan, StoragePlan};
 use openwit_graphs::{catalog, storage};
-use openwit_operators::catalog_commit::postgres_catalog;
+use openwit_operators::catalog_commit::janitor;
+use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::kafka_source::collector::BatchLimits;
 use openwit_operators::kafka_source::consumer;
 use openwit_operators::kafka_source::pool::ArenaPool;
@@ -17,14 +18,14 @@ use openwit_operators::kafka_source::resume::Reset;
 use openwit_operators::kafka_source::topics::TopicPatterns;
 use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
-use openwit_operators::object_upload::{self, ObjectStore, S3, Secret};
+use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
 use openwit_operators::{
     arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, kafka_source, normalize, parquet_roll, wal_commit,
 };
 
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, MessageId, MetastoreType, ObjectStoreScheme,
-    Tombstones,
+    TlsMode, Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -66,6 +67,17 @@ pub fn catalog_location(config: &Config) -> catalog::Location {
         MetastoreType::Postgres => catalog::Location::Postgres(postgres_catalog::Config {
             url: Secret::new(metastore.url.as_ref().map_or("", |url| url.expose())),
             schema: metastore.schema.clone(),
+            tls: postgres_catalog::Tls {
+                mode: match metastore.tls.mode {
+                    TlsMode::Disable => tls::Mode::Disable,
+                    TlsMode::Prefer => tls::Mode::Prefer,
+                    TlsMode::Require => tls::Mode::Require,
+                    TlsMode::VerifyFull => tls::Mode::VerifyFull,
+                },
+                ca: metastore.tls.ca_location.clone(),
+                certificate: metastore.tls.certificate_location.clone(),
+                key: metastore.tls.key_location.clone(),
+            },
         }),
     }
 }
@@ -291,6 +303,7 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
         attempts_max: storage.upload.attempts_max,
         backoff_ms: storage.upload.backoff_ms,
         backoff_max_ms: storage.upload.backoff_max_ms,
+        timeout: Duration::from_secs(storage.upload.timeout_seconds),
     };
     let address: IpAddr =
         config.service_ports.bind_address.parse().map_err(|error| format!("service_ports.bind_address: {error}"))?;
@@ -307,6 +320,9 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
             announced_max: storage.index_trigger.announced_max,
             repeat_after_ms: storage.index_trigger.repeat_after_seconds * 1_000,
         },
+        janitor: Some(Duration::from_secs(storage.janitor.interval_seconds))
+            .filter(|interval| !interval.is_zero())
+            .map(|interval| (interval, janitor_config(config))),
     })
 }
 
@@ -323,6 +339,27 @@ pub fn object_store(config: &Config) -> ObjectStore {
             secret_access_key: store.secret_access_key.as_ref().map(|secret| Secret::new(secret.expose())),
             ..S3::default()
         }),
+        ObjectStoreScheme::Gcs => ObjectStore::Gcs(Gcs {
+            bucket: store.bucket.clone().unwrap_or_default(),
+            endpoint: store.endpoint.clone(),
+            credential_path: store.credential_path.clone(),
+        }),
+        ObjectStoreScheme::Azblob => ObjectStore::Azblob(Azblob {
+            container: store.container.clone().unwrap_or_default(),
+            endpoint: store.endpoint.clone().unwrap_or_default(),
+            account_name: store.account_name.clone(),
+            account_key: store.account_key.as_ref().map(|secret| Secret::new(secret.expose())),
+        }),
+    }
+}
+
+/// What the janitor of `config` tidies.
+pub fn janitor_config(config: &Config) -> janitor::Config {
+    let keys = &config.storage.janitor;
+    janitor::Config {
+        prefix: config.storage.object_store.prefix.clone(),
+        grace_ms: keys.grace_seconds * 1_000,
+        retention_days: Some(keys.retention_days).filter(|days| *days > 0),
     }
 }
 

@@ -6,6 +6,9 @@
 
 mod support;
 
+#[path = "cli/catalog.rs"]
+mod catalog;
+
 use std::path::{Path, PathBuf};
 
 use openwit_ingest::embedded_broker::EmbeddedBroker;
@@ -32,7 +35,8 @@ fn line(line: &str) -> Finished {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands = ["", "demo", "run", "check", "graph", "generate", "audit", "wal", "wal ls", "wal verify"];
+    let commands =
+        ["", "demo", "run", "check", "graph", "generate", "audit", "janitor", "migrate", "wal", "wal ls", "wal verify"];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);
         let usage = format!("Usage: openwit-ingest {command}");
@@ -127,7 +131,6 @@ fn a_value_that_is_not_supported_yet_is_refused_not_ignored() {
         "ingestion.sources.grpc.enabled=true",
         "ingestion.sources.http.enabled=true",
         "processing.wal.long_term.enabled=true",
-        "storage.object_store.scheme=gcs",
         "storage.parquet.compression=snappy",
     ];
     for set in cases {
@@ -193,16 +196,21 @@ impl Loaded {
     }
 
     fn with_config(&self, command: &[&str]) -> Finished {
+        openwit(self.arguments(command, &[]))
+    }
+
+    /// The command line with the configuration, and `sets` over it.
+    fn arguments(&self, command: &[&str], sets: &[String]) -> Vec<String> {
         let config = project().join("config/standalone.yaml");
-        let sets = [
+        let own = [
             format!("ingestion.kafka.brokers={}", self.broker.brokers()),
             format!("node.data_directory={}", self.folder.path().display()),
             "service_ports.arrow_flight=0".into(),
         ];
-        let mut arguments: Vec<&str> = command.to_vec();
-        arguments.extend(["--config", config.to_str().unwrap()]);
-        sets.iter().for_each(|set| arguments.extend(["--set", set]));
-        openwit(arguments)
+        let mut arguments: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        arguments.extend(["--config".into(), config.display().to_string()]);
+        own.iter().chain(sets).for_each(|set| arguments.extend(["--set".into(), set.clone()]));
+        arguments
     }
 }
 

@@ -113,7 +113,7 @@ impl Stats {
 
 /// Starts the thread that owns `catalog`.
 pub fn open(
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     index: index_trigger::Config,
     health: Health,
     stats: Arc<Stats>,
@@ -134,7 +134,7 @@ pub fn open(
 }
 
 struct Clerk {
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     health: Health,
     stats: Arc<Stats>,
     clock: SystemClock,
@@ -166,7 +166,10 @@ impl Clerk {
         self.bind_topics(&commit);
         match self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
             Ok(_) => {}
-            Err(error @ Error::Overlap { .. }) => return self.refuse(closed, Cause::Overlap, &chain(&error)),
+            // Another node covered some of its offsets first; or the janitor gave it up and removed its objects.
+            Err(error @ (Error::Overlap { .. } | Error::Abandoned { .. })) => {
+                return self.refuse(closed, Cause::Overlap, &chain(&error));
+            }
             Err(error) => return self.fail(format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error))),
         }
         let (rows, bytes) = commit.files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes));

@@ -27,7 +27,7 @@ use crate::parquet_roll::coverage_rows::{self, CoverageRow};
 use crate::parquet_roll::day::{self, Dated, Day};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote};
 use crate::parquet_roll::ids::Ulids;
-use crate::parquet_roll::news::{self, Fault, Missing, News};
+use crate::parquet_roll::news::{self, Fault, Found, Missing, News};
 use crate::parquet_roll::writer::{FileWriter, Layout, Shape, rows_file, sync_folder};
 use crate::parquet_roll::{ClosedCommit, Config, DeliveryId, Error, FileKind, Received, StableFile, time_column};
 
@@ -364,7 +364,7 @@ impl Roller {
             rests_on_accepted |= rests;
             missing.push(Missing { coverage, ranges });
         }
-        let News { rows: counts, batches } = match news::select(batches, &missing) {
+        let News { ranges: counts, batches } = match news::select(batches, &missing) {
             Ok(news) => news,
             Err(Fault::Malformed(detail)) => return Err(malformed(detail)),
             Err(Fault::Arrow(source)) => return Err(Error::Arrow { id, source }),
@@ -595,8 +595,8 @@ impl Roller {
         writer: FileWriter,
     ) -> Result<StableFile, Error> {
         let (file, rows) = (writer.file, writer.rows);
-        let (time_min_ns, time_max_ns) = (writer.time_min_ns, writer.time_max_ns);
-        let note = FileNote { file, day, time_min_ns, time_max_ns, schema_hash: schema_hash.clone() };
+        let (time_min_ns, time_max_ns, schema_version) = (writer.time_min_ns, writer.time_max_ns, writer.schema_version);
+        let note = FileNote { file, day, time_min_ns, time_max_ns, schema_hash: schema_hash.clone(), schema_version };
         let notes = footer::pairs(commit, &note).map_err(|error| unwritable(&self.stable, error))?;
         let finished = writer.finish(notes, &self.stable)?;
         let path = day::object_path(&self.config.prefix, group, day, &self.config.node_id, file);
@@ -611,6 +611,7 @@ impl Roller {
             time_min_ns,
             time_max_ns,
             schema_hash,
+            schema_version,
         })
     }
 
@@ -634,12 +635,13 @@ impl Roller {
             time_min_ns: None,
             time_max_ns: None,
             schema_hash: "".into(),
+            schema_version: 0,
         })
     }
 }
 
-/// The coverage rows of what is missing; `counts` holds the rows of each missing range.
-fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<u64>>) -> Vec<CoverageRow> {
+/// The coverage rows of what is missing; `counts` holds what was found of each missing range.
+fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<Found>>) -> Vec<CoverageRow> {
     let mut rows = Vec::new();
     for (missing, counts) in missing.iter().zip(counts) {
         for (range, count) in missing.ranges.iter().zip(counts) {
@@ -648,7 +650,8 @@ fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<u64>>) -> Vec<CoverageRo
                 partition: missing.coverage.partition.clone(),
                 range: range.clone(),
                 dispositions,
-                rows: count,
+                rows: count.rows,
+                kafka_time_max_ms: count.kafka_time_max_ms,
             });
         }
     }

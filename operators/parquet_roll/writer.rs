@@ -41,6 +41,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnDescriptor;
 use ulid::Ulid;
 
+use crate::arrow_encode::schema::VERSION_KEY;
 use crate::parquet_roll::day::Dated;
 use crate::parquet_roll::{Compression, Error, footer};
 
@@ -75,6 +76,8 @@ pub struct Layout {
     pub schema: SchemaRef,
     /// Equal for equal field names, types and nullability.
     pub hash: Arc<str>,
+    /// The version that the schema's metadata tells; 0 where it does not.
+    pub version: u32,
     properties: WriterProperties,
 }
 
@@ -82,7 +85,8 @@ impl Layout {
     /// The layout of files of `schema`.
     pub fn new(schema: SchemaRef, shape: Shape) -> Result<Self, ParquetError> {
         let properties = properties(&schema, shape)?;
-        Ok(Layout { hash: schema_hash(&schema).into(), schema, properties })
+        let version = schema.metadata().get(VERSION_KEY).and_then(|version| version.parse().ok()).unwrap_or(0);
+        Ok(Layout { hash: schema_hash(&schema).into(), version, schema, properties })
     }
 }
 
@@ -147,6 +151,8 @@ pub struct FileWriter {
     pub time_min_ns: Option<i64>,
     /// The greatest event time so far.
     pub time_max_ns: Option<i64>,
+    /// The version of its schema.
+    pub schema_version: u32,
     /// Bytes so far, those of the row group in memory estimated.
     pub bytes: u64,
     /// Memory held by the row group being built.
@@ -162,7 +168,17 @@ impl FileWriter {
         let handle = File::create_new(&path).map_err(|source| Error::Io { doing: "create", path: path.clone(), source })?;
         let writer = ArrowWriter::try_new(handle, layout.schema.clone(), Some(layout.properties.clone()))
             .map_err(|source| Error::Parquet { doing: "start", path: path.clone(), source })?;
-        Ok(FileWriter { file, rows: 0, time_min_ns: None, time_max_ns: None, bytes: 0, memory_bytes: 0, writer, path })
+        Ok(FileWriter {
+            file,
+            rows: 0,
+            time_min_ns: None,
+            time_max_ns: None,
+            schema_version: layout.version,
+            bytes: 0,
+            memory_bytes: 0,
+            writer,
+            path,
+        })
     }
 
     /// Appends rows.

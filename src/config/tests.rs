@@ -205,6 +205,23 @@ fn relations_between_keys_are_checked() {
             &["storage.object_store={scheme: s3, bucket: abc, access_key_id: k}"],
             "secret_access_key: must be given with access_key_id",
         ),
+        (&["storage.object_store.scheme=gcs"], "storage.object_store.bucket: must be given for scheme gcs"),
+        (
+            &["storage.object_store={scheme: azblob, container: abc}"],
+            "storage.object_store.endpoint: must be given for scheme azblob",
+        ),
+        (
+            &["storage.object_store={scheme: azblob, container: abc, endpoint: 'http://a', account_key: k}"],
+            "account_name: must be given with account_key",
+        ),
+        (
+            &["metastore={type: postgres, url: 'postgres://h/d?sslmode=require'}"],
+            "metastore.url: value \"***\": must not say how to encrypt: that is for metastore.tls.mode",
+        ),
+        (
+            &["metastore={type: postgres, url: 'postgres://h/d', tls: {key_location: a.key}}"],
+            "metastore.tls.certificate_location: must be given with key_location",
+        ),
         (&["metastore.type=postgres"], "metastore.type: value \"postgres\": must be given for type postgres"),
         (&["metastore={type: postgres, url: mysql://u:hunter2@h}"], "metastore.url: value \"***\": must begin with postgres://"),
         (
@@ -235,6 +252,15 @@ fn what_works_but_is_not_meant_is_a_warning() {
         (&["storage.rotation.idle_seconds=301"], "has no effect above age_max_seconds"),
         (&["storage.rotation.file_bytes_max=1GiB"], "under load reading pauses until"),
         (&["storage.object_store.bucket=abc"], "has no effect: storage.object_store.scheme is fs"),
+        (
+            &["storage.object_store={scheme: gcs, bucket: abc, account_name: a}"],
+            "has no effect: storage.object_store.scheme is gcs",
+        ),
+        (&["metastore.tls.mode=require"], "has no effect: metastore.type is sled"),
+        (
+            &["metastore={type: postgres, url: 'postgres://h/d', tls: {ca_location: ca.pem}}"],
+            "has no effect: only metastore.tls.mode verify-full",
+        ),
         (&["metastore.url=postgres://x"], "has no effect: metastore.type is sled"),
     ] {
         let loaded = parse(TOPICS, overrides).unwrap_or_else(|problems| panic!("{overrides:?}: {problems}"));
