@@ -1,9 +1,11 @@
-//! Question: how much of what the disk gives does the write-ahead log reach, when every group is synced?
+//! Question: how much of what the disk gives does the write-ahead log reach, when every group is synced; and how long does one
+//! append wait for its ack at half of the rate that the log can take?
 //!
-//! In one run, with the same bytes per sync: a bare loop of write and fdatasync over a file whose blocks were written before (all the
-//! disk can do), the log's core, the log with its threads and dedup keys, and the core without direct I/O. Compare the ratios;
-//! the figures themselves belong to the machine and the hour. Run with `cargo bench --bench wal [-- MiB_PER_ROUND]` (512 by default).
-//! It writes to a folder beside the sources, which it removes.
+//! In one run, with the same bytes per sync: a bare loop of write (1 MiB at once) and fdatasync over a file whose blocks were written
+//! before (all the disk can do), the log's core, the log with its threads and dedup keys, and the core without direct I/O. Compare the
+//! ratios; the figures themselves belong to the machine and the hour. *written* is what went to the disk, key files included, for each
+//! byte of payload. Run with `cargo bench --bench wal [-- MiB_PER_ROUND]` (512 by default). It writes to a folder beside the
+//! sources, which it removes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -15,7 +17,7 @@ use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Sp
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
-use openwit_operators::wal_commit::{Config, Job, Log, Writer};
+use openwit_operators::wal_commit::{Config, Job, Log, Sync, Writer};
 
 /// A span as OTLP protobuf, the smallest usual payload and so the dearest for a log.
 const PAYLOAD_BYTES: usize = 344;
@@ -25,6 +27,10 @@ const ROUNDS: usize = 3;
 const ROUND_MAX: Duration = Duration::from_secs(5);
 /// Jobs at the writer at any time, as from a few workers.
 const JOBS_IN_FLIGHT: u64 = 4;
+/// What a job of the latency part holds: what a few partitions bring in one epoch of 20 ms at 10 MB/s.
+const LATENCY_JOB_BYTES: usize = 256 << 10;
+/// How long each latency is measured: a few hundred jobs at least.
+const LATENCY_ROUND: Duration = Duration::from_secs(4);
 
 fn batch(start: i64, records: usize) -> NormalizedBatch {
     let topic = TopicKey { cluster: "cluster".into(), name: "traces.shop".into(), id: "id".into() };
@@ -85,7 +91,9 @@ fn raw(directory: &Path, direct: bool, group: usize, total: u64) -> Run {
         if at + group as u64 > FILE_BYTES {
             at = 0;
         }
-        file.write_all_at(buffer, at).expect("there is space");
+        for (index, part) in buffer.chunks(1 << 20).enumerate() {
+            file.write_all_at(part, at + ((index as u64) << 20)).expect("there is space");
+        }
         file.sync_data().expect("the disk works");
         (bytes, at) = (bytes + group as u64, at + group as u64);
     }
@@ -126,9 +134,17 @@ fn core(directory: &Path, direct_io: bool, group: usize, total: u64) -> (Run, bo
     (Run { bytes, elapsed: begin.elapsed() }, log.stats().direct_io)
 }
 
+/// How the log with its threads did.
+struct Threaded {
+    run: Run,
+    frames_per_sync: f64,
+    /// Bytes written for each byte of payload.
+    written: f64,
+}
+
 /// The same through the threads, with dedup keys and a few jobs in flight, of which those queued share a sync.
-fn threads(directory: &Path, group: usize, total: u64) -> (Run, f64) {
-    let writer = Writer::spawn(warm(config(directory, "threads")), Health::default()).expect("threads start");
+fn threads(directory: &Path, sync: Sync, group: usize, total: u64) -> Threaded {
+    let writer = Writer::spawn(warm(Config { sync, ..config(directory, "threads") }), Health::default()).expect("threads start");
     let port = writer.port(|| {});
     let before = writer.stats();
     let batch = batch(0, group / (PAYLOAD_BYTES + 20));
@@ -152,7 +168,51 @@ fn threads(directory: &Path, group: usize, total: u64) -> (Run, f64) {
     }
     let after = writer.stats();
     let frames_per_sync = (after.frames - before.frames) as f64 / (after.syncs - before.syncs).max(1) as f64;
-    (Run { bytes, elapsed }, frames_per_sync)
+    let written = after.written_bytes + after.keys_written_bytes - before.written_bytes - before.keys_written_bytes;
+    let written = written as f64 / (after.payload_bytes - before.payload_bytes) as f64;
+    Threaded { run: Run { bytes, elapsed }, frames_per_sync, written }
+}
+
+/// Appends one job at a time at `bytes_per_s`, whether or not earlier ones are acknowledged, and returns how long each took from when it
+/// was due to its ack, in milliseconds, sorted. From when it was due: a log that stands still must not slow down its own load.
+fn latencies(directory: &Path, sync: Sync, bytes_per_s: f64) -> Vec<f64> {
+    let writer = Writer::spawn(warm(Config { sync, ..config(directory, "threads") }), Health::default()).expect("threads start");
+    let port = writer.port(|| {});
+    let batch = batch(0, LATENCY_JOB_BYTES / (PAYLOAD_BYTES + 20));
+    let interval = Duration::from_secs_f64(batch.payload_bytes() as f64 / bytes_per_s);
+    let jobs = (LATENCY_ROUND.as_secs_f64() / interval.as_secs_f64()) as u32;
+    let begin = Instant::now();
+    let (mut sent, mut taken) = (0u32, Vec::new());
+    while (taken.len() as u32) < jobs {
+        let due = begin + interval * sent;
+        if sent < jobs && Instant::now() >= due {
+            port.append(Job { ticket: sent.into(), batches: vec![(Epoch(1_000_000 + u64::from(sent)), batch.clone())] });
+            sent += 1;
+            continue;
+        }
+        let wait = if sent < jobs { due.saturating_duration_since(Instant::now()) } else { ROUND_MAX };
+        if let Ok(ack) = port.receiver().recv_timeout(wait) {
+            taken.push((begin + interval * ack.ticket as u32).elapsed().as_secs_f64() * 1e3);
+            writer.release(Epoch(1_000_000 + ack.ticket));
+        }
+    }
+    taken.sort_by(f64::total_cmp);
+    taken
+}
+
+fn print_latencies(directory: &Path, mib: u64) {
+    println!(
+        "\nappend to ack at half of the rate the log takes, jobs of {} KiB, best of {ROUNDS} rounds by p99",
+        LATENCY_JOB_BYTES >> 10
+    );
+    println!("{:>24} {:>10} {:>10} {:>10} {:>10}", "sync_on_write", "MB/s", "p50 ms", "p99 ms", "max ms");
+    for (name, sync) in [("true", Sync::OnWrite), ("false, every 100 ms", Sync::Every(Duration::from_millis(100)))] {
+        let half = threads(directory, sync, LATENCY_JOB_BYTES, mib << 20).run.mb_per_s() / 2.0;
+        let rounds = (0..ROUNDS).map(|_| latencies(directory, sync, half * 1e6));
+        let at = |sorted: &[f64], part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
+        let best = rounds.min_by(|one, other| at(one, 0.99).total_cmp(&at(other, 0.99))).unwrap_or_default();
+        println!("{name:>24} {half:>10.0} {:>10.2} {:>10.2} {:>10.2}", at(&best, 0.5), at(&best, 0.99), at(&best, 1.0));
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -169,16 +229,17 @@ fn main() {
         "direct I/O: {direct}; records of {PAYLOAD_BYTES} B; MB/s of payload, median of {ROUNDS} rounds; ratio to the bare loop"
     );
     println!(
-        "{:>9} {:>10} {:>16} {:>30} {:>16}",
-        "per sync", "bare loop", "core", "threads, keys, 4 in flight", "core, buffered"
+        "{:>9} {:>10} {:>16} {:>30} {:>16} {:>8}",
+        "per sync", "bare loop", "core", "threads, keys, 4 in flight", "core, buffered", "written"
     );
     for group in [64 << 10, 256 << 10, 1 << 20, 4 << 20] {
         let (mut rates, mut ratios) = (vec![vec![]; 4], vec![vec![]; 4]);
-        let mut shared = 0.0;
+        let (mut shared, mut written) = (0.0, 0.0);
         for _ in 0..ROUNDS {
             let bare = raw(directory, direct, group, mib << 20).mb_per_s();
-            let (threaded, frames_per_sync) = threads(directory, group, mib << 20);
-            shared = frames_per_sync;
+            let threaded = threads(directory, Sync::OnWrite, group, mib << 20);
+            (shared, written) = (threaded.frames_per_sync, threaded.written);
+            let threaded = threaded.run;
             let others = [core(directory, true, group, mib << 20).0, threaded, core(directory, false, group, mib << 20).0];
             for (column, rate) in std::iter::once(bare).chain(others.iter().map(Run::mb_per_s)).enumerate() {
                 rates[column].push(rate);
@@ -191,6 +252,12 @@ fn main() {
         };
         let per_sync = format!("{} KiB", group >> 10);
         let threaded = format!("{}, {shared:.1}/sync", cell(1 + 1));
-        println!("{per_sync:>9} {:>10.0} {:>16} {threaded:>30} {:>16}", median(rates[0].clone()), cell(1), cell(3));
+        println!(
+            "{per_sync:>9} {:>10.0} {:>16} {threaded:>30} {:>16} {written:>8.3}",
+            median(rates[0].clone()),
+            cell(1),
+            cell(3)
+        );
     }
+    print_latencies(directory, mib);
 }

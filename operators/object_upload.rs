@@ -401,7 +401,7 @@ async fn copy(file: &StableFile, writer: &mut opendal::Writer, chunk_bytes: usiz
 }
 
 /// OpenDAL syncs a local object, but not the folders that lead to it: after a power failure the catalog would name a file that is gone.
-async fn sync_folders(operator: &Operator, path: &str) -> Result<(), Error> {
+pub(crate) async fn sync_folders(operator: &Operator, path: &str) -> Result<(), Error> {
     let info = operator.info();
     if info.scheme() != "fs" {
         return Ok(());

@@ -25,7 +25,8 @@
 //! W-2  end >= written >= synced in the active segment; a sealed segment is synced to its end before its successor exists.
 //! W-3  What recovery yields is one unbroken run of the frames appended, short of reported damage: never a frame behind an
 //!      unsynced hole, never a frame of a segment's former life.
-//! W-4  A segment is reused only when all its frames are released and its dedup keys are synced in a file of their own.
+//! W-4  A segment is reused only when all its frames are released, its dedup keys are synced in a file of their own and, with a
+//!      long-term log, its copy is durable there.
 //! W-5  After a failed sync nothing is written and nothing acknowledged.
 //! ```
 //!
@@ -36,7 +37,7 @@
 //! worker 1 --job--> | queue | ----------------------> | writer | ------------> | keeper |
 //!    ...            +-------+   one sync per group    +--------+ <--- saved -- +--------+
 //!     ^                                                   |
-//!     +----------------- acks, per worker ----------------+
+//!     +----------------- acks, per worker ----------------+ ------ sealed segments ------> copier ---> long-term log
 //! ```
 //!
 //! The bytes on disk are described in `docs/wal-format.md` and held by the golden files beside this module.
@@ -64,6 +65,7 @@ pub mod frame;
 pub mod inspect;
 pub mod keys;
 pub mod log;
+pub mod long_term;
 pub mod memory;
 pub mod read;
 pub mod recovery;
@@ -106,6 +108,11 @@ pub struct Config {
     /// Bound of all key files together. When reached the oldest are dropped, counted in `Stats::keys_dropped`: a duplicate that
     /// old may pass after a restart.
     pub keys_bytes_max: u64,
+    /// How long a published segment is kept, measured in epochs; 0 makes it free at once. A segment that is needed, because of
+    /// `bytes_max` or of a full disk, is made free earlier.
+    pub retention_ms: u64,
+    /// The long-term log, if there is one: then a segment is reused only when its copy is there.
+    pub long_term: Option<long_term::Config>,
     /// Bypass the page cache where the file system can: several times the throughput on a busy machine. False only where it is
     /// known to misbehave.
     pub direct_io: bool,
@@ -121,6 +128,8 @@ impl Config {
             sync: Sync::OnWrite,
             keys_retention_ms: 3_600_000,
             keys_bytes_max: 1 << 30,
+            retention_ms: 0,
+            long_term: None,
             direct_io: true,
         }
     }
@@ -154,12 +163,14 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file was written by a program newer than this one. It is left as it is.
-    #[error("{} has format version {found}, this program reads up to {}", path.display(), segment::VERSION)]
+    #[error("{} has format version {found}, this program reads up to {known}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: u32,
+        /// The newest version this program knows.
+        known: u32,
     },
     /// No room: the disk is full or the log has reached `bytes_max`. Nothing changed; the same call succeeds once there is room.
     #[error("no room in the write-ahead log: {cause}")]
@@ -191,6 +202,16 @@ pub enum Error {
         /// What is wrong with it.
         source: frame::Error,
     },
+    /// Part of a copy in the long-term log is damaged, or its end is missing.
+    #[error("{}, bytes {} to {}: damaged or cut short; {}", path.display(), bytes.start, bytes.end, held(*frames))]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// Its damaged bytes; empty where the end is missing.
+        bytes: std::ops::Range<u64>,
+        /// Frames they held, where that can still be read.
+        frames: Option<u32>,
+    },
     /// A file operation failed.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -211,6 +232,10 @@ impl Error {
     pub fn is_full(&self) -> bool {
         matches!(self, Error::Full { .. })
     }
+}
+
+fn held(frames: Option<u32>) -> String {
+    frames.map_or("what it held is unknown".into(), |frames| format!("it held {frames} frames"))
 }
 
 impl From<(&'static str, PathBuf, std::io::Error)> for Error {

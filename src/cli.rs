@@ -342,19 +342,64 @@ pub struct WalArgs {
     pub command: WalCommand,
 }
 
-/// What to do with a write-ahead log. None changes it, all work on the log of a running process.
+/// What to do with a write-ahead log, short-term or long-term. None changes it, all work on the log of a running process.
 #[derive(Debug, Subcommand)]
 pub enum WalCommand {
     /// List segments: state, frames, bytes, epochs, offsets
     Ls(WalDirArgs),
+    /// Print records as JSON, one a line
+    Cat(WalCatArgs),
     /// Read every frame and check its checksum; ends with 1 if one is damaged, other than a torn tail
     Verify(WalDirArgs),
+}
+
+/// Arguments of `wal cat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is damaged is reported on stderr and left out; then it ends with 1.
+
+Examples:
+  openwit-ingest wal cat data/wal/short --topic v6.qtw.traces.shop.eu --partition 3 --from-offset 1000 --limit 10
+  openwit-ingest wal cat data/wal/long/2026-11-26 --payload none")]
+pub struct WalCatArgs {
+    /// The log's directory, a day of a long-term log, or a single segment or copy
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Records of this topic only; may be repeated
+    #[arg(long = "topic", value_name = "TOPIC")]
+    pub topics: Vec<String>,
+    /// Records of this partition only; may be repeated
+    #[arg(long = "partition", value_name = "N")]
+    pub partitions: Vec<i32>,
+    /// Records of this offset and later ones
+    #[arg(long, value_name = "OFFSET")]
+    pub from_offset: Option<i64>,
+    /// Records before this offset
+    #[arg(long, value_name = "OFFSET")]
+    pub to_offset: Option<i64>,
+    /// Records to print at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// How payloads are printed
+    #[arg(long, value_enum, default_value_t = PayloadFormat::Json)]
+    pub payload: PayloadFormat,
+}
+
+/// How `wal cat` prints payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PayloadFormat {
+    /// As OTLP/JSON
+    Json,
+    /// The protobuf bytes, as base64
+    Base64,
+    /// Not at all
+    None,
 }
 
 /// Where a log is.
 #[derive(Debug, Args)]
 pub struct WalDirArgs {
-    /// The log's directory, as `processing.wal.directory` names it
+    /// The log's directory, a day of a long-term log, or a single segment or copy
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Print the result as JSON
@@ -405,6 +450,7 @@ mod tests {
             "janitor --config c.yaml --dry-run --json",
             "migrate --config c.yaml --set metastore.url=postgres://o@h/d --grant r",
             "wal ls d",
+            "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",
         ];
         for line in lines {

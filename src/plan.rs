@@ -271,7 +271,41 @@ fn wal(config: &Config) -> wal_commit::Config {
         },
         keys_retention_ms: if processing.dedup_enabled { processing.dedup_window_seconds * 1_000 } else { 0 },
         keys_bytes_max: wal.dedup_keys_bytes_max,
+        retention_ms: config.wal_cleanup.retention_seconds * 1_000,
+        long_term: wal.long_term.enabled.then(|| long_term(config)),
         direct_io: wal.direct_io,
+    }
+}
+
+fn long_term(config: &Config) -> wal_commit::long_term::Config {
+    let (keys, cleanup) = (&config.processing.wal.long_term, &config.wal_cleanup);
+    wal_commit::long_term::Config {
+        store: long_term_store(config),
+        node: config.node.id.clone(),
+        compression_level: keys.compression_level as i32,
+        cleanup: cleanup.enabled.then_some(wal_commit::long_term::Cleanup {
+            interval: Duration::from_secs(cleanup.interval_seconds),
+            retention_ms: cleanup.long_term_retention_seconds * 1_000,
+            bytes_max: cleanup.long_term_bytes_max,
+        }),
+    }
+}
+
+/// Where the long-term log of `config` is.
+pub fn long_term_store(config: &Config) -> ObjectStore {
+    let keys = &config.processing.wal.long_term;
+    let store = &keys.object_store;
+    match store.scheme {
+        ObjectStoreScheme::Fs => ObjectStore::Fs { root: absolute(&keys.directory) },
+        ObjectStoreScheme::S3 => ObjectStore::S3(S3 {
+            bucket: store.bucket.clone().unwrap_or_default(),
+            root: store.prefix.clone(),
+            endpoint: store.endpoint.clone(),
+            region: Some(store.region.clone()),
+            access_key_id: store.access_key_id.as_ref().map(|secret| Secret::new(secret.expose())),
+            secret_access_key: store.secret_access_key.as_ref().map(|secret| Secret::new(secret.expose())),
+            ..S3::default()
+        }),
     }
 }
 

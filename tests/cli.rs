@@ -10,9 +10,16 @@ mod support;
 mod catalog;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use openwit_ingest::embedded_broker::EmbeddedBroker;
-use openwit_ingest::generate::Topic;
+use openwit_ingest::generate::{Format, Generator, Plan, Ppm, Topic};
+use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
+use openwit_operators::epoch::Epoch;
+use openwit_operators::fault::Health;
+use openwit_operators::object_upload::ObjectStore;
+use openwit_operators::wal_commit::{Config, Job, Log, Writer, long_term};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -35,8 +42,9 @@ fn line(line: &str) -> Finished {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands =
-        ["", "demo", "run", "check", "graph", "generate", "audit", "janitor", "migrate", "wal", "wal ls", "wal verify"];
+    let commands = [
+        "", "demo", "run", "check", "graph", "generate", "audit", "janitor", "migrate", "wal", "wal ls", "wal cat", "wal verify",
+    ];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);
         let usage = format!("Usage: openwit-ingest {command}");
@@ -130,7 +138,6 @@ fn a_value_that_is_not_supported_yet_is_refused_not_ignored() {
     let cases = [
         "ingestion.sources.grpc.enabled=true",
         "ingestion.sources.http.enabled=true",
-        "processing.wal.long_term.enabled=true",
         "storage.parquet.compression=snappy",
     ];
     for set in cases {
@@ -168,9 +175,12 @@ fn a_fault_ends_with_one_and_is_named() {
     let config = project().join("config/standalone.yaml");
     let nobody = "ingestion.kafka.brokers=127.0.0.1:1";
     let data = format!("node.data_directory={}", folder.path().display());
-    let cases: [(&[&str], &str); 4] = [
+    let empty = TempDir::new().unwrap();
+    let cases: [(&[&str], &str); 6] = [
         (&["wal", "ls", missing.to_str().unwrap()], "nothing-here"),
         (&["wal", "verify", missing.to_str().unwrap()], "nothing-here"),
+        (&["wal", "cat", missing.to_str().unwrap()], "nothing-here"),
+        (&["wal", "ls", empty.path().to_str().unwrap()], "there is no write-ahead log in it"),
         (&["check", "--connect", "--config", config.to_str().unwrap(), "--set", nobody, "--set", &data], "kafka"),
         (&["generate", "--brokers", "127.0.0.1:1", "--topic", "t", "--count", "1"], "topic `t`"),
     ];
@@ -241,6 +251,100 @@ fn run_audit_and_wal_tell_scripts_what_there_is_and_what_is_missing() {
     let audited = loaded.with_config(&["audit"]).expect(DIFFERENCE);
     let name = file.file_name().unwrap().to_str().unwrap();
     assert!(audited.stdout.contains(name) && audited.stdout.contains("NOT CLEAN"), "{}", audited.stdout);
+}
+
+/// A short-term and a long-term log of 40 messages of two partitions, all in both but for those of the active segment. The log is
+/// still open, as that of a running process.
+fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
+    let plan = Plan {
+        topics: vec![Topic { name: TOPIC.into(), partitions: 2 }],
+        format: Format::Otlp,
+        signal: Signal::Traces,
+        count: Some(40),
+        records_per_message: 20,
+        message_bytes_min: 0,
+        duplicates: Ppm(0),
+        invalid: Ppm(0),
+        tombstones: Ppm(0),
+        seed: 5,
+        keyed: false,
+        start_time_ns: 1_767_225_600_000_000_000,
+        time_step_ns: 1_000_000,
+    };
+    let (short, long) = (folder.join("short"), folder.join("long"));
+    let store = ObjectStore::Fs { root: long.clone() };
+    let long_term = long_term::Config { store, node: "node-1".into(), compression_level: 1, cleanup: None };
+    let config = Config { segment_bytes: 64 << 10, long_term: Some(long_term), ..Config::new(&short) };
+    let writer = Writer::spawn(Log::open(config, Epoch(1_790_000_000_000)).unwrap().0, Health::default()).unwrap();
+    let port = writer.port(|| {});
+    let topic = Arc::new(TopicKey { cluster: "c".into(), name: TOPIC.into(), id: "".into() });
+    for (number, message) in Generator::new(plan).unwrap().enumerate() {
+        let (partition, offset) = (PartitionKey { topic: topic.clone(), partition: number as i32 % 2 }, number as i64 / 2);
+        let payload = message.payload().unwrap().to_vec();
+        let span = Span { start: 0, len: payload.len() as u32 };
+        let record = Record { offset, timestamp_ms: 1_790_000_000_000, key: number as u128, arena: Arena::Raw, payload: span };
+        let batch = NormalizedBatch {
+            group: Group { index: "shop".into(), signal: Signal::Traces },
+            coverage: Coverage::stored(partition, offset..offset + 1),
+            raw: payload.into(),
+            written: vec![].into(),
+            records: vec![record],
+        };
+        let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
+        port.append(Job { ticket: number as u64, batches: vec![(epoch, batch)] });
+        port.receiver().recv_timeout(support::binary::PATIENCE).unwrap();
+    }
+    support::wait::until("copies of all sealed segments", support::binary::PATIENCE, || {
+        let stats = writer.stats();
+        stats.segments_uncopied == 0 && stats.long_term.copied > 1
+    });
+    (writer, short, long)
+}
+
+#[test]
+fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
+    let folder = TempDir::new().unwrap();
+    let (_writer, short, long) = logs(folder.path());
+    let wal = |words: &[&str]| openwit(std::iter::once("wal").chain(words.iter().copied()));
+    let cat = |words: &[&str]| -> Vec<serde_json::Value> {
+        let printed = wal(&[&["cat"], words].concat()).expect(DONE).stdout;
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (short_text, long_text) = (short.to_str().unwrap(), long.to_str().unwrap());
+    let all = cat(&[short_text]);
+    assert_eq!(all.len(), 40);
+    let span = &all[0]["payload"]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert!(span["traceId"].as_str().is_some_and(|id| id.len() == 32), "{}", all[0]);
+    // The copies hold the same, in the same order, but for the active segment.
+    let copied = cat(&[long_text]);
+    assert!(all.starts_with(&copied) && copied.len() > 10 && copied.len() < 40, "{}", copied.len());
+    let day = long.join("2026-09-21");
+    let files = lake::files(&day, ".owl");
+    assert_eq!(cat(&[day.to_str().unwrap()]), copied);
+    assert!(copied.starts_with(&cat(&[files[0].to_str().unwrap()])));
+    assert_eq!(cat(&[short.join("segment-00000000000000000001.wal").to_str().unwrap()]), cat(&[files[0].to_str().unwrap()]));
+
+    let filter = ["--partition", "1", "--from-offset", "3", "--to-offset", "9", "--payload", "base64", "--topic", TOPIC];
+    let offsets: Vec<_> =
+        cat(&[&[short_text], &filter[..]].concat()).iter().map(|line| line["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets, (3..9).collect::<Vec<_>>());
+    assert_eq!(cat(&[short_text, "--limit", "7", "--payload", "none"]).len(), 7);
+    assert!(cat(&[short_text, "--topic", "another"]).is_empty());
+
+    for log in [short_text, long_text] {
+        let verified = wal(&["verify", "--json", log]).expect(DONE).json();
+        assert_eq!((&verified["losses"], &verified["problems"]), (&json!(0), &json!([])), "{log}");
+        let listed = wal(&["ls", "--json", log]).expect(DONE).json();
+        let frames: u64 = listed.as_array().unwrap().iter().filter_map(|one| one["frames"].as_u64()).sum();
+        assert_eq!(json!(frames), verified["frames"]);
+    }
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    bytes[300] ^= 1;
+    std::fs::write(&files[0], bytes).unwrap();
+    let damaged = wal(&["cat", long_text]).expect(FAULT);
+    assert!(damaged.stdout.lines().count() < copied.len() && damaged.stdout.lines().count() > 0);
+    assert!(damaged.stderr.contains("damaged") && damaged.stderr.contains(files[0].to_str().unwrap()), "{}", damaged.stderr);
+    assert!(wal(&["verify", long_text]).expect(FAULT).stdout.contains("1 of them losses"));
 }
 
 #[test]

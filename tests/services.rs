@@ -15,5 +15,7 @@ mod exactly_once;
 mod hostile;
 #[path = "services/rebalance.rs"]
 mod rebalance;
+#[path = "services/long_term.rs"]
+mod long_term;
 #[path = "services/setup.rs"]
 mod setup;

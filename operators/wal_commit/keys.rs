@@ -174,7 +174,7 @@ impl File {
             Ok(bytes)
         };
         let bytes = read().map_err(|error| ("read", path(), error))?;
-        File::parse(bytes, segment).map_err(|found| Error::Version { path: path(), found })
+        File::parse(bytes, segment).map_err(|found| Error::Version { path: path(), found, known: VERSION })
     }
 
     /// Writes the file under its name, whole and synced, or not at all.

@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use super::buffer::AlignedBuffer;
 use super::disk::{self, Access, BLOCK_BYTES, Directory, Disk, File, Lock};
 use super::frame::{self, Place, Prepared};
+use super::long_term::cleanup::Horizon;
 use super::read::{Frames, Position, Reader, Run};
 use super::recovery::{self, Recovery, Surveyed};
 use super::segment::{self, FRAMES_START, Layout, corrupt_name, free_name, segment_name, temporary_name};
-use super::{Config, Error, keys};
+use super::{Config, Error, keys, long_term};
 use crate::batch::NormalizedBatch;
 use crate::epoch::Epoch;
 
@@ -76,6 +77,8 @@ pub struct Stats {
     pub segments: u64,
     /// Free segments.
     pub segments_free: u64,
+    /// Sealed segments whose copy in the long-term log is not there yet.
+    pub segments_uncopied: u64,
     /// Bytes of all segment files; at most `bytes_max`.
     pub total_bytes: u64,
     /// Bytes of segments that are not free: the backlog on disk.
@@ -96,6 +99,8 @@ pub struct Stats {
     pub stalls: u64,
     /// True if blocks are written past the page cache.
     pub direct_io: bool,
+    /// The long-term log.
+    pub long_term: long_term::Stats,
 }
 
 /// The segment being written. end >= written >= synced, in order of appending, writing, syncing.
@@ -106,6 +111,7 @@ struct Active {
     end: u64,
     written: u64,
     synced: u64,
+    epoch_min: Epoch,
     epoch_max: Epoch,
     keys: keys::Builder,
 }
@@ -117,6 +123,8 @@ struct Sealed {
     /// Released when every epoch up to this one is.
     epoch_max: Epoch,
     damaged: bool,
+    /// Its copy in the long-term log is there, or none is wanted.
+    copied: bool,
 }
 
 /// The key files, and the keys on their way there.
@@ -142,8 +150,12 @@ pub struct Log {
     config: Config,
     run_epoch: Epoch,
     released: Epoch,
+    /// The newest epoch there is: the log's clock.
+    newest: Epoch,
     active: Option<Active>,
     sealed: VecDeque<Sealed>,
+    /// Sealed segments whose copying was not handed out yet.
+    uncopied: VecDeque<long_term::Job>,
     free: VecDeque<u64>,
     corrupt: VecDeque<String>,
     keys: KeyShelf,
@@ -180,8 +192,10 @@ impl Log {
         let mut log = Log {
             run_epoch,
             released: Epoch(0),
+            newest: run_epoch,
             active: None,
             sealed: VecDeque::new(),
+            uncopied: VecDeque::new(),
             free: VecDeque::new(),
             corrupt: layout.corrupt.iter().cloned().collect(),
             keys: KeyShelf::default(),
@@ -233,12 +247,19 @@ impl Log {
             recovery::merge(&mut coverage, &scan.coverage);
             runs.extend(scan.runs.iter().map(|bytes| Run { segment: *number, bytes: bytes.clone() }));
         }
-        self.sealed.extend(surveyed.iter().map(|found| Sealed {
-            number: found.number,
-            file_bytes: found.file_bytes,
-            epoch_max: self.run_epoch,
-            damaged: found.is_damaged(),
-        }));
+        for found in surveyed {
+            self.sealed.push_back(Sealed {
+                number: found.number,
+                file_bytes: found.file_bytes,
+                epoch_max: self.run_epoch,
+                damaged: found.is_damaged(),
+                copied: true,
+            });
+            // Whether it was copied before, the copier finds out.
+            if let Some((first, last)) = found.scan.epochs {
+                self.want_copy(long_term::Job { segment: found.number, end: found.scan.end, first, last });
+            }
+        }
         report.damaged_keys = self.take_over_keys(layout, surveyed, &runs)?;
         let key_files = self.keys.saved.keys().copied().collect();
         let unsaved_keys = self.keys.unsaved.iter().cloned().collect();
@@ -308,7 +329,8 @@ impl Log {
         frame.write(Place { segment, position, synced, epoch }, &mut self.buffer);
         active.end += bytes;
         assert_eq!(self.buffer_start + self.buffer.len() as u64, active.end, "segment {segment}: buffer and end differ");
-        active.epoch_max = active.epoch_max.max(epoch);
+        (active.epoch_min, active.epoch_max) = (active.epoch_min.min(epoch), active.epoch_max.max(epoch));
+        self.newest = self.newest.max(epoch);
         if self.config.keys_retention_ms > 0 {
             active.keys.add(epoch, &batch.coverage.partition, &batch.records);
         }
@@ -366,7 +388,37 @@ impl Log {
     pub fn release(&mut self, epoch: Epoch) -> Result<(), Error> {
         self.usable()?;
         self.released = self.released.max(epoch);
+        if epoch < Epoch(u64::MAX) {
+            // The last release says only that nothing more will come.
+            self.newest = self.newest.max(epoch);
+        }
         self.retire_released()
+    }
+
+    /// How far the log is, for those who remove what is older.
+    pub fn horizon(&self) -> Horizon {
+        Horizon { published: self.released, newest: self.newest }
+    }
+
+    /// A sealed segment that must be copied before it can be reused. Pass its number to `copied` when its copy is durable.
+    pub fn take_uncopied(&mut self) -> Option<long_term::Job> {
+        self.uncopied.pop_front()
+    }
+
+    /// States that the copy of this segment is durable.
+    pub fn copied(&mut self, segment: u64) -> Result<(), Error> {
+        self.usable()?;
+        self.sealed.iter_mut().filter(|sealed| sealed.number == segment).for_each(|sealed| sealed.copied = true);
+        self.retire_released()
+    }
+
+    fn want_copy(&mut self, job: long_term::Job) {
+        if self.config.long_term.is_some()
+            && let Some(sealed) = self.sealed.iter_mut().rfind(|sealed| sealed.number == job.segment)
+        {
+            sealed.copied = false;
+            self.uncopied.push_back(job);
+        }
     }
 
     /// Keys that must be saved before their segment can be reused. Pass the number to `keys_saved` when they are.
@@ -436,6 +488,7 @@ impl Log {
         Stats {
             segments: (self.sealed.len() + usize::from(self.active.is_some())) as u64,
             segments_free: self.free.len() as u64,
+            segments_uncopied: self.sealed.iter().filter(|sealed| !sealed.copied).count() as u64,
             total_bytes: live_bytes + self.free.len() as u64 * self.config.segment_bytes,
             live_bytes,
             key_files: self.keys.saved.len() as u64,
@@ -464,17 +517,30 @@ impl Log {
         if self.keys.awaiting.len() >= KEYS_AWAITING_MAX {
             return Err(Error::Full { cause: "the dedup keys of sealed segments are not saved yet".into() });
         }
-        if let Some(Active { number, file_bytes, end, synced, epoch_max, keys, .. }) = self.active.take() {
+        if let Some(Active { number, file_bytes, end, synced, epoch_min, epoch_max, keys, .. }) = self.active.take() {
             assert_eq!(synced, end, "segment {number} is sealed before it is synced");
             self.previous = (number, end);
-            self.sealed.push_back(Sealed { number, file_bytes, epoch_max, damaged: false });
+            self.sealed.push_back(Sealed { number, file_bytes, epoch_max, damaged: false, copied: true });
             self.keys.queue(keys, number);
+            if end > FRAMES_START {
+                self.want_copy(long_term::Job { segment: number, end, first: epoch_min, last: epoch_max });
+            }
         }
         self.retire_released()?;
-        self.active = Some(self.start_segment(needed.max(self.config.segment_bytes))?);
+        self.active = Some(self.start_segment_somehow(needed.max(self.config.segment_bytes))?);
         self.buffer.clear();
         self.buffer_start = FRAMES_START;
         Ok(())
+    }
+
+    /// Starts a segment, if need be at the cost of those that are kept only for their retention.
+    fn start_segment_somehow(&mut self, file_bytes: u64) -> Result<Active, Error> {
+        loop {
+            match self.start_segment(file_bytes) {
+                Err(error) if error.is_full() && self.is_retired(self.sealed.front()) => self.retire_oldest()?,
+                started => return started,
+            }
+        }
     }
 
     /// Makes the file of the next segment: reused if possible. Its header is durable before it gets its name.
@@ -511,8 +577,8 @@ impl Log {
             Some(_) => self.stats.segments_reused += 1,
             None => self.stats.segments_created += 1,
         }
-        let (end, epoch_max, keys) = (FRAMES_START, Epoch(0), keys::Builder::default());
-        Ok(Active { number, file, file_bytes, end, written: end, synced: end, epoch_max, keys })
+        let (end, epoch_min, epoch_max, keys) = (FRAMES_START, Epoch(u64::MAX), Epoch(0), keys::Builder::default());
+        Ok(Active { number, file, file_bytes, end, written: end, synced: end, epoch_min, epoch_max, keys })
     }
 
     fn write_header(&self, file: &dyn File, number: u64) -> io::Result<()> {
@@ -536,26 +602,42 @@ impl Log {
         Ok(())
     }
 
-    /// Frees the oldest sealed segments as far as they are released and their keys are saved.
+    /// Frees the oldest sealed segments as far as nobody needs them and their retention is over.
     fn retire_released(&mut self) -> Result<(), Error> {
-        let released = self.released;
-        while let Some(&Sealed { number, file_bytes, epoch_max, damaged }) = self.sealed.front() {
-            if epoch_max >= released || self.keys.awaiting.contains(&number) {
-                break;
-            }
-            let name = segment_name(number);
-            if damaged {
-                self.set_aside(&name)?;
-            } else if file_bytes == self.config.segment_bytes && self.free.len() < FREE_SEGMENTS_MAX {
-                let renamed = self.disk.rename(&name, &free_name(number));
-                renamed.map_err(|error| self.failed("rename", &name, error))?;
-                self.names_changed = true;
-                self.free.push_back(number);
-            } else {
-                self.remove(&name)?;
-            }
-            self.sealed.pop_front();
+        let is_past = |sealed: &Sealed, log: &Log| {
+            let retention_ms = log.config.retention_ms;
+            retention_ms == 0 || sealed.epoch_max.0.saturating_add(retention_ms) < log.newest.0
+        };
+        while let Some(oldest) = self.sealed.front()
+            && self.is_retired(Some(oldest))
+            && is_past(oldest, self)
+        {
+            self.retire_oldest()?;
         }
+        Ok(())
+    }
+
+    /// True if nobody needs the segment: it is published, its keys are saved, its copy is made.
+    fn is_retired(&self, sealed: Option<&Sealed>) -> bool {
+        let is_done = |sealed: &Sealed| sealed.epoch_max < self.released && sealed.copied;
+        sealed.is_some_and(|sealed| is_done(sealed) && !self.keys.awaiting.contains(&sealed.number))
+    }
+
+    /// Frees the oldest sealed segment.
+    fn retire_oldest(&mut self) -> Result<(), Error> {
+        let Some(&Sealed { number, file_bytes, damaged, .. }) = self.sealed.front() else { return Ok(()) };
+        let name = segment_name(number);
+        if damaged {
+            self.set_aside(&name)?;
+        } else if file_bytes == self.config.segment_bytes && self.free.len() < FREE_SEGMENTS_MAX {
+            let renamed = self.disk.rename(&name, &free_name(number));
+            renamed.map_err(|error| self.failed("rename", &name, error))?;
+            self.names_changed = true;
+            self.free.push_back(number);
+        } else {
+            self.remove(&name)?;
+        }
+        self.sealed.pop_front();
         Ok(())
     }
 

@@ -19,15 +19,23 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::disk::{BLOCK_BYTES, Disk, File};
 use super::frame::{self, HEADER_BYTES, Meta};
 use super::read::{Frames, RememberedKeys, Run, Window};
-use super::segment::{FRAMES_START, Header, Layout, segment_name};
+use super::segment::{FRAMES_START, Header, Layout, VERSION, segment_name};
 use super::{Error, keys};
 use crate::coverage::{Coverage, OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
+
+/// Threads that read segments at once. A disk streams with two readers; beyond four they only get into each other's way.
+const SURVEY_THREADS_MAX: usize = 4;
+/// How often a long log says how much of it is read.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was found when the log was opened.
 pub struct Recovery {
@@ -216,7 +224,7 @@ fn walk(window: &mut Window<'_>, number: u64, limit: u64) -> Vec<Piece> {
 }
 
 /// The whole frame at `at`, or else the hole that starts there.
-fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: u64) -> Result<(frame::Header, Meta), Box<Hole>> {
+pub(super) fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: u64) -> Result<(frame::Header, Meta), Box<Hole>> {
     let head = window.get(at..at + HEADER_BYTES as u64);
     let header = frame::Header::parse(head, number, at).ok().filter(|header| header.frame_bytes() <= limit - at);
     let hole = |end, lost| Box::new(Hole { bytes: at..end, lost });
@@ -364,14 +372,13 @@ impl Surveyed {
     }
 }
 
-/// Scans all live segments, in their order.
+/// Scans all live segments, on a few threads, and gives them in their order. One that takes long says how far it is.
 pub fn survey(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Surveyed>, Error> {
     let mut headers = BTreeMap::new();
     for &number in layout.segments.keys() {
         headers.insert(number, read_header(disk, number)?);
     }
-    let mut surveyed = Vec::new();
-    for (&number, &file_bytes) in &layout.segments {
+    let survey_one = |(&number, &file_bytes): (&u64, &u64)| {
         let name = segment_name(number);
         let after = std::ops::Bound::Excluded(number);
         let proven = match headers.range((after, std::ops::Bound::Unbounded)).next() {
@@ -381,8 +388,54 @@ pub fn survey(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Surveyed>, Error> 
         };
         let file = disk.read(&name).map_err(|error| ("open", disk.path(&name), error))?;
         let scan = scan(&*file, number, proven).map_err(|error| ("read", disk.path(&name), error))?;
-        surveyed.push(Surveyed { number, file_bytes, header: headers.get(&number).copied().flatten(), scan });
+        Ok(Surveyed { number, file_bytes, header: headers.get(&number).copied().flatten(), scan })
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(SURVEY_THREADS_MAX).min(layout.segments.len());
+    // Taken by whichever thread is free, oldest first. The lock is held for as long as it takes to step an iterator.
+    let segments = Mutex::new(layout.segments.iter());
+    let (found, surveyed) = channel();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let (segments, survey_one, found) = (&segments, &survey_one, found.clone());
+            let work = move || {
+                while let Some(segment) = { segments.lock().unwrap_or_else(PoisonError::into_inner).next() } {
+                    let one = survey_one(segment);
+                    let is_over = one.is_err();
+                    if found.send(one).is_err() || is_over {
+                        return;
+                    }
+                }
+            };
+            let started = thread::Builder::new().name("wal-survey".into()).spawn_scoped(scope, work);
+            started.map_err(|error| ("start a thread for", disk.path(""), error))?;
+        }
+        drop(found);
+        gather(disk, surveyed, layout.segments.values().sum())
+    })
+}
+
+/// Takes what the threads of `survey` find until they have ended or one failed; the others then end with their segment.
+fn gather(disk: &dyn Disk, found: Receiver<Result<Surveyed, Error>>, total_bytes: u64) -> Result<Vec<Surveyed>, Error> {
+    let (start, mut told) = (Instant::now(), Instant::now());
+    let (mut surveyed, mut bytes, mut frames) = (Vec::new(), 0, 0);
+    for one in found {
+        let one: Surveyed = one?;
+        (bytes, frames) = (bytes + one.file_bytes, frames + one.scan.frames);
+        surveyed.push(one);
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            told = Instant::now();
+            let mib_per_second = (bytes >> 20) as f64 / start.elapsed().as_secs_f64();
+            tracing::info!(
+                directory = %disk.path("").display(),
+                read_mib = bytes >> 20,
+                of_mib = total_bytes >> 20,
+                frames,
+                mib_per_second = mib_per_second as u64,
+                "reading the write-ahead log"
+            );
+        }
     }
+    surveyed.sort_by_key(|found| found.number);
     Ok(surveyed)
 }
 
@@ -391,7 +444,7 @@ fn read_header(disk: &dyn Disk, number: u64) -> Result<Option<Header>, Error> {
     let file = disk.read(&name).map_err(|error| ("open", disk.path(&name), error))?;
     let mut window = Window::new(&*file).map_err(|error| ("read", disk.path(&name), error))?;
     let header = Header::decode(window.get(0..FRAMES_START), number);
-    header.map_err(|found| Error::Version { path: disk.path(&name), found })
+    header.map_err(|found| Error::Version { path: disk.path(&name), found, known: VERSION })
 }
 
 /// What was found and lost in the surveyed segments.

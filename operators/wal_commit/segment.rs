@@ -151,7 +151,7 @@ impl Layout {
 }
 
 /// Kind and number of a name that one of the functions above made.
-fn parse_name(name: &str) -> Option<(&str, u64)> {
+pub(super) fn parse_name(name: &str) -> Option<(&str, u64)> {
     let (stem, extension) = name.rsplit_once('.')?;
     let (kind, digits) = stem.rsplit_once('-')?;
     let known = matches!((kind, extension), ("segment" | "free", "wal") | ("keys", "keys"));

@@ -25,7 +25,7 @@ mod space;
 mod threads;
 
 /// Segments of 16 KiB, at most 16 of them.
-fn small_config() -> Config {
+pub(super) fn small_config() -> Config {
     Config { segment_bytes: segment::BYTES_MIN, bytes_max: 16 * segment::BYTES_MIN, ..Config::new("memory") }
 }
 
@@ -40,7 +40,7 @@ fn key_of(partition: &PartitionKey, offset: i64) -> u128 {
 }
 
 /// A batch of `count` records of `bytes` payload bytes each, every third of them transcoded.
-fn batch(partition_number: i32, start: i64, count: usize, bytes: usize) -> NormalizedBatch {
+pub(super) fn batch(partition_number: i32, start: i64, count: usize, bytes: usize) -> NormalizedBatch {
     let partition = partition(partition_number);
     let (mut raw, mut written, mut records) = (vec![0xEE; 5], vec![], vec![]);
     for index in 0..count {
@@ -58,24 +58,24 @@ fn batch(partition_number: i32, start: i64, count: usize, bytes: usize) -> Norma
 
 /// What must be the same after reading a batch back.
 #[derive(Clone, Debug, PartialEq)]
-struct Content {
+pub(super) struct Content {
     epoch: Epoch,
     group: Group,
     coverage: Coverage,
     records: Vec<(i64, i64, u128, Vec<u8>)>,
 }
 
-fn content(epoch: Epoch, batch: &NormalizedBatch) -> Content {
+pub(super) fn content(epoch: Epoch, batch: &NormalizedBatch) -> Content {
     let record = |record: &Record| (record.offset, record.timestamp_ms, record.key, batch.payload(record).to_vec());
     let records = batch.records.iter().map(record).collect();
     Content { epoch, group: batch.group.clone(), coverage: batch.coverage.clone(), records }
 }
 
-fn recovered(recovery: &Recovery) -> Vec<Content> {
+pub(super) fn recovered(recovery: &Recovery) -> Vec<Content> {
     recovery.frames().map(|frame| frame.map(|frame| content(frame.epoch, &frame.batch)).unwrap()).collect()
 }
 
-fn open(disk: &Memory, config: &Config, run_epoch: u64) -> (Log, Recovery) {
+pub(super) fn open(disk: &Memory, config: &Config, run_epoch: u64) -> (Log, Recovery) {
     Log::open_on(Arc::new(disk.clone()), config.clone(), Epoch(run_epoch)).unwrap()
 }
 
@@ -85,6 +85,6 @@ fn segments(disk: &Memory) -> Vec<String> {
     names.filter(|name| name.starts_with("segment-")).collect()
 }
 
-fn golden(name: &str) -> std::path::PathBuf {
+pub(super) fn golden(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("wal_commit/golden").join(name)
 }

@@ -8,7 +8,8 @@
 //! in flight, which ends when the ack comes back. A bounded queue would block workers while the disk is full, and with them the
 //! sinks whose progress releases space.
 //!
-//! A second thread, the keeper, saves the dedup keys of sealed segments, off the path of the acks.
+//! A second thread, the keeper, saves the dedup keys of sealed segments, and a third, the copier, copies them to the long-term log:
+//! both off the path of the acks.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,8 +20,11 @@ use std::time::{Duration, Instant};
 
 use super::disk::{self, Disk, Lock};
 use super::log::{Log, Stats};
+use super::long_term::cleanup::Horizon;
+use super::long_term::copier::Copier;
+use super::long_term::shelf::{Shelf, Store};
 use super::read::{Position, Reader};
-use super::{Error, NAME, Sync, keys};
+use super::{Error, NAME, Sync, keys, long_term};
 use crate::batch::NormalizedBatch;
 use crate::epoch::Epoch;
 use crate::fault::Health;
@@ -77,16 +81,19 @@ pub struct Port {
 struct Threads {
     shared: Arc<Shared>,
     reader: Reader,
+    shelf: Option<Arc<dyn Shelf>>,
     joins: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the workers, the writer and the keeper share.
+/// What the workers and the log's threads share.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     inbox: Mutex<Inbox>,
     changed: Condvar,
     workers: Mutex<Vec<Worker>>,
     stats: Mutex<Stats>,
+    /// As of the last group.
+    horizon: Mutex<Horizon>,
 }
 
 #[derive(Default)]
@@ -111,6 +118,7 @@ enum Event {
     /// The keeper needs space.
     KeysFull,
     KeysFailed(Error),
+    Copied(u64),
 }
 
 /// A lock here is only poisoned if a thread panicked while moving values in or out: what it guards is still whole.
@@ -121,6 +129,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Writer {
     /// Starts the threads. A failure of theirs is raised in `health`.
     pub fn spawn(log: Log, health: Health) -> Result<Writer, Error> {
+        let store = log.config().long_term.as_ref().map(|long_term| Store::open(&long_term.store)).transpose()?;
+        Writer::spawn_on(store.map(|store| Arc::new(store) as Arc<dyn Shelf>), log, health)
+    }
+
+    /// Starts the threads, with the long-term log on `shelf`.
+    pub fn spawn_on(shelf: Option<Arc<dyn Shelf>>, log: Log, health: Health) -> Result<Writer, Error> {
         let shared = Arc::new(Shared::default());
         let reader = log.reader();
         let (to_keeper, unsaved) = channel();
@@ -131,13 +145,20 @@ impl Writer {
             spawned.map_err(|error| ("start a thread for", disk.path(""), error))
         };
         let keeper = Keeper { shared: shared.clone(), disk: log.disk(), _lock: log.lock() };
-        let keeper = spawn("wal-keeper", Box::new(move || keeper.run(&unsaved)))?;
+        // Should a later thread not start, the earlier ones end because their senders are gone.
+        let mut joins = vec![spawn("wal-keeper", Box::new(move || keeper.run(&unsaved)))?];
+        let mut to_copier = None;
+        if let (Some(shelf), Some(config)) = (shelf.clone(), log.config().long_term.clone()) {
+            let (sender, jobs) = channel();
+            to_copier = Some(sender);
+            let copier = Copier { shared: shared.clone(), disk: log.disk(), shelf, config, _lock: log.lock() };
+            joins.push(spawn("wal-copier", Box::new(move || copier.run(&jobs)))?);
+        }
         *lock(&shared.stats) = log.stats();
-        let engine =
-            Engine { log, shared: shared.clone(), health: health.clone(), to_keeper, done: vec![], last_sync: Instant::now() };
-        // Should this one not start, the keeper ends because its sender is gone.
-        let writer = spawn("wal-writer", Box::new(move || engine.run()))?;
-        Ok(Writer { threads: Arc::new(Threads { shared, reader, joins: Mutex::new(vec![writer, keeper]) }) })
+        let (done, last_sync) = (vec![], Instant::now());
+        let engine = Engine { log, shared: shared.clone(), health: health.clone(), to_keeper, to_copier, done, last_sync };
+        joins.push(spawn("wal-writer", Box::new(move || engine.run()))?);
+        Ok(Writer { threads: Arc::new(Threads { shared, reader, shelf, joins: Mutex::new(joins) }) })
     }
 
     /// A worker's port. `wake` is called, on the writer's thread, after acks were sent.
@@ -180,6 +201,10 @@ impl Threads {
     fn stop(&self) {
         lock(&self.shared.inbox).stopping = true;
         self.shared.changed.notify_all();
+        if let Some(shelf) = &self.shelf {
+            // A copy that is not done is made by the next start; a store that hangs must not hold this one.
+            shelf.cancel();
+        }
         for join in lock(&self.joins).drain(..) {
             // Its panic, if any, is in the health already.
             let _ = join.join();
@@ -233,6 +258,30 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        lock(&self.inbox).stopping
+    }
+
+    /// Waits for `limit`, or until the threads are told to stop; true if they are.
+    pub(super) fn wait_to_stop(&self, limit: Duration) -> bool {
+        self.wait(Some(limit), |inbox| inbox.stopping).stopping
+    }
+
+    /// States that the copy of this segment is durable.
+    pub(super) fn copied(&self, segment: u64) {
+        self.send(Event::Copied(segment));
+    }
+
+    /// Counts what the copier did.
+    pub(super) fn long_term<T>(&self, count: impl FnOnce(&mut long_term::Stats) -> T) -> T {
+        count(&mut lock(&self.stats).long_term)
+    }
+
+    /// How far the log is.
+    pub(super) fn horizon(&self) -> Horizon {
+        *lock(&self.horizon)
+    }
+
     /// Nothing is acknowledged from here on: jobs are dropped, and the ports see their channels closed.
     fn close(&self) {
         let mut inbox = lock(&self.inbox);
@@ -278,6 +327,7 @@ struct Engine {
     shared: Arc<Shared>,
     health: Health,
     to_keeper: Sender<keys::File>,
+    to_copier: Option<Sender<long_term::Job>>,
     /// Appended, not yet acknowledged.
     done: Vec<(usize, Ack)>,
     last_sync: Instant,
@@ -294,7 +344,7 @@ impl Engine {
     }
 
     fn serve(&mut self) -> Result<(), String> {
-        self.hand_over_keys();
+        self.hand_over();
         loop {
             let (jobs, stopping) = self.take();
             let epochs = epochs(&jobs);
@@ -367,7 +417,7 @@ impl Engine {
             self.last_sync = Instant::now();
         }
         self.acknowledge();
-        self.hand_over_keys();
+        self.hand_over();
         Ok(true)
     }
 
@@ -408,7 +458,7 @@ impl Engine {
             Err(error) if error.is_full() => {}
             Err(error) => return Err(error),
         }
-        self.hand_over_keys();
+        self.hand_over();
         self.publish_stats();
         lock(&self.shared.stats).stalled = true;
         drop(self.shared.wait(Some(limit), |inbox| !inbox.events.is_empty() || inbox.stopping));
@@ -421,6 +471,7 @@ impl Engine {
             match event {
                 Event::Released(epoch) => retry_later(self.log.release(epoch))?,
                 Event::KeysSaved(file) => retry_later(self.log.keys_saved(&file))?,
+                Event::Copied(segment) => retry_later(self.log.copied(segment))?,
                 Event::KeysFull => retry_later(self.log.drop_free_segment().map(drop))?,
                 Event::KeysFailed(error) => {
                     self.log.poison();
@@ -448,17 +499,22 @@ impl Engine {
         }
     }
 
-    fn hand_over_keys(&mut self) {
+    fn hand_over(&mut self) {
         while let Some(file) = self.log.take_unsaved_keys() {
             // Should the keeper be gone, its panic has been raised, and the next start writes the keys.
             let _ = self.to_keeper.send(file);
         }
+        while let Some(job) = self.log.take_uncopied() {
+            // The same holds for the copier, and the next start copies the segment.
+            let _ = self.to_copier.as_ref().map(|copier| copier.send(job));
+        }
     }
 
     fn publish_stats(&self) {
+        *lock(&self.shared.horizon) = self.log.horizon();
         let mut stats = lock(&self.shared.stats);
-        let Stats { stalled, stalls, .. } = *stats;
-        *stats = Stats { stalled, stalls, ..self.log.stats() };
+        let Stats { stalled, stalls, long_term, .. } = *stats;
+        *stats = Stats { stalled, stalls, long_term, ..self.log.stats() };
     }
 }
 

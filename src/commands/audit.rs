@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openwit_graphs::catalog;
@@ -10,6 +11,7 @@ use openwit_operators::catalog_commit::{CompleteThrough, FileFilter, FileRow};
 use openwit_operators::coverage::{OffsetSet, PartitionKey, TopicKey};
 use openwit_operators::fault::chain;
 use openwit_operators::object_upload;
+use openwit_operators::wal_commit::disk::Directory;
 use openwit_operators::wal_commit::inspect;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -211,7 +213,8 @@ fn set_aside_pending(config: &Config, balance: &mut Audit) -> Result<BTreeMap<St
         return Ok(pending);
     }
     let mut logged: Coverage<OffsetSet> = BTreeMap::new();
-    for segment in inspect::list(&config.processing.wal.directory).map_err(|error| Failure::fault(chain(&error)))? {
+    let log = inspect::Source::Short(Arc::new(Directory::read_only(&config.processing.wal.directory)), None);
+    for segment in log.list().map_err(|error| Failure::fault(chain(&error)))? {
         for (partition, offsets) in segment.offsets {
             let all = logged.entry(partition).or_default();
             offsets.ranges().for_each(|range| all.insert(range));

@@ -1,16 +1,26 @@
-//! `wal ls` and `wal verify`: a look into a write-ahead log, also of a running process.
+//! `wal ls`, `wal cat` and `wal verify`: a look into a write-ahead log, short-term or long-term, also of a running process.
 
+use std::io::{self, Write};
+
+use base64::Engine;
+use opentelemetry_proto::tonic::logs::v1::LogsData;
+use opentelemetry_proto::tonic::metrics::v1::MetricsData;
+use opentelemetry_proto::tonic::trace::v1::TracesData;
+use openwit_operators::batch::{NormalizedBatch, Record, Signal};
 use openwit_operators::fault::chain;
 use openwit_operators::wal_commit::inspect::{self, Summary};
-use serde_json::json;
+use openwit_operators::wal_commit::read::RecoveredFrame;
+use prost::Message;
+use serde_json::{Value, json};
 
 use super::{Ended, Failure};
-use crate::cli::{WalArgs, WalCommand, WalDirArgs};
+use crate::cli::{PayloadFormat, WalArgs, WalCatArgs, WalCommand, WalDirArgs};
 
 /// Runs the command.
 pub fn run(args: &WalArgs) -> Ended {
     match &args.command {
         WalCommand::Ls(args) => ls(args),
+        WalCommand::Cat(args) => cat(args),
         WalCommand::Verify(args) => verify(args),
     }
 }
@@ -56,6 +66,93 @@ fn as_json(summary: &Summary) -> serde_json::Value {
         "last_epoch": summary.epochs.map(|(_, last)| last.0),
         "offsets": offsets(summary),
     })
+}
+
+fn cat(args: &WalCatArgs) -> Ended {
+    let source = inspect::Source::find(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let (mut left, mut problems) = (args.limit.unwrap_or(u64::MAX), 0);
+    for frame in source.frames().map_err(|error| Failure::fault(chain(&error)))? {
+        if left == 0 {
+            break;
+        }
+        let printed = match &frame {
+            Ok(frame) => print_frame(&mut out, frame, args, &mut left),
+            Err(error) => {
+                problems += 1;
+                eprintln!("{}", chain(error));
+                Ok(())
+            }
+        };
+        match printed {
+            // Whoever reads has enough, as `head` does.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            printed => printed.map_err(|error| Failure::fault(format!("writing to stdout: {error}")))?,
+        }
+    }
+    match out.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(Failure::fault(format!("writing to stdout: {error}")));
+        }
+        _ => {}
+    }
+    if problems == 0 { Ok(()) } else { Err(Failure::fault(format!("{}: {problems} problems, see above", args.dir.display()))) }
+}
+
+fn print_frame(out: &mut impl Write, frame: &RecoveredFrame, args: &WalCatArgs, left: &mut u64) -> io::Result<()> {
+    let partition = &frame.batch.coverage.partition;
+    let is_topic = args.topics.is_empty() || args.topics.iter().any(|topic| **topic == *partition.topic.name);
+    let is_partition = args.partitions.is_empty() || args.partitions.contains(&partition.partition);
+    if !(is_topic && is_partition) {
+        return Ok(());
+    }
+    let is_selected = |record: &&Record| {
+        args.from_offset.is_none_or(|from| record.offset >= from) && args.to_offset.is_none_or(|to| record.offset < to)
+    };
+    for record in frame.batch.records.iter().filter(is_selected) {
+        if *left == 0 {
+            return Ok(());
+        }
+        *left -= 1;
+        writeln!(out, "{}", record_json(frame, record, args.payload))?;
+    }
+    Ok(())
+}
+
+fn record_json(frame: &RecoveredFrame, record: &Record, format: PayloadFormat) -> Value {
+    let NormalizedBatch { group, coverage, .. } = &frame.batch;
+    let payload = frame.batch.payload(record);
+    let mut line = json!({
+        "topic": coverage.partition.topic.name,
+        "partition": coverage.partition.partition,
+        "offset": record.offset,
+        "epoch": frame.epoch.0,
+        "timestamp_ms": record.timestamp_ms,
+        "signal": group.signal.name(),
+        "index": group.index,
+        "segment": frame.position.segment,
+        "payload_bytes": payload.len(),
+    });
+    match format {
+        PayloadFormat::None => {}
+        PayloadFormat::Base64 => line["payload_base64"] = base64::engine::general_purpose::STANDARD.encode(payload).into(),
+        PayloadFormat::Json => line["payload"] = otlp_json(group.signal, payload),
+    }
+    line
+}
+
+/// The payload as OTLP/JSON. What is in the log has passed `normalize`, so it can be decoded.
+fn otlp_json(signal: Signal, payload: &[u8]) -> Value {
+    fn decoded<T: Message + Default + serde::Serialize>(payload: &[u8]) -> Result<Value, String> {
+        let message = T::decode(payload).map_err(|error| error.to_string())?;
+        serde_json::to_value(message).map_err(|error| error.to_string())
+    }
+    let value = match signal {
+        Signal::Traces => decoded::<TracesData>(payload),
+        Signal::Logs => decoded::<LogsData>(payload),
+        Signal::Metrics => decoded::<MetricsData>(payload),
+    };
+    value.unwrap_or_else(|error| json!({ "undecodable": error }))
 }
 
 fn verify(args: &WalDirArgs) -> Ended {

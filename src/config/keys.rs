@@ -664,37 +664,62 @@ section! {
     /// The long-term log: a compressed copy by day, for restoring and reindexing.
     LongTerm {
         /// Keeps it. It costs the offset commits nothing, but disk and some CPU.
-        enabled: bool = Key::bool("false").not_yet("the long-term log");
-        /// Its folder.
+        enabled: bool = Key::bool("false");
+        /// Its folder, where `object_store.scheme` is `fs`.
         directory: PathBuf = Key::path("{data_directory}/wal/long");
+        /// Level of zstd.
+        compression_level: u32 = Key::number("1", 1, 22, "")
+            .too_small("larger copies")
+            .too_large("CPU: from 10 on copying falls behind, and segments wait for it");
+        /// An object store in the place of the folder. Several nodes may share it.
+        object_store: LongTermStore;
     }
 }
 
 section! {
-    /// What is kept of the logs once their data is published.
+    /// An object store in the place of the folder. Several nodes may share it.
+    LongTermStore {
+        /// `fs`: the folder `directory`. `s3`: S3 or a store that speaks its protocol.
+        scheme: ObjectStoreScheme = Key::choice("fs", ObjectStoreScheme::NAMES);
+        /// The bucket, for `s3`.
+        bucket: Option<String> = Key::text("null", rule::BUCKET).or_null();
+        /// The URL of the store, for `s3` that is not Amazon's.
+        endpoint: Option<String> = Key::text("null", rule::URL).or_null();
+        /// The region, for `s3`.
+        region: String = Key::text("us-east-1", rule::NAME);
+        /// Access key, for `s3`; without it the credentials of the environment or the machine are taken. Give it as
+        /// `${VARIABLE}`.
+        access_key_id: Option<Secret> = Key::secret();
+        /// Its secret. Give it as `${VARIABLE}`.
+        secret_access_key: Option<Secret> = Key::secret();
+        /// The front of every object's path, for `s3`.
+        prefix: String = Key::text("wal", rule::OBJECT_PREFIX);
+    }
+}
+
+section! {
+    /// What is kept of the logs once their data is published. What is not published is never removed, whatever stands here.
     WalCleanup {
-        /// Removes what is past its time.
-        enabled: bool = Key::bool("true").not_yet("keeping what nobody needs; published segments are always reused");
-        /// Time between two cleanups.
+        /// Removes from the long-term log what is past its time, this node's copies only. `false` keeps all: something else has to
+        /// remove it, like a bucket's lifecycle rule.
+        enabled: bool = Key::bool("true");
+        /// Time between two cleanups of the long-term log.
         interval_seconds: u64 = Key::number("60", 1, 86_400, "seconds")
-            .too_small("needless work")
-            .too_large("disk that could be free")
-            .not_yet("cleaning by time; published segments are reused at once");
-        /// How long a published segment of the short-term log is kept. 0 reuses it at once.
+            .too_small("needless work, and requests to list the store")
+            .too_large("disk that could be free");
+        /// How long a published segment of the short-term log is kept, to look at it with `wal cat`. 0 reuses it at once; so does
+        /// a log that has reached `processing.wal.max_size_bytes`, or a full disk.
         retention_seconds: u64 = Key::number("0", 0, SECONDS_MAX, "seconds")
             .too_small("nothing: published data is in the object store")
-            .too_large("disk, within processing.wal.max_size_bytes: reading may pause for segments that nobody needs")
-            .not_yet("keeping published segments");
-        /// How long a day of the long-term log is kept.
+            .too_large("disk, up to processing.wal.max_size_bytes, and a longer start");
+        /// How long a segment of the long-term log is kept, from its last message on.
         long_term_retention_seconds: u64 = Key::number("604800", 0, 100 * SECONDS_MAX, "seconds")
             .too_small("less can be restored")
-            .too_large("disk")
-            .not_yet("the long-term log");
-        /// Bytes of the long-term log; beyond them the oldest days go first.
+            .too_large("disk");
+        /// Bytes of this node's part of the long-term log; beyond them the oldest segments go first.
         long_term_bytes_max: u64 = Key::bytes("10GiB", MIB, BYTES_MAX)
             .too_small("less can be restored")
-            .too_large("disk")
-            .not_yet("the long-term log");
+            .too_large("disk");
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.security();
         relations.batches();
         relations.log();
+        relations.long_term();
         relations.dead_letter();
     }
     if config.has_storage() {
@@ -315,6 +316,45 @@ impl Relations<'_> {
         }
     }
 
+    fn long_term(&mut self) {
+        let long_term = &self.config.processing.wal.long_term;
+        let store = &long_term.object_store;
+        let at = |name: &str| format!("processing.wal.long_term.object_store.{name}");
+        let keys = ["scheme", "bucket", "endpoint", "region", "access_key_id", "secret_access_key", "prefix"];
+        if !long_term.enabled {
+            let why = "processing.wal.long_term.enabled is false";
+            keys.iter().for_each(|name| self.warn_unused(&at(name), why));
+            self.warn_unused("processing.wal.long_term.compression_level", why);
+            let cleanup = ["enabled", "interval_seconds", "long_term_retention_seconds", "long_term_bytes_max"];
+            cleanup.iter().for_each(|name| self.warn_unused(&format!("wal_cleanup.{name}"), why));
+            return;
+        }
+        if !self.config.wal_cleanup.enabled {
+            for name in ["interval_seconds", "long_term_retention_seconds", "long_term_bytes_max"] {
+                self.warn_unused(&format!("wal_cleanup.{name}"), "wal_cleanup.enabled is false");
+            }
+        }
+        if store.scheme == ObjectStoreScheme::Fs {
+            let why = "processing.wal.long_term.object_store.scheme is fs";
+            keys[1..].iter().for_each(|name| self.warn_unused(&at(name), why));
+            return;
+        }
+        self.warn_unused("processing.wal.long_term.directory", "processing.wal.long_term.object_store.scheme is s3");
+        self.bucket(&at, store.bucket.is_some(), [store.access_key_id.is_some(), store.secret_access_key.is_some()]);
+    }
+
+    /// What S3 needs, under the keys that `at` names.
+    fn bucket(&mut self, at: &dyn Fn(&str) -> String, has_bucket: bool, has_keys: [bool; 2]) {
+        if !has_bucket {
+            self.refuse(&[&at("bucket")], "must be given for scheme s3");
+        }
+        match has_keys {
+            [true, false] => self.refuse(&[&at("secret_access_key")], "must be given with access_key_id"),
+            [false, true] => self.refuse(&[&at("access_key_id")], "must be given with secret_access_key"),
+            _ => {}
+        }
+    }
+
     fn dead_letter(&mut self) {
         let kafka = &self.config.ingestion.kafka;
         let (topic_key, directory_key) = ("ingestion.kafka.dead_letter.topic", "ingestion.kafka.dead_letter.directory");
@@ -376,23 +416,23 @@ impl Relations<'_> {
             );
             self.refuse(&["storage.upload.chunk_bytes", "storage.rotation.file_bytes_max"], message);
         }
-        let needed: &[(&str, bool)] = match store.scheme {
-            ObjectStoreScheme::Azblob => &[("container", store.container.is_some()), ("endpoint", store.endpoint.is_some())],
-            _ => &[("bucket", store.bucket.is_some())],
-        };
-        for (name, _) in needed.iter().filter(|(_, is_there)| !is_there) {
-            self.refuse(&[&at(name)], format!("must be given for scheme {scheme}"));
+        match store.scheme {
+            ObjectStoreScheme::Azblob => {
+                let needed = [("container", store.container.is_some()), ("endpoint", store.endpoint.is_some())];
+                for (name, _) in needed.iter().filter(|(_, is_there)| !is_there) {
+                    self.refuse(&[&at(name)], format!("must be given for scheme {scheme}"));
+                }
+            }
+            ObjectStoreScheme::Gcs if store.bucket.is_none() => {
+                self.refuse(&[&at("bucket")], format!("must be given for scheme {scheme}"));
+            }
+            ObjectStoreScheme::S3 => {
+                self.bucket(&at, store.bucket.is_some(), [store.access_key_id.is_some(), store.secret_access_key.is_some()]);
+            }
+            _ => {}
         }
         if store.account_key.is_some() && store.account_name.is_none() {
             self.refuse(&[&at("account_name")], "must be given with account_key");
-        }
-        if store.access_key_id.is_some() != store.secret_access_key.is_some() {
-            let (missing, other) = if store.access_key_id.is_none() {
-                ("access_key_id", "secret_access_key")
-            } else {
-                ("secret_access_key", "access_key_id")
-            };
-            self.refuse(&[&at(missing)], format!("must be given with {other}"));
         }
     }
 

@@ -287,8 +287,37 @@ fn keys_without_effect_yet_accept_only_their_default() {
 
 #[test]
 fn the_inactive_value_of_a_key_without_effect_is_accepted() {
-    assert!(problems(TOPICS, &["processing.wal.long_term.enabled=true"]).contains("not supported yet: the long-term log"));
-    assert!(parse(TOPICS, &["processing.wal.long_term={enabled: false, directory: '{data_directory}/wal/long'}"]).is_ok());
+    assert!(problems(TOPICS, &["processing.wal.enabled=false"]).contains("not supported yet: running without"));
+    assert!(parse(TOPICS, &["processing.wal={enabled: true}"]).is_ok());
+}
+
+#[test]
+fn long_term_log_is_checked_where_it_is_enabled() {
+    const ON: &str = "processing.wal.long_term.enabled=true";
+    const S3: &str = "processing.wal.long_term.object_store.scheme=s3";
+    assert!(parse(TOPICS, &[ON]).is_ok());
+    let refused = |sets: &[&str], says: &str| {
+        let found = problems(TOPICS, sets);
+        assert!(found.contains(says), "{sets:?}: {found}");
+    };
+    refused(&[ON, S3], "bucket: must be given for scheme s3");
+    refused(
+        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", KEY_ID],
+        "secret_access_key: must be given with access_key_id",
+    );
+    refused(&[ON, "processing.wal.long_term.directory='{data_directory}/wal/short/x'"], "must not be, hold or lie in");
+    const KEY_ID: &str = "processing.wal.long_term.object_store.access_key_id=id";
+    let warned = |sets: &[&str], key: &str| {
+        let warnings = parse(TOPICS, sets).unwrap().warnings.to_string();
+        assert!(warnings.contains(key) && warnings.contains("has no effect"), "{sets:?}: {warnings}");
+    };
+    warned(&["wal_cleanup.long_term_bytes_max=1GiB"], "wal_cleanup.long_term_bytes_max");
+    warned(&[ON, "wal_cleanup.enabled=false", "wal_cleanup.interval_seconds=5"], "wal_cleanup.interval_seconds");
+    warned(&[ON, "processing.wal.long_term.object_store.bucket=bucket"], "processing.wal.long_term.object_store.bucket");
+    warned(
+        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", "processing.wal.long_term.directory=x"],
+        "long_term.directory",
+    );
 }
 
 #[test]

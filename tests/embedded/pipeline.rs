@@ -176,6 +176,14 @@ impl Running {
         );
     }
 
+    /// Does `meanwhile` again and again until the run has ended by itself.
+    pub fn wait_for_end(&self, what: &str, meanwhile: impl Fn()) {
+        wait::until(what, PATIENCE, || {
+            meanwhile();
+            self.thread.is_finished()
+        });
+    }
+
     /// Asks it to stop, and waits for its end.
     pub fn stop(self) {
         self.control.stop();

@@ -124,3 +124,37 @@ fn runs_stopped_at_any_moment_are_completed_by_the_next() {
     run_to_the_end(&config, 2);
     delivered(&config, &sent(&load));
 }
+
+#[test]
+fn a_log_left_by_one_worker_is_replayed_by_four_and_what_they_leave_by_two() {
+    let load = load(&topic(Signal::Traces), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    broker.create_topic(&load.topics[0]).unwrap();
+    let config = config(&broker, &load, &folder);
+    // A file where the object store needs a folder: nothing can be published.
+    let in_the_way = config.storage.object_store.root.join(INDEX);
+    std::fs::create_dir_all(&config.storage.object_store.root).unwrap();
+    std::fs::write(&in_the_way, b"in the way").unwrap();
+    let limit = Arc::new(AtomicU64::new(0));
+    let (allowed, brokers, sending) = (limit.clone(), broker.brokers().to_owned(), load.clone());
+    let sender = std::thread::spawn(move || send_when(&brokers, &sending, |index| index < allowed.load(Ordering::Relaxed)));
+    for (round, workers) in [1, 4].into_iter().enumerate() {
+        let messages = 150 * (round as u64 + 1);
+        limit.store(messages, Ordering::Relaxed);
+        let mut running = Running::start(&config, workers, Until::Stopped);
+        running.wait_for("all messages to be in the log", |at| at.committable == messages as i64);
+        // Files that vanish before they are uploaded end the process, with everything unpublished.
+        running.wait_for_end("the fault", || {
+            for file in lake::files(&config.storage.local_directory, ".parquet") {
+                let _ = std::fs::remove_file(file);
+            }
+        });
+        running.fault();
+        assert!(lake::rows(&config.storage.object_store.root).is_empty());
+    }
+    limit.store(u64::MAX, Ordering::Relaxed);
+    sender.join().unwrap();
+    std::fs::remove_file(in_the_way).unwrap();
+    run_to_the_end(&config, 2);
+    delivered(&config, &sent(&load));
+}

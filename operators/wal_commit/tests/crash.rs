@@ -78,7 +78,7 @@ fn flipped_bits_never_panic_never_yield_a_wrong_record_and_are_reported_where_pr
 fn damaged_payload_tells_exactly_which_offsets_are_lost() {
     let (disk, name, contents, ends) = three_groups();
     assert!(disk.edit(&name, |bytes| bytes[ends[1] as usize - 20] ^= 0x40));
-    let (problems, _) = inspect::verify_on(&disk).unwrap();
+    let (problems, _) = inspect::Source::Short(Arc::new(disk.clone()), None).verify().unwrap();
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].bytes, ends[0]..ends[1]);
     assert_eq!(problems[0].kind, ProblemKind::Damaged(Some(contents[1].coverage.clone())));

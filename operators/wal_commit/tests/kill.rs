@@ -60,7 +60,7 @@ fn killed_process_loses_nothing_acknowledged() {
         let (problems, _) = inspect::verify(&config.directory).unwrap();
         assert!(problems.iter().all(|problem| !problem.is_loss()), "{problems:?}");
         let mut next = 0;
-        for frame in inspect::frames(&config.directory).unwrap().map(Result::unwrap) {
+        for frame in inspect::Source::find(&config.directory).unwrap().frames().unwrap().map(Result::unwrap) {
             let coverage = frame.batch.coverage.clone();
             assert_eq!(content(frame.epoch, &frame.batch), content(frame.epoch, &batch(0, next, 20, 300)));
             next = coverage.end;

@@ -231,6 +231,6 @@ fn log_on_the_real_disk_comes_back_and_is_listed_and_verified() {
         let frames = listed.iter().map(|summary| summary.frames).sum::<u64>();
         assert_eq!(frames as usize, found.len());
         assert!(listed.iter().any(|summary| summary.state == inspect::State::Keys && summary.records > 0));
-        assert_eq!(inspect::frames(&config.directory).unwrap().count(), found.len());
+        assert_eq!(inspect::Source::find(&config.directory).unwrap().frames().unwrap().count(), found.len());
     }
 }
