@@ -16,8 +16,11 @@ use crate::services::{self, Services};
 
 /// How long a node may take to stop before it is killed; more than its own `shutdown_timeout_seconds`.
 const STOP_PATIENCE: Duration = Duration::from_secs(40);
-/// What a supervisor waits before it starts what ended by itself.
+/// What a supervisor waits before it starts what ended by itself, and no longer than this when that happens again and again.
 const RESTART_DELAY: Duration = Duration::from_millis(500);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(4);
+/// Who ran this long has recovered: the delay begins anew.
+const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 /// Between two looks at the memory of all processes.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -45,9 +48,16 @@ pub struct Count {
 /// Where a process is between an outage and the next.
 enum State {
     Up,
-    Paused { until: Instant },
-    Stopping { since: Instant, away: Duration },
-    Down { until: Instant },
+    Paused {
+        until: Instant,
+    },
+    Stopping {
+        since: Instant,
+        away: Duration,
+    },
+    Down {
+        until: Instant,
+    },
     Starting(Child),
     /// Its group is being changed.
     Held,
@@ -60,6 +70,8 @@ pub struct Chaos<'a> {
     nodes: Vec<Node>,
     node_states: Vec<State>,
     service_states: Vec<State>,
+    /// Of each node: the last delay, and when it was started.
+    restart_delays: Vec<(Duration, Instant)>,
     outages: Vec<Outage>,
     reset: Option<(Outage, JoinHandle<anyhow::Result<()>>)>,
     random: Random,
@@ -87,6 +99,7 @@ impl<'a> Chaos<'a> {
             counts: names.map(|name| (name, Count::default())).collect(),
             node_states: nodes.iter().map(|_| State::Up).collect(),
             service_states: services::NAMES.iter().map(|_| State::Up).collect(),
+            restart_delays: vec![(Duration::ZERO, Instant::now()); nodes.len()],
             nodes,
             outages,
             reset: None,
@@ -106,6 +119,7 @@ impl<'a> Chaos<'a> {
         // What was written by one number of workers is read by another.
         let workers = if self.nodes[node].role == Role::Ingest { 1 + self.random.below(2) } else { 1 };
         self.nodes[node].start(self.surroundings, workers)?;
+        self.restart_delays[node].1 = Instant::now();
         self.node_states[node] = State::Up;
         Ok(())
     }
@@ -296,13 +310,25 @@ impl<'a> Chaos<'a> {
                 away
             }
             _ => {
-                self.say(&format!("{name} ended by itself with {shown}: {}", self.nodes[node].last_words()));
+                let delay = self.restart_delay(node);
+                // It may try many times until what it needs is back: said once.
+                if delay == RESTART_DELAY {
+                    self.say(&format!("{name} ended by itself with {shown}: {}", self.nodes[node].last_words()));
+                }
                 self.count(name).ended_by_itself += 1;
-                RESTART_DELAY
+                delay
             }
         };
         self.node_states[node] = State::Down { until: Instant::now() + away };
         Ok(())
+    }
+
+    /// Doubles each time that a node ends soon after its start.
+    fn restart_delay(&mut self, node: usize) -> Duration {
+        let (delay, started) = &mut self.restart_delays[node];
+        let has_recovered = started.elapsed() >= RECOVERED_AFTER;
+        *delay = if has_recovered { RESTART_DELAY } else { (*delay * 2).clamp(RESTART_DELAY, RESTART_DELAY_MAX) };
+        *delay
     }
 
     fn tick_service(&mut self, service: usize) -> anyhow::Result<()> {

@@ -151,7 +151,12 @@ impl Ledger {
             Kind::Tombstone => findings.tombstones += 1,
         }
         let messages = &mut self.topics[topic].partitions[message.partition as usize];
-        anyhow::ensure!(messages.len() as i64 == message.offset, "Kafka has no offset {} of partition {}", messages.len(), message.partition);
+        anyhow::ensure!(
+            messages.len() as i64 == message.offset,
+            "Kafka has no offset {} of partition {}",
+            messages.len(),
+            message.partition
+        );
         anyhow::ensure!(message.rows.len() <= ROWS_MAX, "a message of {} rows", message.rows.len());
         let sum = message.rows.iter().fold(0_u64, |sum, digest| sum.wrapping_add(*digest));
         messages.push(Message {
@@ -171,7 +176,8 @@ impl Ledger {
         self.findings.rows += 1;
         let place = || format!("{}[{}]@{}#{} in {file}", row.topic, row.partition, row.offset, row.ordinal);
         let message = message_of(&mut self.topics, row.topic, row.partition, row.offset);
-        let message = message.filter(|message| message.fate == Fate::Stored && (0..i32::from(message.rows)).contains(&row.ordinal));
+        let message =
+            message.filter(|message| message.fate == Fate::Stored && (0..i32::from(message.rows)).contains(&row.ordinal));
         let Some(message) = message else {
             self.findings.differences.invented += 1;
             return example(&mut self.findings, "invented", place);
@@ -290,5 +296,76 @@ fn judge_copies(findings: &mut Findings, stored_again: BTreeMap<u32, Vec<(u32, S
                 findings.duplicates_beyond_window += 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openwit_ingest::generate::Invalid;
+
+    use super::*;
+
+    const WINDOW_MS: u32 = 1_000;
+
+    /// A topic of one partition: message 0 of two rows, an invalid one, a copy of message 0, one of one row, a tombstone.
+    fn ledger(copied_after_ms: u32) -> Ledger {
+        let mut ledger = Ledger::new([("t".to_owned(), 1)].into_iter());
+        let messages: [(Kind, u32, &[u64]); 5] = [
+            (Kind::Valid, 0, &[10, 11]),
+            (Kind::Invalid(Invalid::Random), 1, &[]),
+            (Kind::Duplicate { of: 0 }, copied_after_ms, &[20, 21]),
+            (Kind::Valid, 3, &[30]),
+            (Kind::Tombstone, 4, &[]),
+        ];
+        for (index, (kind, sent_ms, rows)) in messages.into_iter().enumerate() {
+            let index = index as u64;
+            let message = Produced { partition: 0, offset: index as i64, index, kind, sent_ms, rows, payload: 7 };
+            ledger.produced(0, &message).unwrap();
+        }
+        ledger
+    }
+
+    fn row(offset: i64, ordinal: i32, digest: u64) -> Row<'static> {
+        Row { topic: "t", partition: 0, offset, ordinal, digest }
+    }
+
+    fn check(copied_after_ms: u32, rows: &[(i64, i32, u64)], letters: &[(i64, u64)], expected: Differences) {
+        let mut ledger = ledger(copied_after_ms);
+        rows.iter().for_each(|(offset, ordinal, digest)| ledger.row(&row(*offset, *ordinal, *digest), "f"));
+        letters.iter().for_each(|(offset, payload)| ledger.letter("t", 0, *offset, *payload));
+        let found = ledger.judge(WINDOW_MS).differences;
+        assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{rows:?} {letters:?}");
+    }
+
+    #[test]
+    fn each_planted_difference_is_found_and_nothing_else() {
+        let none = Differences::default;
+        let good = [(0, 0, 10), (0, 1, 11), (3, 0, 30)];
+        let letter = [(1, 7)];
+        check(5, &good, &letter, none());
+        // Which copy is stored is not said; a letter may come twice.
+        check(5, &[(2, 0, 20), (2, 1, 21), (3, 0, 30)], &[(1, 7), (1, 7)], none());
+        // Further apart than the window both may be stored.
+        let both = [(0, 0, 10), (0, 1, 11), (2, 0, 20), (2, 1, 21), (3, 0, 30)];
+        check(WINDOW_MS + 1, &both, &letter, none());
+        check(WINDOW_MS, &both, &letter, Differences { duplicates_passed: 1, ..none() });
+        check(5, &good[..2], &letter, Differences { lost: 1, ..none() });
+        check(5, &good[1..], &letter, Differences { lost: 1, ..none() });
+        check(5, &good[2..], &letter, Differences { lost: 2, ..none() });
+        check(5, &[(0, 0, 10), (0, 1, 11), (3, 0, 31)], &letter, Differences { changed: 1, ..none() });
+        check(5, &[(0, 1, 11), (0, 0, 10), (3, 0, 30), (0, 1, 11)], &letter, Differences { doubled: 1, ..none() });
+        for invented in [(0, 2, 12), (0, -1, 12), (1, 0, 7), (4, 0, 7), (5, 0, 7), (-1, 0, 7)] {
+            let rows: Vec<_> = good.into_iter().chain([invented]).collect();
+            check(5, &rows, &letter, Differences { invented: 1, ..none() });
+        }
+        check(5, &good, &[], Differences { letters_missing: 1, ..none() });
+        check(5, &good, &[(1, 8)], Differences { letters_missing: 1, letters_wrong: 1, ..none() });
+        check(5, &good, &[(1, 7), (0, 7)], Differences { letters_wrong: 1, ..none() });
+    }
+
+    #[test]
+    fn offsets_that_kafka_does_not_have_are_refused() {
+        let message = Produced { partition: 0, offset: 6, index: 5, kind: Kind::Valid, sent_ms: 0, rows: &[1], payload: 0 };
+        assert!(ledger(5).produced(0, &message).is_err());
     }
 }

@@ -41,7 +41,14 @@ const SHARES: [Share; 3] = [
         records_per_message: 50,
         part: 0.82,
     },
-    Share { topic: "v6.soak.logs.app.eu", partitions: 4, signal: Signal::Logs, format: Format::Json, records_per_message: 1, part: 0.1 },
+    Share {
+        topic: "v6.soak.logs.app.eu",
+        partitions: 4,
+        signal: Signal::Logs,
+        format: Format::Json,
+        records_per_message: 1,
+        part: 0.1,
+    },
     Share {
         topic: "v6.soak.metrics.host.eu",
         partitions: 4,

@@ -53,6 +53,8 @@ use watch::Watch;
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(20);
+/// How long everything may take to come up after the last outage; a broker with a large log takes longest.
+const CALM_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Load against real services while everything is killed; then every row is compared with what was produced.
 #[derive(Debug, Parser)]
@@ -190,7 +192,9 @@ fn soak(
 
     // 2. Everything comes up again, the load ends, all is published.
     chaos.calm_down();
+    let calming = Instant::now();
     while !chaos.is_calm() {
+        anyhow::ensure!(calming.elapsed() < CALM_PATIENCE, "not everything is up {CALM_PATIENCE:?} after the last outage");
         step(&mut chaos, is_interrupted)?;
     }
     stop.store(true, Ordering::Relaxed);

@@ -41,14 +41,14 @@ impl Surroundings {
             variable("AWS_ACCESS_KEY_ID")?,
             variable("AWS_SECRET_ACCESS_KEY")?,
         );
-        let endpoints = (0..storage).map(|_| free_port().map(|port| format!("http://127.0.0.1:{port}")));
+        let endpoints = free_ports(storage)?.into_iter().map(|port| format!("http://127.0.0.1:{port}"));
         Ok(Surroundings {
             binary,
             folder,
             brokers: variable("OPENWIT_TEST_KAFKA")?.to_owned(),
             metastore,
             object_store,
-            endpoints: endpoints.collect::<anyhow::Result<_>>()?,
+            endpoints: endpoints.collect(),
             process_group: services.process_group(),
         })
     }
@@ -99,12 +99,8 @@ impl Surroundings {
 
     /// Writes the configuration for `audit`, which sees both ends, and returns its path.
     pub fn audit(&self) -> anyhow::Result<PathBuf> {
-        let text = format!(
-            "{}{}storage: {{object_store: {}}}\n",
-            self.common("standalone", "audit"),
-            self.kafka(""),
-            self.object_store
-        );
+        let text =
+            format!("{}{}storage: {{object_store: {}}}\n", self.common("standalone", "audit"), self.kafka(""), self.object_store);
         self.write("audit", &text)
     }
 
@@ -121,16 +117,16 @@ impl Surroundings {
     }
 }
 
-/// A port below those that the kernel gives to clients: one of these could be taken by a client that dials a dead node.
-fn free_port() -> anyhow::Result<u16> {
+/// Ports below those that the kernel gives to clients: one of these could be taken by a client that dials a dead node.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first_of_clients = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768_u16).max(12_000);
-    let start = 10_240 + (std::process::id() as u16 % 997);
+    // Two runs at once should not look at the same ports.
+    let start = 10_240 + (std::process::id() % 1_000) as u16;
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    // Each call must give another one: the one before may not be taken yet.
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-    ports.find(|port| *port >= first_of_clients || is_free(port)).filter(|port| *port < first_of_clients).context("no free port")
+    let ports: Vec<u16> = (start..first_of_clients).filter(is_free).take(count).collect();
+    anyhow::ensure!(ports.len() == count, "no free port from {start} to {first_of_clients}");
+    Ok(ports)
 }
 
 /// Which graph a node runs.

@@ -79,7 +79,7 @@ fn victim_and_how(random: &mut Random, ingest: usize, storage: usize) -> (Victim
         36..66 => Victim::Node(ingest + random.below(storage as u64) as usize),
         66..75 => Victim::Service(0),
         75..86 => Victim::Service(1),
-        86..97 => Victim::Service(2),
+        86..96 => Victim::Service(2),
         _ => Victim::Group,
     };
     let how = match (victim, random.below(100)) {
@@ -103,4 +103,27 @@ fn away(random: &mut Random, victim: Victim, how: How) -> Duration {
         (Victim::Service(_) | Victim::Group, _, _) => (0, 3_000),
     };
     Duration::from_millis(least) + random.duration_below(Duration::from_millis(spread))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_decides_and_an_hour_hits_everyone_in_every_way() {
+        let hour = |seed| schedule(seed, Duration::from_secs(3_600), Duration::from_secs(8), 2, 2);
+        assert_eq!(format!("{:?}", hour(1)), format!("{:?}", hour(1)));
+        assert_ne!(format!("{:?}", hour(1)), format!("{:?}", hour(2)));
+        for seed in 0..20 {
+            let outages = hour(seed);
+            let kills = outages.iter().filter(|outage| outage.how == How::Kill).count();
+            assert!(kills >= 220, "seed {seed}: {kills} kills");
+            let victims = (0..4).map(Victim::Node).chain((0..3).map(Victim::Service));
+            for (victim, how) in victims.flat_map(|victim| [How::Kill, How::Stop, How::Pause].map(|how| (victim, how))) {
+                let is_there = outages.iter().any(|outage| (outage.victim, outage.how) == (victim, how));
+                assert!(is_there, "seed {seed}: no {how} of {victim:?}");
+            }
+            assert!(outages.iter().any(|outage| outage.victim == Victim::Group), "seed {seed}");
+        }
+    }
 }

@@ -50,9 +50,17 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (findings, differences) = (&self.findings, &self.findings.differences);
-        writeln!(f, "soak: seed {}, {:.1} minutes of load, {} kills, {} resets of the group", self.seed, self.minutes, self.kills, self.group_resets)?;
+        writeln!(
+            f,
+            "soak: seed {}, {:.1} minutes of load, {} kills, {} resets of the group",
+            self.seed, self.minutes, self.kills, self.group_resets
+        )?;
         writeln!(f)?;
-        writeln!(f, "{:<12}{:>7}{:>7}{:>8}{:>8}{:>16}{:>10}", "process", "kills", "stops", "pauses", "starts", "ended by itself", "peak MB")?;
+        writeln!(
+            f,
+            "{:<12}{:>7}{:>7}{:>8}{:>8}{:>16}{:>10}",
+            "process", "kills", "stops", "pauses", "starts", "ended by itself", "peak MB"
+        )?;
         for (name, count) in &self.processes {
             let Count { kills, stops, pauses, starts, ended_by_itself, peak_memory_bytes, .. } = count;
             let peak = *peak_memory_bytes / 1_000_000;
@@ -67,7 +75,11 @@ impl fmt::Display for Report {
             "produced   {} messages: {} distinct, {} duplicates, {} invalid, {} tombstones",
             findings.messages, findings.distinct, findings.duplicates, findings.invalid, findings.tombstones
         )?;
-        writeln!(f, "stored     {} rows; {} dead letters, {} of them repeated", findings.rows, findings.letters, findings.letters_repeated)?;
+        writeln!(
+            f,
+            "stored     {} rows; {} dead letters, {} of them repeated",
+            findings.rows, findings.letters, findings.letters_repeated
+        )?;
         writeln!(f, "lost       {} rows", differences.lost)?;
         writeln!(f, "doubled    {} rows", differences.doubled)?;
         writeln!(f, "changed    {} messages, invented {} rows", differences.changed, differences.invented)?;

@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 use arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
 use arrow::datatypes::{
-    DataType, Float64Type, Int8Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType, TimestampNanosecondType, UInt32Type,
-    UInt64Type,
+    DataType, Float64Type, Int8Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType, TimestampNanosecondType,
+    UInt32Type, UInt64Type,
 };
 use bytes::Bytes;
 use openwit_operators::batch::Signal;

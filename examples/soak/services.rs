@@ -13,9 +13,12 @@ use anyhow::{Context as _, bail};
 pub const NAMES: [&str; 3] = ["kafka", "postgres", "s3"];
 
 /// Ends when its standard input does, that is with this process, however that ends; and takes the services and its own process group
-/// along, in which all nodes are.
+/// along, in which all nodes are. First goes what is just starting a service again.
 const GUARDIAN: &str = r#"
 read -r _
+trap '' TERM
+kill -TERM 0
+sleep 0.3
 for service in kafka postgres s3; do "$1" kill $service; done >/dev/null 2>&1
 kill -KILL 0
 "#;
@@ -27,8 +30,8 @@ pub struct Services {
     /// What `scripts/services env` prints.
     variables: BTreeMap<String, String>,
     guardian: Child,
-    /// Closed at the end.
-    _lifeline: ChildStdin,
+    /// The guardian's standard input.
+    lifeline: ChildStdin,
 }
 
 impl Services {
@@ -40,9 +43,9 @@ impl Services {
         guardian.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut guardian = guardian.spawn().context("starting bash")?;
         let lifeline = guardian.stdin.take().context("the guardian's standard input")?;
-        let mut services =
-            Services { script, folder: folder.to_owned(), variables: BTreeMap::new(), guardian, _lifeline: lifeline };
-        let started = services.command(&["up", "--require"]).stdout(Stdio::null()).status().context("running scripts/services")?;
+        let mut services = Services { script, folder: folder.to_owned(), variables: BTreeMap::new(), guardian, lifeline };
+        let started =
+            services.command(&["up", "--require"]).stdout(Stdio::null()).status().context("running scripts/services")?;
         anyhow::ensure!(started.success(), "scripts/services up failed; its messages are above");
         services.variables = services.read_variables()?;
         Ok(services)
@@ -99,7 +102,8 @@ impl Services {
     /// Starts a service again on its data and ports; the child ends when it is ready.
     pub fn restart(&self, service: &str) -> anyhow::Result<Child> {
         let mut command = self.command(&["restart", service]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("running scripts/services restart")
+        command.process_group(self.process_group()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().context("running scripts/services restart")
     }
 
     /// A service's process id.
@@ -117,7 +121,7 @@ impl Services {
 impl Drop for Services {
     fn drop(&mut self) {
         // Wakes the guardian, which ends the services and the nodes. It fails only if the guardian was killed.
-        let _ = self._lifeline.write_all(b"\n");
+        let _ = self.lifeline.write_all(b"\n");
         let _ = self.guardian.wait();
     }
 }
