@@ -9,9 +9,13 @@
 
 mod support;
 
+#[path = "services/disks.rs"]
+mod disks;
 #[path = "services/exactly_once.rs"]
 mod exactly_once;
 #[path = "services/hostile.rs"]
 mod hostile;
+#[path = "services/network.rs"]
+mod network;
 #[path = "services/setup.rs"]
 mod setup;
