@@ -30,6 +30,25 @@ pub fn open(location: &Location) -> Result<Box<dyn Catalog>, Error> {
     })
 }
 
+/// Waits between two attempts to reach a catalog that is away. The longest is also what a stop may have to wait.
+const REACH_WAIT_MIN: Duration = Duration::from_millis(100);
+const REACH_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Repeats `call` until the catalog can be reached, or `is_stopping`: a database that is away or starting is waited for, as a broker is.
+pub fn reach<T>(is_stopping: &dyn Fn() -> bool, call: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    let mut wait = REACH_WAIT_MIN;
+    loop {
+        match call() {
+            Err(error) if error.is_retriable() && !is_stopping() => {
+                warn!(error = chain(&error), "the catalog cannot be reached, trying again");
+                std::thread::sleep(wait);
+                wait = (wait * 2).min(REACH_WAIT_MAX);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// How long a locked embedded catalog is waited for: sled gives its lock up a moment after the catalog was dropped, so an audit at the end
 /// of a run, or a restart of the graphs, may come too early.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -45,9 +64,16 @@ fn open_sled(path: &Path) -> Result<SledCatalog, Error> {
 }
 
 /// Opens the catalog for the process that writes it. The embedded one is rebuilt from the files' own footers when it is new, or was not
-/// closed cleanly: it may then lack commits whose files are complete in the object store (design D-2).
-pub fn open_for_writing(location: &Location, files: Option<&Files<'_>>, runtime: &Handle) -> Result<Box<dyn Catalog>, String> {
-    let Location::Sled(path) = location else { return open(location).map_err(|error| chain(&error)) };
+/// closed cleanly: it may then lack commits whose files are complete in the object store (design D-2). PostgreSQL is waited for.
+pub fn open_for_writing(
+    location: &Location,
+    files: Option<&Files<'_>>,
+    runtime: &Handle,
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<Box<dyn Catalog>, String> {
+    let Location::Sled(path) = location else {
+        return reach(is_stopping, || open(location)).map_err(|error| chain(&error));
+    };
     let catalog = open_sled(path).map_err(|error| chain(&error))?;
     if let (Some(files), true) = (files, catalog.state().needs_rebuild()) {
         let report = rebuild_from_footers(files.store, files.prefix, &catalog, runtime).map_err(|error| chain(&error))?;

@@ -246,10 +246,12 @@ fn open(
     let store = store.map_err(|error| fault(format!("opening the object store: {}", chain(&error))))?;
     let prefix = plan.storage.as_ref().map_or("", |storage| &storage.graph.roll.prefix);
     let files = store.as_ref().map(|store| Files { store, prefix });
-    let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime)
+    let is_stopping = || control.is_stopping();
+    let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime, &is_stopping)
         .map_err(|error| fault(format!("opening the catalog: {error}")))?;
     let catalog: Arc<dyn Catalog> = catalog.into();
-    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
+    let coverage = catalog::reach(&is_stopping, || catalog.coverage());
+    let coverage = coverage.map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
     let (registrar, registrar_thread) = registrar::open(catalog.clone(), index, health.clone(), counters.catalog.clone())

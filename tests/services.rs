@@ -9,6 +9,8 @@
 
 mod support;
 
+#[path = "services/disks.rs"]
+mod disks;
 #[path = "services/exactly_once.rs"]
 mod exactly_once;
 #[path = "services/hostile.rs"]
@@ -17,5 +19,7 @@ mod hostile;
 mod rebalance;
 #[path = "services/long_term.rs"]
 mod long_term;
+#[path = "services/network.rs"]
+mod network;
 #[path = "services/setup.rs"]
 mod setup;

@@ -212,7 +212,8 @@ impl Clerk {
             if self.bound.contains(topic) {
                 continue;
             }
-            if let Err(error) = self.catalog.bind_topic(topic, &commit.group) {
+            let bound = self.patiently("binding a topic", |catalog| catalog.bind_topic(topic, &commit.group));
+            if let Err(error) = bound {
                 warn!(topic = %topic.name, group = %commit.group, error = chain(&error), "the topic's group differs from before");
             }
             self.bound.insert(topic.clone());

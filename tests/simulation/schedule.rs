@@ -43,7 +43,7 @@ impl World {
         let (kafka, lake) = (Kafka::default(), Lake::default());
         let storage = (0..shape.storage).map(|node| Storage::new(node, &lake)).collect();
         let mut world = World {
-            random: Random::of(seed),
+            random: Random::of_seed(seed),
             shape,
             kafka,
             lake,

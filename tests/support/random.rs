@@ -16,7 +16,7 @@ impl Random {
     }
 
     /// A generator with this seed.
-    pub fn of(seed: u64) -> Self {
+    pub fn of_seed(seed: u64) -> Self {
         Random(seed)
     }
 
