@@ -50,6 +50,7 @@ fn batch(start: i64) -> NormalizedBatch {
         raw: (0..RECORDS * PAYLOAD_BYTES).map(byte).collect::<Vec<_>>().into(),
         written: Vec::new().into(),
         records: (0..RECORDS).map(record).collect(),
+        charge: Default::default(),
     }
 }
 
@@ -92,17 +93,17 @@ fn copy(directory: &Path) -> Duration {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("the folder is there").flatten() {
         let path = entry.path();
         if path.is_dir() {
-            files.extend(files(&path));
+            found.extend(files(&path));
         } else {
-            files.push(path);
+            found.push(path);
         }
     }
-    files.sort();
-    files
+    found.sort();
+    found
 }
 
 /// Has the page cache give the files up: what comes is read from the disk.

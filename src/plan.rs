@@ -24,8 +24,8 @@ use openwit_operators::{
 };
 
 use crate::config::{
-    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, MessageId, MetastoreType, ObjectStoreScheme,
-    TlsMode, Tombstones,
+    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, MessageId, MetastoreType,
+    ObjectStoreScheme, TlsMode, Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -296,8 +296,8 @@ pub fn long_term_store(config: &Config) -> ObjectStore {
     let keys = &config.processing.wal.long_term;
     let store = &keys.object_store;
     match store.scheme {
-        ObjectStoreScheme::Fs => ObjectStore::Fs { root: absolute(&keys.directory) },
-        ObjectStoreScheme::S3 => ObjectStore::S3(S3 {
+        LongTermScheme::Fs => ObjectStore::Fs { root: absolute(&keys.directory) },
+        LongTermScheme::S3 => ObjectStore::S3(S3 {
             bucket: store.bucket.clone().unwrap_or_default(),
             root: store.prefix.clone(),
             endpoint: store.endpoint.clone(),

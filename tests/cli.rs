@@ -43,7 +43,19 @@ fn line(line: &str) -> Finished {
 #[test]
 fn every_command_explains_itself() {
     let commands = [
-        "", "demo", "run", "check", "graph", "generate", "audit", "janitor", "migrate", "wal", "wal ls", "wal cat", "wal verify",
+        "",
+        "demo",
+        "run",
+        "check",
+        "graph",
+        "generate",
+        "audit",
+        "janitor",
+        "migrate",
+        "wal",
+        "wal ls",
+        "wal cat",
+        "wal verify",
     ];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);
@@ -135,11 +147,8 @@ fn the_shipped_configurations_and_the_specifications_example_pass() {
 #[test]
 fn a_value_that_is_not_supported_yet_is_refused_not_ignored() {
     let config = project().join("config/standalone.yaml");
-    let cases = [
-        "ingestion.sources.grpc.enabled=true",
-        "ingestion.sources.http.enabled=true",
-        "storage.parquet.compression=snappy",
-    ];
+    let cases =
+        ["ingestion.sources.grpc.enabled=true", "ingestion.sources.http.enabled=true", "storage.parquet.compression=snappy"];
     for set in cases {
         let refused = openwit(["check", "--config", config.to_str().unwrap(), "--set", set]).expect(USAGE);
         let (key, _) = set.split_once('=').unwrap();

@@ -743,7 +743,9 @@ impl<W: Fn()> Thread<W> {
             let elements = assigned.elements();
             let free = elements.iter().filter(|element| !self.is_held(element.topic(), element.partition()));
             let mut list = TopicPartitionList::new();
-            free.for_each(|element| drop(list.add_partition(element.topic(), element.partition())));
+            for element in free {
+                list.add_partition(element.topic(), element.partition());
+            }
             consumer.resume(&list)
         };
         let result = consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { resume(assigned) });

@@ -680,7 +680,7 @@ section! {
     /// An object store in the place of the folder. Several nodes may share it.
     LongTermStore {
         /// `fs`: the folder `directory`. `s3`: S3 or a store that speaks its protocol.
-        scheme: ObjectStoreScheme = Key::choice("fs", ObjectStoreScheme::NAMES);
+        scheme: LongTermScheme = Key::choice("fs", LongTermScheme::NAMES);
         /// The bucket, for `s3`.
         bucket: Option<String> = Key::text("null", rule::BUCKET).or_null();
         /// The URL of the store, for `s3` that is not Amazon's.
@@ -892,6 +892,16 @@ section! {
         account_key: Option<Secret> = Key::secret();
         /// The front of every object's path.
         prefix: String = Key::text("", rule::OBJECT_PREFIX);
+    }
+}
+
+choices! {
+    /// Where a long-term log may be.
+    LongTermScheme {
+        /// A folder.
+        Fs = "fs",
+        /// S3 and its like.
+        S3 = "s3",
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::key::bytes_text;
 use openwit_operators::batch::Signal;
 
-use super::keys::{CommitMode, Config, Format, MetastoreType, ObjectStoreScheme, TlsMode};
+use super::keys::{CommitMode, Config, Format, LongTermScheme, MetastoreType, ObjectStoreScheme, TlsMode};
 use super::layers::default_of;
 use super::print;
 use super::problem::{Place, Problem, Problems};
@@ -334,7 +334,7 @@ impl Relations<'_> {
                 self.warn_unused(&format!("wal_cleanup.{name}"), "wal_cleanup.enabled is false");
             }
         }
-        if store.scheme == ObjectStoreScheme::Fs {
+        if store.scheme == LongTermScheme::Fs {
             let why = "processing.wal.long_term.object_store.scheme is fs";
             keys[1..].iter().for_each(|name| self.warn_unused(&at(name), why));
             return;

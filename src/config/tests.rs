@@ -151,9 +151,9 @@ test.yaml:18: processing.wal: this must be a map of keys, of which there are ena
 }
 
 #[test]
-fn relations_between_keys_are_checked() {
-    for (overrides, says) in [
-        (&["ingestion.kafka.topics=[]"][..], "ingestion.kafka.topics: must name at least one topic"),
+fn relations_between_keys_of_ingest_are_checked() {
+    check_refused(&[
+        (&["ingestion.kafka.topics=[]"], "ingestion.kafka.topics: must name at least one topic"),
         (
             &["ingestion.sources.kafka.enabled=false"],
             "ingestion.sources.kafka.enabled: value \"false\": graph standalone needs a source",
@@ -200,6 +200,12 @@ fn relations_between_keys_are_checked() {
         ),
         (&["ingestion.kafka.dead_letter.directory=null"], "a rejected message must go somewhere"),
         (&["ingestion.kafka.dead_letter.topic=spans"], "rejected messages would go round for ever"),
+    ]);
+}
+
+#[test]
+fn relations_between_keys_of_storage_and_of_connections_are_checked() {
+    check_refused(&[
         (&["storage.object_store.scheme=s3"], "storage.object_store.bucket: must be given for scheme s3"),
         (
             &["storage.object_store={scheme: s3, bucket: abc, access_key_id: k}"],
@@ -233,7 +239,12 @@ fn relations_between_keys_are_checked() {
             "tls.key_location: must be given with certificate_location",
         ),
         (&["storage.local_directory=data/wal"], "storage.local_directory: value \"data/wal\": must not be, hold or lie in"),
-    ] {
+    ]);
+}
+
+/// Each list of overrides is refused with a problem that says this.
+fn check_refused(cases: &[(&[&str], &str)]) {
+    for (overrides, says) in cases {
         let found = problems(TOPICS, overrides);
         assert!(found.contains(says), "{overrides:?}:\n{found}");
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Name;
 use super::cleanup::Found;
-use crate::object_upload::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::object_upload::{self, ObjectStore};
 use crate::wal_commit::Error;
 
@@ -153,7 +153,10 @@ impl Shelf for Store {
                 Err(error) if is_passing(&error) && attempts < READ_ATTEMPTS_MAX => {
                     attempts += 1;
                     let wait = backoff.next_wait();
-                    self.run(async { Ok(tokio::time::sleep(wait).await) })?;
+                    self.run(async {
+                        tokio::time::sleep(wait).await;
+                        Ok(())
+                    })?;
                 }
                 read => return read,
             }
