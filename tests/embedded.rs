@@ -12,5 +12,7 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/storage.rs"]
+mod storage;
 #[path = "embedded/workers.rs"]
 mod workers;

@@ -83,20 +83,25 @@ fn an_object_store_that_cannot_be_opened_stops_the_start_before_anything_is_comm
 }
 
 /// A file system of its own that is soon full; unmounted when dropped.
-struct SmallDisk(TempDir);
+pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// `None`, with the reason told, where this process may not mount.
-    fn mount(bytes: u64) -> Option<Self> {
+    pub fn mount(what: &str, bytes: u64) -> Option<Self> {
         let folder = TempDir::new().unwrap();
         let output = mount(&["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"], folder.path());
         match output {
             Ok(()) => Some(SmallDisk(folder)),
             Err(why) => {
-                support::skipped("a full disk under the write-ahead log", &why);
+                support::skipped(what, &why);
                 None
             }
         }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// Bytes that its files take up.
@@ -124,7 +129,7 @@ fn mount(args: &[&str], at: &Path) -> Result<(), String> {
 #[test]
 fn a_full_disk_under_the_write_ahead_log_holds_the_run_and_loses_nothing() {
     let (too_small, large) = (1 << 20, 64 << 20);
-    let Some(disk) = SmallDisk::mount(too_small) else { return };
+    let Some(disk) = SmallDisk::mount("a full disk under the write-ahead log", too_small) else { return };
     let mut setup = Setup::new();
     setup.config.processing.wal.directory = disk.0.path().join("wal");
     // Nothing is published before the end, so that no space comes back by itself.

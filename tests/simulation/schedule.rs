@@ -9,7 +9,7 @@ use crate::storage::{Answer, Storage};
 use crate::support::random::Random;
 
 /// Histories of a default run; a few seconds.
-const RUNS: u64 = 16;
+const RUNS: u64 = 12;
 /// Steps of a history before all comes to rest.
 const STEPS: u64 = 600;
 /// Rounds in which all must come to rest: each brings at least one more batch of every partition through.
@@ -55,6 +55,8 @@ impl World {
             trace: std::env::var("SIM_TRACE").is_ok(),
         };
         (0..PARTITIONS).for_each(|index| world.kafka.owner[index] = index % shape.ingest);
+        // Each ingest node begins with another storage node: so a partition that moves meets both.
+        world.ingest.iter_mut().enumerate().for_each(|(node, ingest)| ingest.route = [node % shape.storage; 2]);
         (0..shape.ingest).for_each(|node| world.start(node));
         world
     }
@@ -197,7 +199,7 @@ impl World {
 
     fn fault(&mut self) {
         let (ingest, storage) = (self.below(self.shape.ingest), self.below(self.shape.storage));
-        match self.below(9) {
+        match self.below(14) {
             0 => self.crash(ingest),
             // A kill, or a stream that broke: acknowledgements on their way are lost.
             1 => self.restart(ingest),
@@ -219,7 +221,7 @@ impl World {
                 let last = self.storage[storage].inbox.back().cloned();
                 self.storage[storage].inbox.extend(last);
             }
-            6 => {
+            6..=8 => {
                 // The storage node looks away from here: its groups go elsewhere, and what is on its way there stays there.
                 let topic = self.below(2);
                 self.ingest[ingest].route[topic] = storage;
@@ -237,9 +239,9 @@ impl World {
 
     fn step(&mut self) {
         match self.below(100) {
-            0..15 => self.produce(),
-            15..62 => self.ingest_step(),
-            62..97 => self.storage_step(),
+            0..12 => self.produce(),
+            12..60 => self.ingest_step(),
+            60..95 => self.storage_step(),
             _ => self.fault(),
         }
     }
