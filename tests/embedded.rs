@@ -12,7 +12,9 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
-#[path = "embedded/storage.rs"]
-mod storage;
+#[path = "embedded/storage_alone.rs"]
+mod storage_alone;
+#[path = "embedded/storage_nodes.rs"]
+mod storage_nodes;
 #[path = "embedded/workers.rs"]
 mod workers;

@@ -283,14 +283,6 @@ impl Encoder {
         self.done_bytes + self.open_bytes
     }
 
-    /// True if `coverage` has an offset that was appended since the last `finish`: a partition that was lost and gained again is read
-    /// from its committed offset. One `EncodedBatch` must not cover an offset twice.
-    pub fn overlaps(&self, coverage: &Coverage) -> bool {
-        let range = coverage.range();
-        let known = self.coverage.get(&coverage.partition);
-        known.is_some_and(|known| known.iter().any(|known| known.start < range.end && range.start < known.end))
-    }
-
     /// Adds the rows of all records of `batch`, and takes over its coverage. After an error nothing more comes out.
     pub fn append(&mut self, batch: &NormalizedBatch) -> Result<(), Error> {
         if self.failed {
@@ -310,6 +302,19 @@ impl Encoder {
         })?;
         self.add_coverage(&batch.coverage);
         Ok(())
+    }
+
+    /// True once an append failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// True if `coverage` has an offset that was appended since the last `finish`: a partition that was lost and gained again is read
+    /// from its committed offset. One `EncodedBatch` must not cover an offset twice.
+    pub fn overlaps(&self, coverage: &Coverage) -> bool {
+        let range = coverage.range();
+        let known = self.coverage.get(&coverage.partition);
+        known.is_some_and(|known| known.iter().any(|known| known.start < range.end && range.start < known.end))
     }
 
     /// Everything since the last `finish`; `None` if nothing was appended, or an append failed.
