@@ -372,14 +372,18 @@ fn histories(name: &str, shape: Shape) {
         return;
     }
     let mut random = Random::for_test(name);
+    let runs = number("SIM_RUNS").unwrap_or(RUNS);
     let (mut commits, mut overlaps) = (0, 0);
-    for _ in 0..number("SIM_RUNS").unwrap_or(RUNS) {
+    for _ in 0..runs {
         let (registered, forestalled) = history(random.bits(), shape);
         commits += registered;
         overlaps += forestalled;
     }
     println!("{name}: {commits} commits, {overlaps} refused");
-    assert!(commits > 0 && (shape.storage == 1 || overlaps > 0), "the schedules reach what they are for");
+    assert!(commits > 0, "the schedules publish something");
+    // Every other history of a cluster has one, so a short run may have none.
+    let is_expected = shape.storage > 1 && runs >= 50;
+    assert!(!is_expected || overlaps > 0, "the schedules make two storage nodes meet");
 }
 
 #[test]
