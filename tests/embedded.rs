@@ -12,6 +12,8 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/storage_alone.rs"]
+mod storage_alone;
 #[path = "embedded/storage_nodes.rs"]
 mod storage_nodes;
 #[path = "embedded/rebalance.rs"]

@@ -1,5 +1,7 @@
 //! Disks and stores that fail: what was read is kept, and delivered once they are mended.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use openwit_ingest::config::{CommitMode, Config};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Plan};
@@ -92,6 +94,19 @@ fn a_full_disk_under_the_write_ahead_log_holds_the_run_and_loses_nothing() {
     running.wait_for("all messages in the graph", |positions| positions.emitted == setup.messages());
     disk.grow(large);
     running.finish();
+    delivered(&setup.config, &sent(&setup.load));
+}
+
+#[test]
+fn a_full_disk_under_storage_is_waited_for_and_commits_that_fit_get_through() {
+    // Too small for the load in one commit; what is published makes room again.
+    let Some(disk) = Disk::mount(160 << 10) else { return };
+    let mut setup = Setup::with(|load| load.count = Some(1_200));
+    setup.config.storage.local_directory = disk.path().join("local");
+    setup.config.storage.rotation.file_bytes_max = 64 << 20;
+    setup.config.storage.parquet.row_group_rows = 200;
+    let control = run_to_the_end(&setup.config, 2);
+    assert!(control.counters.sink.resent.load(Relaxed) > 0, "the disk was never full");
     delivered(&setup.config, &sent(&setup.load));
 }
 

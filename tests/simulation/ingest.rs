@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use openwit_operators::arrow_encode::{self, Encoder};
 use openwit_operators::batch::{Arena, EncodedBatch, Group, NormalizedBatch, RawBatch, Record};
+use openwit_operators::budget::{Budget, Load};
 use openwit_operators::coverage::{Coverage, OffsetSet, PartitionKey};
 use openwit_operators::dedup_window::window::{self, Partitions, Progress, Sighting, Window};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::kafka_source::collector::{Collector, Message as Polled};
-use openwit_operators::kafka_source::ledger::{InFlight, Ledger};
+use openwit_operators::kafka_source::ledger::Ledger;
 use openwit_operators::kafka_source::pool::ArenaPool;
 use openwit_operators::kafka_source::resume::{self, Known, Reset};
 use openwit_operators::wal_commit::memory::{Fault, Memory};
@@ -46,6 +47,7 @@ pub struct Ingest {
     window: Window,
     numbers: Partitions,
     pool: ArenaPool,
+    budget: Arc<Budget>,
     collectors: BTreeMap<usize, Collector>,
     ledger: Ledger,
     epoch: u64,
@@ -79,6 +81,7 @@ impl Ingest {
             window: Window::new(window_config()),
             numbers: Partitions::default(),
             pool: ArenaPool::new(4, 4096, false),
+            budget: Budget::new(Load { bytes: 1 << 30, messages: 1 << 30 }),
             collectors: BTreeMap::new(),
             ledger: Ledger::default(),
             epoch: START_MS,
@@ -167,7 +170,8 @@ impl Ingest {
             let Some(message) = kafka.messages[index].get(offset as usize) else { break };
             let payload = message.payload();
             let polled = Polled { offset, timestamp_ms: START_MS as i64, key: None, payload: Some(&payload) };
-            collector.push(&polled, std::iter::empty(), &self.pool, 0);
+            let bytes = collector.push(&polled, std::iter::empty(), &self.pool, 0).unwrap();
+            self.budget.collect(Load { bytes, messages: 1 });
             if collector.is_full(&limits()) {
                 self.close(index, kafka);
                 return;
@@ -177,9 +181,10 @@ impl Ingest {
 
     /// Closes a partition's batch and emits it in the open epoch.
     pub fn close(&mut self, index: usize, kafka: &Kafka) {
-        let Some(batch) = self.collectors.get_mut(&index).and_then(|collector| collector.close(&self.pool)) else { return };
-        let load = InFlight { bytes: batch.arena.len(), messages: batch.records.len() };
-        self.ledger.emit(Epoch(self.epoch), &batch.partition, batch.end, load);
+        let Some(batch) = self.collectors.get_mut(&index).and_then(|collector| collector.close(&self.pool, &self.budget)) else {
+            return;
+        };
+        self.ledger.emit(Epoch(self.epoch), &batch.partition, batch.end);
         self.emitted.entry(self.epoch).or_default().push(normalized(batch, index, kafka));
     }
 
@@ -331,5 +336,12 @@ fn normalized(batch: RawBatch, index: usize, kafka: &Kafka) -> NormalizedBatch {
         let (offset, timestamp_ms, payload) = (record.offset, record.timestamp_ms, record.payload.unwrap());
         records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload });
     }
-    NormalizedBatch { group: group(index), coverage, raw: batch.arena, written: Default::default(), records }
+    NormalizedBatch {
+        group: group(index),
+        coverage,
+        raw: batch.arena,
+        written: Default::default(),
+        records,
+        charge: batch.charge,
+    }
 }
