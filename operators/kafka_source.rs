@@ -24,6 +24,7 @@
 
 pub mod collector;
 pub mod consumer;
+mod context;
 mod headers;
 pub mod ledger;
 pub mod pool;
