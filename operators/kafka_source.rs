@@ -1,7 +1,7 @@
 //! Reads Kafka topics into batches and commits offsets as the frontier allows.
 //!
 //! # In
-//! Two data-free feedback edges: the *commit* frontier (durable, or published with `after_publish`) and the *received* frontier.
+//! A data-free feedback edge: the *commit* frontier (durable, or published with `after_publish`).
 //!
 //! # Out
 //! `RawBatch`, one partition each, in offset order. `RecalledBatch`: before the first batch of a partition that somebody else read
@@ -20,7 +20,7 @@
 //! # Invariants
 //! - An offset is handed to Kafka only after the commit frontier has passed the epoch in which its batch was emitted (I-1).
 //! - Batches of a partition are emitted in offset order and account for every offset from one's end to the next one's end (I-2).
-//! - Bytes in flight never exceed the budget by more than the open batches (I-5).
+//! - Bytes in flight never exceed the budget by more than the open batches (I-5); see `budget`.
 
 pub mod collector;
 pub mod consumer;
@@ -46,8 +46,9 @@ use timely::dataflow::{Scope, Stream};
 use timely::scheduling::SyncActivator;
 
 use self::consumer::{Command, Event, Handle, Ports};
-use self::ledger::{InFlight, Ledger};
+use self::ledger::Ledger;
 use crate::batch::{RawBatch, RecalledBatch};
+use crate::clock::Clock;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 
@@ -117,14 +118,6 @@ impl Waker {
     }
 }
 
-/// The source's streams of frontiers that come back to it.
-pub struct Feedback<'s> {
-    /// Offsets of epochs this frontier has passed may be committed.
-    pub commit: Stream<'s, Epoch, Vec<()>>,
-    /// Memory of epochs this frontier has passed is free.
-    pub received: Stream<'s, Epoch, Vec<()>>,
-}
-
 /// The operator's output streams.
 pub struct Outputs<'s> {
     /// Messages to be stored.
@@ -133,20 +126,24 @@ pub struct Outputs<'s> {
     pub recalled: Stream<'s, Epoch, Vec<RecalledBatch>>,
 }
 
-/// Reads Kafka on the first `consumers` workers of the process.
-pub fn kafka_source<'s>(scope: Scope<'s, Epoch>, config: Config, ports: Ports, feedback: Feedback<'s>) -> Outputs<'s> {
+/// Reads Kafka on the first `consumers` workers of the process. Offsets of epochs that the frontier of `commit` has passed are committed.
+pub fn kafka_source<'s>(
+    scope: Scope<'s, Epoch>,
+    config: Config,
+    ports: Ports,
+    commit: Stream<'s, Epoch, Vec<()>>,
+) -> Outputs<'s> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     let sync = scope.worker().sync_activator_for(address.to_vec());
     let waker = Arc::new(Waker { activator: sync, pending: AtomicBool::new(false) });
-    // The output comes first: feedback inputs have no path to it, so the loops carry frontiers only.
+    // The outputs come first: the feedback input has no path to them, so the loop carries frontiers only.
     let (output, raw) = builder.new_output::<Vec<RawBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
     let (recalled_output, recalled) = builder.new_output::<Vec<RecalledBatch>>();
     let mut recalled_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RecalledBatch>>>::from(recalled_output);
-    let mut commit_input = builder.new_input_connection(feedback.commit, Pipeline, []);
-    let mut received_input = builder.new_input_connection(feedback.received, Pipeline, []);
+    let mut commit_input = builder.new_input_connection(commit, Pipeline, []);
     let index = scope.index();
     let has_consumer = index < config.consumers;
 
@@ -157,14 +154,12 @@ pub fn kafka_source<'s>(scope: Scope<'s, Epoch>, config: Config, ports: Ports, f
         let mut next_tick = Instant::now();
         move |frontiers| {
             commit_input.for_each(|_, data| data.clear());
-            received_input.for_each(|_, data| data.clear());
             let Some(running) = &mut source else { return false };
             waker.pending.store(false, Ordering::Release);
 
-            // 1. Retire what the frontiers have passed.
+            // 1. Retire what the frontier has passed.
             let commit = frontiers[0].frontier().first().copied();
-            let received = frontiers[1].frontier().first().copied();
-            running.retire(commit, received);
+            running.retire(commit);
 
             // 2. Take over events of the consumer, and emit its batches in the open epoch.
             let more = running.take_events(&mut Sessions { raw: output.activate(), recalled: recalled_output.activate() });
@@ -280,8 +275,7 @@ impl Source {
         }
     }
 
-    fn retire(&mut self, commit: Option<Epoch>, received: Option<Epoch>) {
-        self.ports.budget.credit(self.ledger.retire_delivered(received));
+    fn retire(&mut self, commit: Option<Epoch>) {
         let moved = self.ledger.retire_committable(commit);
         self.config.status.note(&moved, &std::mem::take(&mut self.emitted));
         if !moved.is_empty() {
@@ -331,15 +325,11 @@ impl Source {
     }
 
     fn emit(&mut self, batch: RawBatch, output: &mut Session<'_, RawBatch>) {
-        let load = InFlight { bytes: batch.arena.len(), messages: batch.records.len() };
-        let Some(capability) = &self.capability else {
-            // Read before the stop was seen: not emitted, so not committed, and read again next time.
-            self.ports.budget.credit(load);
-            return;
-        };
-        self.ledger.emit(capability.epoch(), &batch.partition, batch.end, load);
-        self.ports.stats.messages.fetch_add(load.messages, Ordering::Relaxed);
-        self.ports.stats.bytes.fetch_add(load.bytes, Ordering::Relaxed);
+        // Read before the stop was seen: not emitted, so not committed, and read again next time.
+        let Some(capability) = &self.capability else { return };
+        self.ledger.emit(capability.epoch(), &batch.partition, batch.end);
+        self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.emitted.insert(batch.partition.clone(), batch.end);
         let mut session = output.session(&capability.raw);
         session.give(batch);
@@ -348,21 +338,18 @@ impl Source {
 
     /// Not in the ledger: whoever read these messages first accounts for them.
     fn recall(&mut self, batch: RecalledBatch, output: &mut Session<'_, RecalledBatch>) {
-        let load = InFlight { bytes: batch.0.arena.len(), messages: batch.0.records.len() };
-        self.ports.budget.credit(load);
         let Some(capability) = &self.capability else { return };
-        self.ports.stats.recalled.fetch_add(load.messages, Ordering::Relaxed);
+        self.ports.stats.recalled.fetch_add(batch.0.records.len(), Ordering::Relaxed);
         let mut session = output.session(&capability.recalled);
         session.give(batch);
         session.flush();
     }
 
     fn tick(&mut self) {
-        let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
         if let Some(capability) = &mut self.capability
-            && now > capability.epoch()
+            && let Some(next) = epoch_after(capability.epoch(), &*self.ports.clock, self.config.epoch_interval_ms)
         {
-            capability.downgrade(now);
+            capability.downgrade(next);
         }
     }
 
@@ -379,5 +366,31 @@ impl Source {
             handle.join();
         }
         self.is_closed
+    }
+}
+
+/// The epoch that the clock says, if it lies behind the open one: a clock that was set back opens none until it has caught up.
+fn epoch_after(open: Epoch, clock: &dyn Clock, interval_ms: u64) -> Option<Epoch> {
+    Some(Epoch::of(clock.now_ms(), interval_ms)).filter(|now| *now > open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn a_clock_that_jumps_back_takes_no_epoch_back() {
+        let clock = ManualClock::default();
+        let mut open = Epoch(0);
+        let mut opened = Vec::new();
+        for now_ms in [10_000, 10_019, 10_020, 3_000, 3_020, 10_039, 10_041, 9_000, 10_060] {
+            clock.set_ms(now_ms);
+            if let Some(next) = epoch_after(open, &clock, 20) {
+                open = next;
+                opened.push(next.0);
+            }
+        }
+        assert_eq!(opened, [10_000, 10_020, 10_040, 10_060]);
     }
 }

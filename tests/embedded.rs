@@ -8,11 +8,15 @@
 
 mod support;
 
+#[path = "embedded/broker.rs"]
+mod broker;
 #[path = "embedded/failures.rs"]
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
 #[path = "embedded/rebalance.rs"]
 mod rebalance;
+#[path = "embedded/storage_nodes.rs"]
+mod storage_nodes;
 #[path = "embedded/workers.rs"]
 mod workers;

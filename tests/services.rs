@@ -9,10 +9,14 @@
 
 mod support;
 
+#[path = "services/broker.rs"]
+mod broker;
 #[path = "services/exactly_once.rs"]
 mod exactly_once;
 #[path = "services/hostile.rs"]
 mod hostile;
+#[path = "services/kafka.rs"]
+mod kafka;
 #[path = "services/rebalance.rs"]
 mod rebalance;
 #[path = "services/setup.rs"]

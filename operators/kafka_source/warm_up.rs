@@ -28,9 +28,9 @@ use tracing::{info, warn};
 use super::collector::{Collector, Message};
 use super::consumer::{CALL_TIMEOUT, Places, Ports};
 use super::headers;
-use super::ledger::InFlight;
 use super::pool::ArenaPool;
 use crate::batch::RecalledBatch;
+use crate::budget::Load;
 use crate::coverage::{OffsetSet, PartitionKey};
 
 /// What is read ahead, in KiB: it comes on top of what the group's consumer may read ahead.
@@ -215,12 +215,12 @@ impl WarmUp {
                     let read = part.take(&message, round, now_ms);
                     self.messages += u64::from(read == Read::Taken || read == Read::Last);
                     if read == Read::Last || read == Read::Beyond {
-                        batches.extend(finish(&mut self.parts, topic, number, round.pool));
+                        batches.extend(finish(&mut self.parts, topic, number, round));
                         stop_reading(&self.consumer, topic, number);
                         read_again(&self.consumer, &self.parts, &mut self.eofs, number);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(number))) => batches.extend(self.note_end(number, round.pool)),
+                Some(Err(KafkaError::PartitionEOF(number))) => batches.extend(self.note_end(number, round)),
                 Some(Err(error)) => {
                     warn!(%error, "Kafka reports an error, warming up the dedup window goes on");
                     break;
@@ -234,7 +234,7 @@ impl WarmUp {
         // Nothing stays open between rounds: it would count against the budget and could not drain.
         for part in self.parts.values_mut().flat_map(BTreeMap::values_mut) {
             if let Stage::Reading { collector, .. } = &mut part.stage {
-                batches.extend(collector.close(round.pool).map(RecalledBatch));
+                batches.extend(collector.close(round.pool, &round.ports.budget).map(RecalledBatch));
             }
         }
         self.locate(now_ms)?;
@@ -244,7 +244,7 @@ impl WarmUp {
 
     /// The end of a partition stands in for records that nobody can see: transaction markers, compacted ones. The client names only
     /// the partition's number, so with several topics as many events are awaited as topics are being read at that number.
-    fn note_end(&mut self, number: i32, pool: &ArenaPool) -> Vec<RecalledBatch> {
+    fn note_end(&mut self, number: i32, round: &Round<'_>) -> Vec<RecalledBatch> {
         let is_read = |topic: &BTreeMap<i32, Part>| topic.get(&number).is_some_and(|part| part.next().is_some());
         let owners: Vec<Arc<str>> = self.parts.iter().filter(|(_, topic)| is_read(topic)).map(|(name, _)| name.clone()).collect();
         let seen = self.eofs.entry(number).or_default();
@@ -255,7 +255,7 @@ impl WarmUp {
         self.eofs.remove(&number);
         let mut batches = Vec::new();
         for topic in owners {
-            batches.extend(finish(&mut self.parts, &topic, number, pool));
+            batches.extend(finish(&mut self.parts, &topic, number, round));
             self.stop_reading(&topic, number);
         }
         batches
@@ -367,7 +367,7 @@ impl Part {
                 let taken =
                     Message { offset: message.offset(), timestamp_ms: time_ms, key: message.key(), payload: message.payload() };
                 let Some(bytes) = collector.push(&taken, headers::of(message), round.pool, now_ms) else { return Read::Passed };
-                round.ports.budget.charge(InFlight { bytes, messages: 1 });
+                round.ports.budget.collect(Load { bytes, messages: 1 });
                 if collector.next() >= *end { Read::Last } else { Read::Taken }
             }
         }
@@ -375,14 +375,14 @@ impl Part {
 }
 
 /// Ends the stage of a partition: one that was read is warm, one that was being dated is dated.
-fn finish(parts: &mut Places<Part>, topic: &str, number: i32, pool: &ArenaPool) -> Option<RecalledBatch> {
+fn finish(parts: &mut Places<Part>, topic: &str, number: i32, round: &Round<'_>) -> Option<RecalledBatch> {
     let topic = parts.get_mut(topic)?;
     let part = topic.get_mut(&number)?;
     match &mut part.stage {
         Stage::Dating => part.stage = Stage::Dated(None),
         Stage::Dated(_) => {}
         Stage::Reading { collector, .. } => {
-            let batch = collector.close(pool).map(RecalledBatch);
+            let batch = collector.close(round.pool, &round.ports.budget).map(RecalledBatch);
             topic.remove(&number);
             return batch;
         }

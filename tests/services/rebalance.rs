@@ -162,7 +162,7 @@ fn three_processes_that_join_leave_and_are_killed_store_everything_once() {
     let Some(mut group) = Group::new("three", 3) else { return };
     let mut random = Random::for_test("three_processes_that_join_leave_and_are_killed_store_everything_once");
     group.join(0);
-    let (count, rate) = (1_500, 250);
+    let (count, rate) = (1_000, 250);
     // The second load is the first one once more: all of it duplicates, of what may have been handled by any of the three.
     for _ in 0..2 {
         let mut sending = group.generate(count, 22, rate);
