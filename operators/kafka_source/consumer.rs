@@ -592,14 +592,17 @@ impl<W: Fn()> Thread<W> {
         Ok(())
     }
 
-    /// Tells of offsets that retention removed before they were read; those of `gap` that the broker still had are markers or
-    /// compacted away.
-    fn note_gap(&self, partition: &PartitionKey, gap: Range<i64>) {
-        let low = self.lows.get(&partition.topic.name).and_then(|topic| topic.get(&partition.partition));
+    /// Tells of offsets that retention removed before they were read, and leaves them out of all coverage, so that an audit finds them.
+    /// Those of `gap` that the broker still had are markers, or compacted away: they are accounted for as absent.
+    fn skip_lost(&mut self, topic: &str, number: i32, gap: Range<i64>) {
+        let low = self.lows.get(topic).and_then(|topic| topic.get(&number));
         let lost = gap.start..low.map_or(gap.start, |low| *low.min(&gap.end));
-        if !lost.is_empty() {
-            note_lost(&self.ports.stats, partition, &lost);
-        }
+        let collector = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number));
+        let Some(collector) = collector.filter(|_| !lost.is_empty()) else { return };
+        note_lost(&self.ports.stats, collector.partition(), &lost);
+        let before = collector.close(&self.config.pool, &self.ports.budget);
+        collector.skip_to(lost.end);
+        before.into_iter().for_each(|batch| self.emit(batch));
     }
 
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
@@ -784,8 +787,7 @@ impl<W: Fn()> Thread<W> {
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let gap = collector.next()..message.offset();
         if !gap.is_empty() && !self.lows.is_empty() {
-            let partition = collector.partition().clone();
-            self.note_gap(&partition, gap);
+            self.skip_lost(topic, number, gap);
         }
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let taken = Message {
