@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! kafka_source > normalize > dedup_window > wal_commit ----> arrow_encode > flight_sink
-//!      ^  |         |            ^         ^  | ^  \         ^             |
-//!      |  +------ recall (keys) -+         |  | |   > wal_replay          |
-//!      |            +-- rejects > dead_letter-+ | |                       |
-//!      +------ durable (frontier only) ---------+ +--- published (frontier only)
+//!      ^  |         |            ^            ^  | ^  \         ^             |
+//!      |  +------ recall (keys) -+            |  | |   > wal_replay          |
+//!      |            +-- rejects > dead_letter-+  | |                         |
+//!      +------ durable (frontier only) ----------+ +--- published (frontier only)
 //! ```
 //!
 //! `wal_commit` waits for the dead letter's frontier before it writes an epoch, so whatever is durable has its rejects durable too,

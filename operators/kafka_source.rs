@@ -24,6 +24,7 @@
 
 pub mod collector;
 pub mod consumer;
+mod context;
 mod headers;
 pub mod ledger;
 pub mod pool;
@@ -47,6 +48,7 @@ use timely::scheduling::SyncActivator;
 use self::consumer::{Command, Event, Handle, Ports};
 use self::ledger::Ledger;
 use crate::batch::{RawBatch, RecalledBatch};
+use crate::clock::Clock;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 
@@ -344,11 +346,10 @@ impl Source {
     }
 
     fn tick(&mut self) {
-        let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
         if let Some(capability) = &mut self.capability
-            && now > capability.epoch()
+            && let Some(next) = epoch_after(capability.epoch(), &*self.ports.clock, self.config.epoch_interval_ms)
         {
-            capability.downgrade(now);
+            capability.downgrade(next);
         }
     }
 
@@ -365,5 +366,31 @@ impl Source {
             handle.join();
         }
         self.is_closed
+    }
+}
+
+/// The epoch that the clock says, if it lies behind the open one: a clock that was set back opens none until it has caught up.
+fn epoch_after(open: Epoch, clock: &dyn Clock, interval_ms: u64) -> Option<Epoch> {
+    Some(Epoch::of(clock.now_ms(), interval_ms)).filter(|now| *now > open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn a_clock_that_jumps_back_takes_no_epoch_back() {
+        let clock = ManualClock::default();
+        let mut open = Epoch(0);
+        let mut opened = Vec::new();
+        for now_ms in [10_000, 10_019, 10_020, 3_000, 3_020, 10_039, 10_041, 9_000, 10_060] {
+            clock.set_ms(now_ms);
+            if let Some(next) = epoch_after(open, &clock, 20) {
+                open = next;
+                opened.push(next.0);
+            }
+        }
+        assert_eq!(opened, [10_000, 10_020, 10_040, 10_060]);
     }
 }

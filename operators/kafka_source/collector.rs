@@ -95,6 +95,12 @@ impl Collector {
         Some(self.arena.len() - before)
     }
 
+    /// Goes on at `offset`: what lies between is accounted for by no batch. Only while no batch is open.
+    pub fn skip_to(&mut self, offset: i64) {
+        debug_assert!(self.records.is_empty() && self.next <= offset, "{}: {} to {offset}", self.partition, self.next);
+        (self.start, self.next) = (offset, offset);
+    }
+
     /// True if the batch has reached its size.
     pub fn is_full(&self, limits: &BatchLimits) -> bool {
         self.records.len() >= limits.records_max || self.arena.len() >= limits.bytes_max
@@ -158,5 +164,10 @@ mod tests {
         collector.push(&message(14, b"d"), std::iter::empty(), &pool, 1_020);
         let batch = collector.close(&pool, &budget).expect("one message was pushed");
         assert_eq!((batch.start, batch.end), (14, 15));
+        // Offsets that are gone are nobody's.
+        collector.skip_to(100);
+        collector.push(&message(100, b"e"), std::iter::empty(), &pool, 1_030);
+        let batch = collector.close(&pool, &budget).expect("one message was pushed");
+        assert_eq!((batch.start, batch.end), (100, 101));
     }
 }

@@ -12,22 +12,22 @@
 //! of partitions that are no longer owned. A synchronous commit follows at revoke and at stop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::Statistics;
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, info, warn};
 
 use super::collector::{BatchLimits, Collector, Message};
+pub use super::context::Stats;
+use super::context::{Context, Rebalance, is_cooperative};
 use super::headers;
 use super::pool::ArenaPool;
 use super::resume::{self, Known, Reset};
@@ -113,104 +113,6 @@ pub enum Event {
     Closed(Result<(), String>),
 }
 
-/// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Messages emitted into the graph.
-    pub messages: AtomicUsize,
-    /// Their key, payload and header bytes.
-    pub bytes: AtomicUsize,
-    /// Times the partitions were paused.
-    pub pauses: AtomicUsize,
-    /// Times reading stopped because the budget was full.
-    pub buffer_full: AtomicUsize,
-    /// Commits the broker refused.
-    pub commit_errors: AtomicUsize,
-    /// Messages in Kafka behind the last committed position, by the client's own statistics; as of the last second or so.
-    pub lag: AtomicUsize,
-    /// Offsets that retention removed before they were read.
-    pub lost_offsets: AtomicUsize,
-    /// Messages read once more to warm up the dedup window.
-    pub recalled: AtomicUsize,
-    /// Milliseconds that gained partitions waited for their warm-up, all assignments together.
-    pub warm_up_ms: AtomicUsize,
-    /// With `until_end`: messages between the start positions and the end offsets.
-    pub total: AtomicUsize,
-}
-
-impl Stats {
-    pub(super) fn note_warm_up(&self, waited: Duration) {
-        self.warm_up_ms.fetch_add(waited.as_millis() as usize, Ordering::Relaxed);
-    }
-}
-
-enum Rebalance {
-    Assign(TopicPartitionList),
-    Revoke(TopicPartitionList),
-}
-
-/// Records rebalances instead of answering them: a revoke is answered only when its data is durable.
-struct Context {
-    rebalances: Mutex<Vec<Rebalance>>,
-    closing: AtomicBool,
-    stats: Arc<Stats>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                warn!(facility, "kafka client: {message}");
-            }
-            _ => debug!(facility, "kafka client: {message}"),
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        // Partitions of other members are reported without a lag, as -1.
-        let lags = statistics.topics.values().flat_map(|topic| topic.partitions.values()).map(|partition| partition.consumer_lag);
-        let lag: i64 = lags.filter(|lag| *lag > 0).sum();
-        self.stats.lag.store(lag as usize, Ordering::Relaxed);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // The end of a partition is asked for (see `note_end_of_partition`), not an error.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-            return;
-        }
-        warn!(%error, "kafka client: {reason}");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let assign = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            // Dropping the consumer polls until the group is left; an unanswered revoke would make it wait forever.
-            let answered =
-                if is_cooperative(consumer) && !assign { consumer.incremental_unassign(partitions) } else { consumer.unassign() };
-            answered.unwrap_or_else(|error| debug!(%error, "unassign while leaving the group"));
-            return;
-        }
-        let event = if assign { Rebalance::Assign(partitions.clone()) } else { Rebalance::Revoke(partitions.clone()) };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        // librdkafka repeats refused positions with the next timer commit, as they stay stored.
-        if let Err(error) = result
-            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
-        {
-            self.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
-            debug!(%error, "offset commit refused, it will be repeated");
-        }
-    }
-}
-
-fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
-    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
-}
-
 /// The ends of the thread that the operator holds.
 pub struct Handle {
     /// Commands to the consumer.
@@ -294,6 +196,8 @@ struct Thread<W> {
     warm_ups: Vec<WarmUp>,
     /// What this process has emitted of partitions that it no longer owns.
     handled: BTreeMap<PartitionKey, OffsetSet>,
+    /// First offsets that the broker had when the client last found some of its positions gone.
+    lows: Places<i64>,
     /// With `until_end`: partitions not at their end offset yet.
     ends: Option<Places<i64>>,
     /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
@@ -310,11 +214,17 @@ impl<W: Fn()> Thread<W> {
         for (name, value) in &config.client {
             client.set(name, value);
         }
-        let owned = [("enable.auto.commit", "true"), ("enable.auto.offset.store", "false"), ("enable.partition.eof", "true")];
+        let owned = [
+            ("enable.auto.commit", "true"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            // Every partition starts at a given offset, so this only says what follows offsets that retention removed: the oldest left.
+            ("auto.offset.reset", "earliest"),
+        ];
         for (name, value) in owned {
             client.set(name, value);
         }
-        let context = Context { rebalances: Mutex::default(), closing: AtomicBool::new(false), stats: ports.stats.clone() };
+        let context = Context::new(ports.stats.clone());
         let consumer: BaseConsumer<Context> =
             client.create_with_context(context).map_err(|error| format!("creating the Kafka consumer: {error}"))?;
         let mut thread = Thread {
@@ -330,6 +240,7 @@ impl<W: Fn()> Thread<W> {
             next_revoke: 0,
             warm_ups: Vec::new(),
             handled: BTreeMap::new(),
+            lows: BTreeMap::new(),
             ends: None,
             eofs: BTreeMap::new(),
             blocked_since: None,
@@ -425,6 +336,7 @@ impl<W: Fn()> Thread<W> {
                 }
             }
             self.answer_rebalances()?;
+            self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
             self.warm_up()?;
             if !self.wait_for_room()? {
@@ -533,8 +445,7 @@ impl<W: Fn()> Thread<W> {
             self.give_up_revoked(&[])?;
         }
         let context = self.consumer().context().clone();
-        let rebalances = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut rebalances = rebalances.into_iter();
+        let mut rebalances = context.take_rebalances().into_iter();
         for rebalance in rebalances.by_ref() {
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(partitions)?,
@@ -545,8 +456,7 @@ impl<W: Fn()> Thread<W> {
             }
         }
         // What came after a revoke waits until the revoke is answered.
-        let rest: Vec<Rebalance> = rebalances.collect();
-        context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).splice(0..0, rest);
+        context.put_back(rebalances.collect());
         Ok(())
     }
 
@@ -652,9 +562,7 @@ impl<W: Fn()> Thread<W> {
             }
             let start = resume::start(&known, self.config.reset);
             if let Some(lost) = start.lost {
-                let count = (lost.end - lost.start) as usize;
-                self.ports.stats.lost_offsets.fetch_add(count, Ordering::Relaxed);
-                tracing::error!(partition = %key, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
+                note_lost(&self.ports.stats, &key, &lost);
             }
             if let Some(end) = self.ends.as_ref().and_then(|ends| ends.get(topic)?.get(&partition)) {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
@@ -662,6 +570,39 @@ impl<W: Fn()> Thread<W> {
             }
             return Ok(Started { partition: key, offset: start.offset, handled_from: known.handled_from(self.config.reset) });
         }
+    }
+
+    /// After the client found a position gone: asks what the broker still has. The messages behind the gap are not handed out before,
+    /// as this thread polls for them.
+    fn look_for_lost_offsets(&mut self) -> Result<(), String> {
+        if !self.consumer().context().offset_reset.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let positions = self.collectors.values().flat_map(BTreeMap::values);
+        let positions: Vec<(PartitionKey, i64)> = positions.map(|at| (at.partition().clone(), at.next())).collect();
+        for (partition, next) in positions {
+            let (low, high) = self.watermarks(&partition.topic.name, partition.partition)?;
+            if high < next {
+                let message =
+                    format!("{partition} was read up to {next} and ends at {high} now: the topic was created anew, or cut");
+                self.ports.health.fail_curable(super::NAME, message);
+            }
+            self.lows.entry(partition.topic.name.clone()).or_default().insert(partition.partition, low);
+        }
+        Ok(())
+    }
+
+    /// Tells of offsets that retention removed before they were read, and leaves them out of all coverage, so that an audit finds them.
+    /// Those of `gap` that the broker still had are markers, or compacted away: they are accounted for as absent.
+    fn skip_lost(&mut self, topic: &str, number: i32, gap: Range<i64>) {
+        let low = self.lows.get(topic).and_then(|topic| topic.get(&number));
+        let lost = gap.start..low.map_or(gap.start, |low| *low.min(&gap.end));
+        let collector = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number));
+        let Some(collector) = collector.filter(|_| !lost.is_empty()) else { return };
+        note_lost(&self.ports.stats, collector.partition(), &lost);
+        let before = collector.close(&self.config.pool, &self.ports.budget);
+        collector.skip_to(lost.end);
+        before.into_iter().for_each(|batch| self.emit(batch));
     }
 
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
@@ -846,6 +787,11 @@ impl<W: Fn()> Thread<W> {
             return;
         }
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
+        let gap = collector.next()..message.offset();
+        if !gap.is_empty() && !self.lows.is_empty() {
+            self.skip_lost(topic, number, gap);
+        }
+        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let taken = Message {
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
@@ -920,6 +866,11 @@ impl<W: Fn()> Thread<W> {
         }
         closed.into_iter().for_each(|batch| self.emit(batch));
     }
+}
+
+fn note_lost(stats: &Stats, partition: &PartitionKey, lost: &Range<i64>) {
+    stats.lost_offsets.fetch_add((lost.end - lost.start) as usize, Ordering::Relaxed);
+    tracing::error!(%partition, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
 }
 
 fn position_list<'p>(positions: impl Iterator<Item = &'p (PartitionKey, i64)>) -> TopicPartitionList {

@@ -140,6 +140,12 @@ impl Relations<'_> {
                 consumer.max_poll_interval_ms
             );
             self.refuse(&[revoke_key, "ingestion.kafka.consumer.max_poll_interval_ms"], message);
+        } else if consumer.revoke_wait_ms > consumer.session_timeout_ms {
+            let message = format!(
+                "above session_timeout_ms, {} ms: the group waits longer for a slow member than for a dead one",
+                consumer.session_timeout_ms
+            );
+            self.warn(&[revoke_key, session], message);
         }
         let (fetch_min, fetch_max) = ("ingestion.kafka.fetch_min_bytes", "ingestion.kafka.fetch_max_bytes");
         if kafka.fetch_min_bytes > kafka.fetch_max_bytes {

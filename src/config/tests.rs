@@ -256,6 +256,7 @@ fn what_works_but_is_not_meant_is_a_warning() {
         (&["processing.wal.sync_on_write=false"][..], "a power failure loses up to the last 100 ms"),
         (&["processing.wal.sync_interval_ms=5"], "has no effect: processing.wal.sync_on_write is true"),
         (&["ingestion.kafka.consumer.heartbeat_interval_ms=20000"], "more than a third of session_timeout_ms"),
+        (&["ingestion.kafka.consumer.revoke_wait_ms=60000"], "the group waits longer for a slow member than for a dead one"),
         (&["ingestion.kafka.max_partition_fetch_bytes=20MiB"], "above fetch_max_bytes, 16MiB"),
         (&["ingestion.kafka.security.sasl.username=me"], "has no effect: protocol plaintext does not log in"),
         (&["ingestion.kafka.security={protocol: ssl, tls: {verify_certificate: false}}"], "anyone on the way"),

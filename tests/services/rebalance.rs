@@ -54,6 +54,24 @@ impl Group {
         self.nodes[node].insert(Process::start(arguments))
     }
 
+    /// Starts a node that the group is to give partitions.
+    fn join(&mut self, node: usize) {
+        self.start(node);
+        let process = self.nodes[node].as_ref().expect("it was started");
+        if !wait::until_or_late(PATIENCE, || process.stderr().contains("partition assigned")) {
+            panic!("node {node} was given no partition:\n{}", self.state());
+        }
+    }
+
+    /// What the group and all nodes say.
+    fn state(&self) -> String {
+        let said = self.nodes.iter().enumerate().map(|(node, process)| {
+            let said = process.as_ref().map_or_else(|| "does not run".to_owned(), Process::stderr);
+            format!("node {node}:\n{said}\n")
+        });
+        said.fold(self.described(), |text, node| text + "\n" + &node)
+    }
+
     fn kill(&mut self, node: usize) {
         assert!(self.nodes[node].take().is_some_and(Process::kill), "node {node} has ended by itself");
     }
@@ -102,8 +120,7 @@ impl Group {
 
     fn wait_until_read(&mut self) {
         if !wait::until_or_late(PATIENCE, || self.is_read()) {
-            let said = self.nodes.iter().flatten().map(Process::stderr).collect::<Vec<_>>().join("\n\n");
-            panic!("not all messages were committed:\n{}\n{said}", self.described());
+            panic!("not all messages were committed:\n{}", self.state());
         }
     }
 
@@ -130,7 +147,7 @@ fn duplicates_of_what_a_killed_process_handled_are_found_by_the_next_owner() {
     group.wait_until_read();
     group.stop(1);
     // What the killed process had logged and not published comes from its log.
-    assert!(group.start(0).wait_for("partition assigned"));
+    group.join(0);
     group.stop(0);
     let audited = group.check();
     assert_eq!(
@@ -144,15 +161,15 @@ fn duplicates_of_what_a_killed_process_handled_are_found_by_the_next_owner() {
 fn three_processes_that_join_leave_and_are_killed_store_everything_once() {
     let Some(mut group) = Group::new("three", 3) else { return };
     let mut random = Random::for_test("three_processes_that_join_leave_and_are_killed_store_everything_once");
-    group.start(0);
-    let (count, rate) = (1_500, 250);
+    group.join(0);
+    let (count, rate) = (1_000, 250);
     // The second load is the first one once more: all of it duplicates, of what may have been handled by any of the three.
     for _ in 0..2 {
         let mut sending = group.generate(count, 22, rate);
         while !sending.has_ended() {
             let node = random.below(3) as usize;
             match (&group.nodes[node], random.below(2)) {
-                (None, _) => drop(group.start(node).wait_for("partition assigned")),
+                (None, _) => group.join(node),
                 (Some(_), 0) => group.kill(node),
                 (Some(_), _) => drop(group.stop(node)),
             }
@@ -163,7 +180,7 @@ fn three_processes_that_join_leave_and_are_killed_store_everything_once() {
     // All come back, publish what their logs hold, and read the rest.
     for node in 0..3 {
         if group.nodes[node].is_none() {
-            assert!(group.start(node).wait_for("partition assigned"));
+            group.join(node);
         }
     }
     group.wait_until_read();
