@@ -200,7 +200,25 @@ fn relations_between_keys_are_checked() {
         ),
         (&["ingestion.kafka.dead_letter.directory=null"], "a rejected message must go somewhere"),
         (&["ingestion.kafka.dead_letter.topic=spans"], "rejected messages would go round for ever"),
-        (&["storage.object_store.scheme=s3"], "storage.object_store.bucket: must be given for scheme s3"),
+        (
+            &["ingestion.kafka.security.protocol=sasl_ssl"],
+            "ingestion.kafka.security.sasl.username: must be given for protocol sasl_ssl",
+        ),
+        (
+            &["ingestion.kafka.security={protocol: ssl, tls: {certificate_location: a.pem}}"],
+            "tls.key_location: must be given with certificate_location",
+        ),
+        (&["storage.local_directory=data/wal"], "storage.local_directory: value \"data/wal\": must not be, hold or lie in"),
+    ] {
+        let found = problems(TOPICS, overrides);
+        assert!(found.contains(says), "{overrides:?}:\n{found}");
+    }
+}
+
+#[test]
+fn relations_of_stores_and_catalogs_are_checked() {
+    for (overrides, says) in [
+        (&["storage.object_store.scheme=s3"][..], "storage.object_store.bucket: must be given for scheme s3"),
         (
             &["storage.object_store={scheme: s3, bucket: abc, access_key_id: k}"],
             "secret_access_key: must be given with access_key_id",
@@ -224,15 +242,6 @@ fn relations_between_keys_are_checked() {
         ),
         (&["metastore.type=postgres"], "metastore.type: value \"postgres\": must be given for type postgres"),
         (&["metastore={type: postgres, url: mysql://u:hunter2@h}"], "metastore.url: value \"***\": must begin with postgres://"),
-        (
-            &["ingestion.kafka.security.protocol=sasl_ssl"],
-            "ingestion.kafka.security.sasl.username: must be given for protocol sasl_ssl",
-        ),
-        (
-            &["ingestion.kafka.security={protocol: ssl, tls: {certificate_location: a.pem}}"],
-            "tls.key_location: must be given with certificate_location",
-        ),
-        (&["storage.local_directory=data/wal"], "storage.local_directory: value \"data/wal\": must not be, hold or lie in"),
     ] {
         let found = problems(TOPICS, overrides);
         assert!(found.contains(says), "{overrides:?}:\n{found}");
