@@ -151,7 +151,7 @@ test.yaml:18: processing.wal: this must be a map of keys, of which there are ena
 }
 
 #[test]
-fn relations_between_keys_of_ingest_are_checked() {
+fn relations_between_keys_are_checked() {
     check_refused(&[
         (&["ingestion.kafka.topics=[]"], "ingestion.kafka.topics: must name at least one topic"),
         (
@@ -200,11 +200,20 @@ fn relations_between_keys_of_ingest_are_checked() {
         ),
         (&["ingestion.kafka.dead_letter.directory=null"], "a rejected message must go somewhere"),
         (&["ingestion.kafka.dead_letter.topic=spans"], "rejected messages would go round for ever"),
+        (
+            &["ingestion.kafka.security.protocol=sasl_ssl"],
+            "ingestion.kafka.security.sasl.username: must be given for protocol sasl_ssl",
+        ),
+        (
+            &["ingestion.kafka.security={protocol: ssl, tls: {certificate_location: a.pem}}"],
+            "tls.key_location: must be given with certificate_location",
+        ),
+        (&["storage.local_directory=data/wal"], "storage.local_directory: value \"data/wal\": must not be, hold or lie in"),
     ]);
 }
 
 #[test]
-fn relations_between_keys_of_storage_and_of_connections_are_checked() {
+fn relations_of_stores_and_catalogs_are_checked() {
     check_refused(&[
         (&["storage.object_store.scheme=s3"], "storage.object_store.bucket: must be given for scheme s3"),
         (
@@ -230,15 +239,6 @@ fn relations_between_keys_of_storage_and_of_connections_are_checked() {
         ),
         (&["metastore.type=postgres"], "metastore.type: value \"postgres\": must be given for type postgres"),
         (&["metastore={type: postgres, url: mysql://u:hunter2@h}"], "metastore.url: value \"***\": must begin with postgres://"),
-        (
-            &["ingestion.kafka.security.protocol=sasl_ssl"],
-            "ingestion.kafka.security.sasl.username: must be given for protocol sasl_ssl",
-        ),
-        (
-            &["ingestion.kafka.security={protocol: ssl, tls: {certificate_location: a.pem}}"],
-            "tls.key_location: must be given with certificate_location",
-        ),
-        (&["storage.local_directory=data/wal"], "storage.local_directory: value \"data/wal\": must not be, hold or lie in"),
     ]);
 }
 
@@ -256,7 +256,6 @@ fn what_works_but_is_not_meant_is_a_warning() {
         (&["processing.wal.sync_on_write=false"][..], "a power failure loses up to the last 100 ms"),
         (&["processing.wal.sync_interval_ms=5"], "has no effect: processing.wal.sync_on_write is true"),
         (&["ingestion.kafka.consumer.heartbeat_interval_ms=20000"], "more than a third of session_timeout_ms"),
-        (&["ingestion.kafka.consumer.revoke_wait_ms=60000"], "the group waits longer for a slow member than for a dead one"),
         (&["ingestion.kafka.max_partition_fetch_bytes=20MiB"], "above fetch_max_bytes, 16MiB"),
         (&["ingestion.kafka.security.sasl.username=me"], "has no effect: protocol plaintext does not log in"),
         (&["ingestion.kafka.security={protocol: ssl, tls: {verify_certificate: false}}"], "anyone on the way"),
@@ -299,37 +298,8 @@ fn keys_without_effect_yet_accept_only_their_default() {
 
 #[test]
 fn the_inactive_value_of_a_key_without_effect_is_accepted() {
-    assert!(problems(TOPICS, &["processing.wal.enabled=false"]).contains("not supported yet: running without"));
-    assert!(parse(TOPICS, &["processing.wal={enabled: true}"]).is_ok());
-}
-
-#[test]
-fn long_term_log_is_checked_where_it_is_enabled() {
-    const ON: &str = "processing.wal.long_term.enabled=true";
-    const S3: &str = "processing.wal.long_term.object_store.scheme=s3";
-    assert!(parse(TOPICS, &[ON]).is_ok());
-    let refused = |sets: &[&str], says: &str| {
-        let found = problems(TOPICS, sets);
-        assert!(found.contains(says), "{sets:?}: {found}");
-    };
-    refused(&[ON, S3], "bucket: must be given for scheme s3");
-    refused(
-        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", KEY_ID],
-        "secret_access_key: must be given with access_key_id",
-    );
-    refused(&[ON, "processing.wal.long_term.directory='{data_directory}/wal/short/x'"], "must not be, hold or lie in");
-    const KEY_ID: &str = "processing.wal.long_term.object_store.access_key_id=id";
-    let warned = |sets: &[&str], key: &str| {
-        let warnings = parse(TOPICS, sets).unwrap().warnings.to_string();
-        assert!(warnings.contains(key) && warnings.contains("has no effect"), "{sets:?}: {warnings}");
-    };
-    warned(&["wal_cleanup.long_term_bytes_max=1GiB"], "wal_cleanup.long_term_bytes_max");
-    warned(&[ON, "wal_cleanup.enabled=false", "wal_cleanup.interval_seconds=5"], "wal_cleanup.interval_seconds");
-    warned(&[ON, "processing.wal.long_term.object_store.bucket=bucket"], "processing.wal.long_term.object_store.bucket");
-    warned(
-        &[ON, S3, "processing.wal.long_term.object_store.bucket=bucket", "processing.wal.long_term.directory=x"],
-        "long_term.directory",
-    );
+    assert!(problems(TOPICS, &["processing.wal.long_term.enabled=true"]).contains("not supported yet: the long-term log"));
+    assert!(parse(TOPICS, &["processing.wal.long_term={enabled: false, directory: '{data_directory}/wal/long'}"]).is_ok());
 }
 
 #[test]
