@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use openwit_operators::budget::Charge;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
@@ -50,7 +51,7 @@ fn batch(start: i64) -> NormalizedBatch {
         raw: (0..RECORDS * PAYLOAD_BYTES).map(byte).collect::<Vec<_>>().into(),
         written: Vec::new().into(),
         records: (0..RECORDS).map(record).collect(),
-        charge: Default::default(),
+        charge: Charge::default(),
     }
 }
 

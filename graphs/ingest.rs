@@ -113,7 +113,7 @@ fn all_unique<'s>(stream: Stream<'s, Epoch, Vec<NormalizedBatch>>) -> Stream<'s,
 }
 
 /// Keeps a stream's frontier and drops its data.
-fn frontier_only<'s, D: Clone + 'static>(stream: Stream<'s, Epoch, Vec<D>>) -> Stream<'s, Epoch, Vec<()>> {
+pub(crate) fn frontier_only<'s, D: Clone + 'static>(stream: Stream<'s, Epoch, Vec<D>>) -> Stream<'s, Epoch, Vec<()>> {
     stream.unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "frontier_only", |_capability, _info| {
         move |input, _output| input.for_each(|_capability, data| data.clear())
     })

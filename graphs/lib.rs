@@ -3,6 +3,7 @@
 //! ```text
 //! process   opens what outlives a dataflow (log, catalog, object store, Flight port), runs the graphs, restarts them, closes
 //!   ingest  kafka_source > normalize > dedup_window > wal_commit > arrow_encode > flight_sink, and dead_letter
+//!   replay  frame_source > wal_commit > arrow_encode > flight_sink
 //!   storage flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
 //! ```
 
@@ -11,6 +12,7 @@ pub mod ingest;
 pub mod janitor;
 pub mod process;
 pub mod recovery;
+pub mod replay;
 pub mod storage;
 
 pub use process::{Control, Counters, Outcome, Plan, run};

@@ -24,9 +24,11 @@ use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::{Fault, Health, chain, panic_text};
 use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
+use openwit_operators::frame_source::{self, Feed};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore};
-use openwit_operators::wal_commit::replay::{self, Replay};
+use openwit_operators::wal_commit::recovery::Recovery;
+use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
 use openwit_operators::wal_commit::{self, Log, Writer};
 use openwit_operators::{arrow_encode, dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
 use timely::worker::Worker;
@@ -35,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::{ingest, janitor, storage};
+use crate::{ingest, janitor, replay, storage};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -60,6 +62,8 @@ pub struct Plan {
     pub message_bytes_max: usize,
     /// Read Kafka.
     pub ingest: Option<IngestPlan>,
+    /// Read a log in the place of Kafka.
+    pub replay: Option<ReplayPlan>,
     /// Store what comes by Flight.
     pub storage: Option<StoragePlan>,
 }
@@ -77,6 +81,21 @@ pub struct IngestPlan {
     pub wal: wal_commit::Config,
     /// Where rejects go.
     pub dead_letter: dead_letter::Config,
+}
+
+/// A log to be read in the place of Kafka.
+#[derive(Clone)]
+pub struct ReplayPlan {
+    /// The graph's settings. Sink endpoints may be empty: then the process's own storage is used.
+    pub graph: replay::Config,
+    /// The log, and which of its frames.
+    pub frames: frame_source::Config,
+    /// Bytes in flight between the log and storage.
+    pub in_flight_bytes_max: usize,
+    /// Messages in flight between the log and storage.
+    pub in_flight_messages_max: usize,
+    /// The replay's own log.
+    pub wal: wal_commit::Config,
 }
 
 /// The storage side of a plan.
@@ -109,8 +128,10 @@ pub struct Counters {
     pub dedup: Arc<dedup_window::Stats>,
     /// Of the dead letter.
     pub dead_letter: Arc<dead_letter::Stats>,
+    /// Of the log that is read in the place of Kafka.
+    pub frames: Arc<frame_source::Stats>,
     /// Of what is in the log alone.
-    pub backlog: Arc<replay::Stats>,
+    pub backlog: Arc<wal_replay::Stats>,
     /// Of `flight_sink`.
     pub sink: Arc<flight_sink::Stats>,
     /// Of the catalog.
@@ -223,13 +244,14 @@ fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<()
 #[derive(Clone)]
 struct Opened {
     ingest: Option<(ingest::Config, ingest::Ports)>,
+    replay: Option<(replay::Config, replay::Ports)>,
     storage: Option<(storage::Config, storage::Ports)>,
     server: Option<Arc<Server>>,
     writer: Option<Writer>,
     /// Ends the janitor.
     janitor: Option<Arc<watch::Sender<bool>>>,
     desks: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
-    /// Workers whose ingest graph is still running.
+    /// Workers whose ingest or replay graph is still running.
     ingesting: Arc<AtomicUsize>,
 }
 
@@ -294,20 +316,21 @@ fn open(
         _ => (None, None),
     };
     let own_endpoint = server.as_ref().map(|(_, address)| format!("http://{address}"));
-    let mut writer = None;
-    let ingest = match &plan.ingest {
-        Some(ingest) => {
-            let context = Context { plan, counters, health, clock, runtime, registrar: &registrar, committed: &committed };
-            let (config, ports, log_writer, desk) = open_ingest(ingest, own_endpoint, &context)?;
-            writer = Some(log_writer);
-            desks.push(desk);
-            Some((config, ports))
-        }
-        None => None,
-    };
-    let ingesting = Arc::new(AtomicUsize::new(if ingest.is_some() { plan.workers } else { 0 }));
+    let (mut writer, mut ingest, mut replay) = (None, None, None);
+    let context = Context { plan, counters, health, clock, runtime, registrar: &registrar, committed: &committed };
+    if let Some(plan) = &plan.ingest {
+        let (config, ports, log_writer, desk) = open_ingest(plan, own_endpoint, &context)?;
+        (writer, ingest) = (Some(log_writer), Some((config, ports)));
+        desks.push(desk);
+    } else if let Some(plan) = &plan.replay {
+        let (config, ports, log_writer, reader) = open_replay(plan, own_endpoint, &context)?;
+        (writer, replay) = (Some(log_writer), Some((config, ports)));
+        desks.push(reader);
+    }
+    let has_source = ingest.is_some() || replay.is_some();
+    let ingesting = Arc::new(AtomicUsize::new(if has_source { plan.workers } else { 0 }));
     let server = server.map(|(server, _)| server);
-    Ok(Opened { ingest, storage, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), ingesting })
+    Ok(Opened { ingest, replay, storage, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), ingesting })
 }
 
 fn bind(
@@ -339,25 +362,15 @@ struct Context<'a> {
 type OpenedIngest = (ingest::Config, ingest::Ports, Writer, std::thread::JoinHandle<()>);
 
 fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Context<'_>) -> Result<OpenedIngest, Fault> {
-    let Context { plan, counters, health, clock, runtime, .. } = *context;
+    let Context { plan, counters, health, clock, .. } = *context;
     let mut config = ingest.graph.clone();
-    if config.sink.endpoints.is_empty() {
-        config.sink.endpoints.extend(own_endpoint);
-    }
-    if config.sink.endpoints.is_empty() {
-        return Err(fault("no storage: name storage.endpoints, or run the storage graph in this process"));
-    }
-    let directory = &ingest.wal.directory;
-    let run_epoch = Epoch::of(clock.now_ms(), 1);
-    let (log, recovery) = Log::open(ingest.wal.clone(), run_epoch)
-        .map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
-    report_recovery(&recovery.report, directory);
+    find_storage(&mut config.sink, own_endpoint)?;
+    let (log, recovery) = open_log(&ingest.wal, Epoch::of(clock.now_ms(), 1))?;
     let windows = match config.dedup {
         Some(window) => warm_windows(window, plan.workers, &recovery).map_err(fault)?,
         None => Arc::default(),
     };
-    let writer =
-        Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))?;
+    let writer = start_writer(log, health)?;
     let (dead_letter, desk) =
         dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
@@ -375,24 +388,81 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
         dedup: dedup_window::Ports { memories: windows, stats: counters.dedup.clone(), health: health.clone() },
         dead_letter: dead_letter::Ports { desk: dead_letter },
         wal: wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() },
-        replay: replay::Ports {
-            replay: Arc::new(Replay::new(recovery.frames(), context.committed.clone())),
-            reader: writer.reader(),
-            budget,
-            health: health.clone(),
-            stats: counters.backlog.clone(),
-        },
+        replay: wal_replay_ports(&writer, &recovery, &budget, context),
         encode: arrow_encode::Ports { route: router.clone(), health: health.clone() },
-        sink: flight_sink::Ports {
-            runtime: runtime.clone(),
-            router,
-            reader: writer.reader(),
-            limits: config.encode,
-            health: health.clone(),
-            stats: counters.sink.clone(),
-        },
+        sink: sink_ports(&writer, router, config.encode, context),
     };
     Ok((config, ports, writer, desk))
+}
+
+type OpenedReplay = (replay::Config, replay::Ports, Writer, std::thread::JoinHandle<()>);
+
+fn open_replay(plan: &ReplayPlan, own_endpoint: Option<String>, context: &Context<'_>) -> Result<OpenedReplay, Fault> {
+    let Context { counters, health, clock, .. } = *context;
+    let mut config = plan.graph.clone();
+    find_storage(&mut config.sink, own_endpoint)?;
+    let run_epoch = Epoch::of(clock.now_ms(), 1);
+    // What an earlier replay that was killed left in its log is sent first.
+    let (log, recovery) = open_log(&plan.wal, run_epoch)?;
+    let writer = start_writer(log, health)?;
+    let (feed, reader) = Feed::start(
+        plan.frames.clone(),
+        Epoch(run_epoch.0 + 1),
+        context.committed.clone(),
+        health.clone(),
+        counters.frames.clone(),
+    )
+    .map_err(|error| fault(format!("starting the reader of frames: {error}")))?;
+    let budget = Budget::new(Load { bytes: plan.in_flight_bytes_max, messages: plan.in_flight_messages_max });
+    let router = Arc::new(Router::new(&config.sink.endpoints, config.sink.failover));
+    let ports = replay::Ports {
+        frames: frame_source::Ports { feed, budget: budget.clone(), health: health.clone() },
+        wal: wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() },
+        replay: wal_replay_ports(&writer, &recovery, &budget, context),
+        encode: arrow_encode::Ports { route: router.clone(), health: health.clone() },
+        sink: sink_ports(&writer, router, config.encode, context),
+    };
+    Ok((config, ports, writer, reader))
+}
+
+fn find_storage(sink: &mut flight_sink::Config, own_endpoint: Option<String>) -> Result<(), Fault> {
+    if sink.endpoints.is_empty() {
+        sink.endpoints.extend(own_endpoint);
+    }
+    let has_any = !sink.endpoints.is_empty();
+    has_any.then_some(()).ok_or_else(|| fault("no storage: name storage.endpoints, or run the storage graph in this process"))
+}
+
+fn open_log(config: &wal_commit::Config, run_epoch: Epoch) -> Result<(Log, Recovery), Fault> {
+    let opened = Log::open(config.clone(), run_epoch);
+    let (log, recovery) = opened.map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
+    report_recovery(&recovery.report, &config.directory);
+    Ok((log, recovery))
+}
+
+fn start_writer(log: Log, health: &Health) -> Result<Writer, Fault> {
+    Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))
+}
+
+fn wal_replay_ports(writer: &Writer, recovery: &Recovery, budget: &Arc<Budget>, context: &Context<'_>) -> wal_replay::Ports {
+    wal_replay::Ports {
+        replay: Arc::new(Replay::new(recovery.frames(), context.committed.clone())),
+        reader: writer.reader(),
+        budget: budget.clone(),
+        health: context.health.clone(),
+        stats: context.counters.backlog.clone(),
+    }
+}
+
+fn sink_ports(writer: &Writer, router: Arc<Router>, limits: arrow_encode::Limits, context: &Context<'_>) -> flight_sink::Ports {
+    flight_sink::Ports {
+        runtime: context.runtime.clone(),
+        router,
+        reader: writer.reader(),
+        limits,
+        health: context.health.clone(),
+        stats: context.counters.sink.clone(),
+    }
 }
 
 fn report_recovery(report: &wal_commit::recovery::Report, directory: &PathBuf) {
@@ -456,6 +526,10 @@ fn work(worker: &mut Worker, opened: &Opened, health: &Health) {
         ingest_dataflow = Some(worker.next_dataflow_index());
         worker.dataflow_named::<Epoch, _, _>("ingest", |scope| ingest::ingest(scope, config, ports));
     }
+    if let Some((config, ports)) = opened.replay.clone() {
+        ingest_dataflow = Some(worker.next_dataflow_index());
+        worker.dataflow_named::<Epoch, _, _>("replay", |scope| replay::replay(scope, config, ports));
+    }
     while worker.has_dataflows() && !health.failed() {
         worker.step_or_park(None);
         let is_done = ingest_dataflow.is_some_and(|dataflow| !worker.installed_dataflows().contains(&dataflow));
@@ -465,7 +539,7 @@ fn work(worker: &mut Worker, opened: &Opened, health: &Health) {
                 close_storage(opened);
             }
         }
-        let is_storage_only = opened.ingest.is_none();
+        let is_storage_only = opened.ingest.is_none() && opened.replay.is_none();
         if is_storage_only && health.stopping() {
             close_storage(opened);
         }
@@ -479,7 +553,7 @@ fn close_storage(opened: &Opened) {
 }
 
 fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
-    let Opened { ingest, storage, server, writer, janitor, desks, .. } = opened;
+    let Opened { ingest, replay, storage, server, writer, janitor, desks, .. } = opened;
     if let Some(stop) = janitor {
         stop.send_replace(true);
     }
@@ -487,7 +561,7 @@ fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
         runtime.block_on(async { server.finish(LAST_ACKS_WAIT).await });
     }
     // The desks end with their last users.
-    drop((ingest, storage));
+    drop((ingest, replay, storage));
     if let Some(writer) = writer {
         writer.shutdown();
     }

@@ -14,8 +14,9 @@ pub mod fault;
 pub mod flight;
 pub mod otlp;
 
-// The ingest graph.
+// The ingest graph, and what stands in for its source in a replay.
 pub mod kafka_source;
+pub mod frame_source;
 pub mod normalize;
 pub mod recall;
 pub mod dedup_window;

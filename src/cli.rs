@@ -57,6 +57,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
+    /// Send what is in a write-ahead log to storage, without Kafka
+    Replay(ReplayArgs),
 }
 
 /// A `KEY=VALUE` of the command line.
@@ -334,6 +336,44 @@ pub struct MigrateArgs {
     pub grant: Option<String>,
 }
 
+/// Arguments of `replay`.
+///
+/// Sends the records of a log, short-term or long-term, through the storage side of a configuration: for restoring what a catalog or
+/// an object store lost, or for filling another one. Offsets that the catalog covers already are left out, and no offset is committed.
+///
+/// A replay that is broken off can be started again: what it stored is covered by then.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Damaged parts of the log are reported and left out; then it ends with 1. It keeps a log of its own beside that of `run`.
+
+Examples:
+  openwit-ingest replay --from data/wal/long --config config/standalone.yaml
+  openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a --config c.yaml")]
+pub struct ReplayArgs {
+    /// The log's directory, a day of a long-term log, a single segment or copy; or `long-term` for the one of the configuration,
+    /// wherever it is
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Records of this topic only; may be repeated
+    #[arg(long = "topic", value_name = "TOPIC")]
+    pub topics: Vec<String>,
+    /// Records logged at this time and later: RFC 3339 in UTC or Unix seconds
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub since: Option<u64>,
+    /// Records logged before this time
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub until: Option<u64>,
+    /// Worker threads in this process [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub workers: Option<u64>,
+    /// Print the summary as JSON and show no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `wal`.
 #[derive(Debug, Args)]
 pub struct WalArgs {
@@ -452,6 +492,7 @@ mod tests {
             "wal ls d",
             "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",
+            "replay --from d --config c.yaml --topic t --since 2026-11-25T00:00:00Z --until 1790000000 --workers 2 --json",
         ];
         for line in lines {
             let parsed = Cli::try_parse_from(std::iter::once("openwit-ingest").chain(line.split(' ')));

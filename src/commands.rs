@@ -6,6 +6,7 @@ pub mod demo;
 pub mod graph;
 pub mod janitor;
 pub mod migrate;
+pub mod replay;
 pub mod run;
 pub mod wal;
 

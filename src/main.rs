@@ -43,5 +43,6 @@ fn dispatch(command: &Command) -> Ended {
         Command::Janitor(args) => commands::janitor::run(args),
         Command::Migrate(args) => commands::migrate::run(args),
         Command::Wal(args) => commands::wal::run(args),
+        Command::Replay(args) => commands::replay::run(args),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openwit_graphs::ingest::{self, CommitMode};
-use openwit_graphs::process::{IngestPlan, Plan, StoragePlan};
-use openwit_graphs::{catalog, storage};
+use openwit_graphs::process::{IngestPlan, Plan, ReplayPlan, StoragePlan};
+use openwit_graphs::{catalog, replay, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::kafka_source::collector::BatchLimits;
@@ -20,7 +20,8 @@ use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
 use openwit_operators::{
-    arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, kafka_source, normalize, parquet_roll, wal_commit,
+    arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize, parquet_roll,
+    wal_commit,
 };
 
 use crate::config::{
@@ -55,8 +56,43 @@ pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Sta
         catalog: catalog_location(config),
         message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
         ingest: if config.has_ingest() { Some(ingest_plan(config, changes, workers, positions)?) } else { None },
+        replay: None,
         storage: if config.has_storage() { Some(storage_plan(config, workers)?) } else { None },
     })
+}
+
+/// The plan of `config` with the frames of a log in the place of Kafka.
+pub fn replay_plan(config: &Config, workers: Option<usize>, frames: frame_source::Config) -> Result<Plan, String> {
+    let workers = workers.unwrap_or(config.workers());
+    let replay = ReplayPlan {
+        graph: replay::Config { encode: encode_limits(config), sink: sink(config, workers) },
+        frames,
+        in_flight_bytes_max: config.processing.buffer.max_size_bytes as usize,
+        in_flight_messages_max: config.messages_in_flight_max(),
+        // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
+        wal: wal_commit::Config {
+            directory: replay_directory(config),
+            keys_retention_ms: 0,
+            retention_ms: 0,
+            long_term: None,
+            ..wal(config)
+        },
+    };
+    Ok(Plan {
+        workers,
+        catalog: catalog_location(config),
+        message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
+        ingest: None,
+        replay: Some(replay),
+        storage: if config.has_storage() { Some(storage_plan(config, workers)?) } else { None },
+    })
+}
+
+/// Where a replay keeps its own log: beside that of `run`, which may be in use.
+pub fn replay_directory(config: &Config) -> PathBuf {
+    let mut name = config.processing.wal.directory.file_name().unwrap_or_default().to_owned();
+    name.push("-replay");
+    config.processing.wal.directory.with_file_name(name)
 }
 
 /// Where the catalog of `config` is.
@@ -108,24 +144,8 @@ fn ingest_plan(
         source: source(config, changes, workers, positions)?,
         normalize: normalize_config(config)?,
         dedup: processing.dedup_enabled.then_some(dedup(config)),
-        encode: arrow_encode::Limits {
-            batch_rows_max: config.pipeline.batch_size,
-            batch_bytes_max: config.record_batch_bytes_max() as usize,
-            delivery_bytes_max: DELIVERY_BYTES_MAX,
-            delivery_messages_max: processing.flush_size_messages,
-            delivery_wait: Duration::from_secs(processing.buffer.flush_interval_seconds),
-        },
-        sink: flight_sink::Config {
-            endpoints: config.storage.endpoints.clone(),
-            clients: config.flight_streams(),
-            window_bytes: (config.pipeline.in_flight_bytes_max as usize / workers / config.flight_streams())
-                .max(config.ingestion.grpc.max_message_size as usize),
-            message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
-            failover: flight_sink::Failover {
-                after: Duration::from_millis(config.storage.failover.after_ms),
-                recover_after: Duration::from_millis(config.storage.failover.recover_after_ms),
-            },
-        },
+        encode: encode_limits(config),
+        sink: sink(config, workers),
         commit_mode: match kafka.commit_strategy.mode {
             CommitKey::AfterWal => CommitMode::AfterWal,
             CommitKey::AfterPublish => CommitMode::AfterPublish,
@@ -143,6 +163,31 @@ fn ingest_plan(
 fn dedup(config: &Config) -> dedup_window::Config {
     let processing = &config.processing;
     dedup_window::Config { window_ms: processing.dedup_window_seconds * 1_000, bytes_max: processing.dedup_max_bytes as usize }
+}
+
+fn encode_limits(config: &Config) -> arrow_encode::Limits {
+    let processing = &config.processing;
+    arrow_encode::Limits {
+        batch_rows_max: config.pipeline.batch_size,
+        batch_bytes_max: config.record_batch_bytes_max() as usize,
+        delivery_bytes_max: DELIVERY_BYTES_MAX,
+        delivery_messages_max: processing.flush_size_messages,
+        delivery_wait: Duration::from_secs(processing.buffer.flush_interval_seconds),
+    }
+}
+
+fn sink(config: &Config, workers: usize) -> flight_sink::Config {
+    flight_sink::Config {
+        endpoints: config.storage.endpoints.clone(),
+        clients: config.flight_streams(),
+        window_bytes: (config.pipeline.in_flight_bytes_max as usize / workers / config.flight_streams())
+            .max(config.ingestion.grpc.max_message_size as usize),
+        message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
+        failover: flight_sink::Failover {
+            after: Duration::from_millis(config.storage.failover.after_ms),
+            recover_after: Duration::from_millis(config.storage.failover.recover_after_ms),
+        },
+    }
 }
 
 fn dead_letter(config: &Config) -> dead_letter::Config {

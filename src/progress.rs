@@ -15,6 +15,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
+    /// What is counted in `consumed` and `total`.
+    pub unit: Unit,
     /// Messages read from Kafka.
     pub consumed: u64,
     /// Messages to be read until the end; 0 while unknown.
@@ -29,6 +31,25 @@ pub struct Reading {
     pub lag: u64,
     /// How far the frontier of each stage is behind now, in graph order.
     pub stage_lag_ms: Vec<(&'static str, u64)>,
+}
+
+/// What a run goes through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Messages of Kafka.
+    #[default]
+    Messages,
+    /// MiB of a log.
+    Mebibytes,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Unit::Messages => "messages",
+            Unit::Mebibytes => "MiB",
+        }
+    }
 }
 
 /// How progress is shown.
@@ -116,6 +137,7 @@ impl Display {
                 if reading.total > 0 {
                     bar.set_length(reading.total);
                 }
+                bar.set_prefix(reading.unit.name());
                 bar.set_position(reading.consumed);
                 bar.set_message(text);
             }
@@ -133,12 +155,12 @@ impl Display {
     }
 }
 
-const TEMPLATE: &str = "{elapsed_precise} [{bar:24}] {human_pos}/{human_len} messages  {wide_msg}";
+const TEMPLATE: &str = "{elapsed_precise} [{bar:24}] {human_pos}/{human_len} {prefix}  {wide_msg}";
 
 fn line(reading: &Reading, text: &str) {
     let of = if reading.total > 0 { format!("/{}", grouped(reading.total)) } else { String::new() };
     // Whoever closed stderr does not want to know.
-    let _ = writeln!(std::io::stderr(), "{}{of} messages  {text}", grouped(reading.consumed));
+    let _ = writeln!(std::io::stderr(), "{}{of} {}  {text}", grouped(reading.consumed), reading.unit.name());
 }
 
 /// Records and bytes per second.

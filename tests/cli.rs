@@ -15,6 +15,7 @@ use std::sync::Arc;
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Generator, Plan, Ppm, Topic};
 use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use openwit_operators::budget::Charge;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
@@ -56,6 +57,7 @@ fn every_command_explains_itself() {
         "wal ls",
         "wal cat",
         "wal verify",
+        "replay",
     ];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);
@@ -298,6 +300,7 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
             raw: payload.into(),
             written: vec![].into(),
             records: vec![record],
+            charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
         port.append(Job { ticket: number as u64, batches: vec![(epoch, batch)] });

@@ -16,6 +16,8 @@ mod failures;
 mod pipeline;
 #[path = "embedded/rebalance.rs"]
 mod rebalance;
+#[path = "embedded/replay.rs"]
+mod replay;
 #[path = "embedded/storage_alone.rs"]
 mod storage_alone;
 #[path = "embedded/storage_nodes.rs"]

@@ -116,6 +116,9 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// Frames of either log.
+pub type FrameIterator = Box<dyn Iterator<Item = Result<RecoveredFrame, Error>> + Send>;
+
 /// A log, or a file of one, to be looked at.
 #[derive(Clone)]
 pub enum Source {
@@ -185,17 +188,28 @@ impl Source {
 
     /// All whole frames, in the order in which they were logged. An error tells what is missing, and what follows it is read all
     /// the same.
-    pub fn frames(&self) -> Result<Box<dyn Iterator<Item = Result<RecoveredFrame, Error>> + Send>, Error> {
+    pub fn frames(&self) -> Result<FrameIterator, Error> {
+        Ok(self.frames_of(&Selection::default())?.1)
+    }
+
+    /// The frames of what `selection` may concern, and about how many bytes they have: for whoever shows progress. Frames outside of
+    /// it are among them.
+    pub fn frames_of(&self, selection: &Selection) -> Result<(u64, FrameIterator), Error> {
         match self {
             Source::Short(disk, only) => {
                 let (_, surveyed) = look(&**disk, *only)?;
-                let runs = surveyed
-                    .into_iter()
-                    .flat_map(|found| found.scan.runs.into_iter().map(move |bytes| Run { segment: found.number, bytes }));
-                Ok(Box::new(Frames::new(disk.clone(), runs)))
+                let runs: Vec<Run> = surveyed.into_iter().flat_map(Surveyed::into_runs).collect();
+                let bytes = runs.iter().map(|run| run.bytes.end - run.bytes.start).sum();
+                Ok((bytes, Box::new(Frames::new(disk.clone(), runs))))
             }
             Source::Long(shelf, _) => {
-                Ok(Box::new(long_term::read::Frames::new(shelf.clone(), self.copies()?, Selection::default())))
+                let mut copies = self.copies()?;
+                copies.retain(|copy| selection.has_copy(copy));
+                let mut bytes = 0;
+                for copy in &copies {
+                    bytes += long_term::read::frame_bytes(&**shelf, copy)?;
+                }
+                Ok((bytes, Box::new(long_term::read::Frames::new(shelf.clone(), copies, Selection::default()))))
             }
         }
     }

@@ -29,7 +29,7 @@ pub mod read;
 pub mod shelf;
 
 #[cfg(test)]
-mod memory;
+pub(super) mod memory;
 #[cfg(test)]
 mod tests;
 

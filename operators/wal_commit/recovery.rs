@@ -366,6 +366,11 @@ pub struct Surveyed {
 }
 
 impl Surveyed {
+    /// Its stretches of whole frames.
+    pub(super) fn into_runs(self) -> impl Iterator<Item = Run> {
+        self.scan.runs.into_iter().map(move |bytes| Run { segment: self.number, bytes })
+    }
+
     /// True if any of it is damaged.
     pub fn is_damaged(&self) -> bool {
         self.header.is_none() || !self.scan.holes.is_empty()

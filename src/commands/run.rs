@@ -13,7 +13,7 @@ use super::{Ended, Failure, load};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::plan::{Changes, plan};
-use crate::progress::{Mode, Progress, Reading};
+use crate::progress::{Mode, Progress, Reading, Unit};
 use crate::summary::{Summary, Totals, Usage};
 
 /// Exit code after a second signal: what shells use for a process ended by SIGINT.
@@ -74,6 +74,7 @@ fn reading(control: &Control) -> Reading {
     let total = source.total.load(Ordering::Relaxed) as u64;
     let rows = control.counters.sink.rows_published.load(Ordering::Relaxed);
     Reading {
+        unit: Unit::Messages,
         consumed,
         total,
         bytes: source.bytes.load(Ordering::Relaxed) as u64,
@@ -99,7 +100,7 @@ fn totals(control: &Control) -> Totals {
 }
 
 /// The first signal stops the process cleanly, a second one at once; a clean stop that takes too long says what it could not do.
-fn on_signals(control: &Control, patience: Duration) -> Ended {
+pub(super) fn on_signals(control: &Control, patience: Duration) -> Ended {
     let failed = |error: std::io::Error| Failure::fault(format!("installing the signal handlers: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let control = control.clone();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use openwit_operators::budget::Charge;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
@@ -44,6 +45,7 @@ fn batch(offset: i64, bytes: usize, random: &mut Random) -> NormalizedBatch {
         raw: (0..bytes.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).collect::<Vec<_>>().into(),
         written: vec![].into(),
         records: vec![Record { offset, timestamp_ms: START as i64, key: offset as u128, arena: Arena::Raw, payload }],
+        charge: Charge::default(),
     }
 }
 

@@ -42,7 +42,7 @@ pub(in crate::wal_commit) struct Copier {
 
 /// What became of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copied {
+pub(in crate::wal_commit) struct Copied {
     /// Bytes of the frames copied; 0 if the copy was there already.
     pub(super) frame_bytes: u64,
     /// Bytes of the copy.
@@ -160,7 +160,7 @@ impl Copier {
 }
 
 /// Copies one segment, unless its copy is there. Reads each frame once, verifies it, and holds a few MiB.
-pub(super) fn copy(
+pub(in crate::wal_commit) fn copy(
     disk: &dyn Disk,
     shelf: &dyn Shelf,
     config: &Config,

@@ -147,6 +147,14 @@ impl Iterator for Pieces {
     }
 }
 
+/// Bytes of the frames of a copy as its tail states them; as many as it has itself if it is cut short.
+pub fn frame_bytes(shelf: &dyn Shelf, copy: &Found) -> Result<u64, Error> {
+    let at = copy.bytes.saturating_sub(MARK_BYTES as u64);
+    let mark = shelf.read(&copy.path, at..copy.bytes);
+    let mark = mark.map_err(|error| ("read", PathBuf::from(shelf.place(&copy.path)), error))?;
+    Ok(Tail::decode(&mark, copy.name.segment, at).map_or(copy.bytes, |tail| tail.frame_bytes))
+}
+
 /// The frames of one block.
 struct BlockFrames {
     segment: u64,
@@ -199,7 +207,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn has_copy(&self, copy: &Found) -> bool {
+    /// True if the copy may hold frames that are selected.
+    pub fn has_copy(&self, copy: &Found) -> bool {
         self.from.is_none_or(|from| copy.name.last >= from) && self.until.is_none_or(|until| copy.name.first < until)
     }
 
@@ -220,8 +229,6 @@ pub struct Frames {
     selection: Selection,
     current: Option<Pieces>,
     block: BlockFrames,
-    /// Bytes of the copies that were read to their end.
-    read_bytes: u64,
 }
 
 impl Frames {
@@ -236,14 +243,7 @@ impl Frames {
         copies.retain(|copy| selection.has_copy(copy));
         copies.sort();
         let block = BlockFrames { segment: 0, rest: Bytes::new() };
-        Frames { shelf, copies: copies.into(), selection, current: None, block, read_bytes: 0 }
-    }
-
-    /// Bytes of copies read so far, and of those still to be read.
-    pub fn progress(&self) -> (u64, u64) {
-        let begun = self.current.as_ref().map_or(0, |pieces| pieces.at);
-        let left = self.current.as_ref().map_or(0, |pieces| pieces.copy.bytes.saturating_sub(pieces.at));
-        (self.read_bytes + begun, left + self.copies.iter().map(|copy| copy.bytes).sum::<u64>())
+        Frames { shelf, copies: copies.into(), selection, current: None, block }
     }
 
     fn next_piece(&mut self) -> Option<Result<Piece, Error>> {
@@ -252,7 +252,6 @@ impl Frames {
                 if let Some(piece) = pieces.next() {
                     return Some(piece);
                 }
-                self.read_bytes += pieces.copy.bytes;
             }
             self.current = Some(Pieces::new(self.shelf.clone(), self.copies.pop_front()?));
         }

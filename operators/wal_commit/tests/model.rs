@@ -1,10 +1,14 @@
-//! Random work, faults, crashes and releases against a list of what was appended.
+//! Random work, faults, crashes, copies and releases against a list of what was appended.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::object_upload::ObjectStore;
+use crate::wal_commit::long_term::copier::copy;
+use crate::wal_commit::long_term::memory::MemoryShelf;
+use crate::wal_commit::long_term::read::{Frames as CopiedFrames, Selection};
 use crate::wal_commit::memory::Fault;
 
 #[derive(Clone, Debug)]
@@ -18,6 +22,10 @@ enum Step {
     Sync,
     SaveKeys,
     NextEpoch,
+    /// A segment is copied to the long-term log, where one of the next calls fails. Nothing without such a log.
+    Copy {
+        after: u64,
+    },
     /// Everything up to this many epochs ago is published.
     Release(u64),
     /// One of the next operations fails for good.
@@ -45,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Sync),
         2 => Just(Step::SaveKeys),
         2 => Just(Step::NextEpoch),
+        2 => (0u64..12).prop_map(|after| Step::Copy { after }),
         2 => (1u64..5).prop_map(Step::Release),
         1 => (0u64..12).prop_map(|after| Step::Fault { after }),
         1 => (0u64..12, 0usize..5_000).prop_map(|(after, reached)| Step::Full { after, reached }),
@@ -58,6 +67,9 @@ struct Model {
     disk: Memory,
     config: Config,
     log: Option<Log>,
+    shelf: MemoryShelf,
+    /// Segments that the log wants copied.
+    uncopied: std::collections::VecDeque<long_term::Job>,
     appended: Vec<Content>,
     /// The epoch whose release frees each of them: its own, or that of the run it was recovered by.
     epochs: Vec<Epoch>,
@@ -79,13 +91,14 @@ fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 impl Model {
-    fn new() -> Self {
-        let (disk, config) = (Memory::aligned(), Config { bytes_max: 6 * segment::BYTES_MIN, ..small_config() });
+    fn new(long_term: Option<long_term::Config>) -> Self {
+        let (disk, shelf, uncopied) = (Memory::aligned(), MemoryShelf::default(), Default::default());
+        let config = Config { bytes_max: 6 * segment::BYTES_MIN, long_term, ..small_config() };
         let (appended, epochs) = (vec![], vec![]);
         let (synced, released, epoch, next_offsets) = (0, Epoch(0), 1_000, [0; 3]);
         let log = Some(open(&disk, &config, epoch).0);
         let keys = BTreeSet::new();
-        Model { disk, config, log, appended, epochs, synced, keys, released, epoch: epoch + 1, next_offsets }
+        Model { disk, config, log, shelf, uncopied, appended, epochs, synced, keys, released, epoch: epoch + 1, next_offsets }
     }
 
     /// A failure for want of space changes nothing; any other closes the log.
@@ -130,6 +143,7 @@ impl Model {
                 self.settle(result);
             }
             Step::NextEpoch => self.epoch += 1,
+            Step::Copy { after } => self.copy(after),
             Step::Release(ago) => {
                 let epoch = Epoch(self.epoch - ago);
                 // Only what was acknowledged can have been published.
@@ -148,8 +162,23 @@ impl Model {
         }
     }
 
+    fn copy(&mut self, after: u64) {
+        let Some(config) = self.config.long_term.clone() else { return };
+        self.uncopied.extend(std::iter::from_fn(|| self.log.as_mut().unwrap().take_uncopied()));
+        let Some(&job) = self.uncopied.front() else { return };
+        self.shelf.fail(after);
+        if copy(&self.disk, &self.shelf, &config, job, &|| false).is_ok() {
+            self.uncopied.pop_front();
+            let result = self.log.as_mut().unwrap().copied(job.segment);
+            self.settle(result);
+        }
+    }
+
     fn reopen(&mut self, disk: Memory) {
         self.log = None;
+        self.uncopied.clear();
+        // A store keeps what it has confirmed, whatever becomes of this machine.
+        self.shelf = self.shelf.healed();
         disk.heal();
         self.disk = disk;
         self.epoch += 10;
@@ -194,6 +223,13 @@ impl Model {
         // The keys of everything synced are remembered, whatever became of the segment.
         let kept = self.appended[..self.synced].iter().chain(found);
         self.keys.extend(kept.flat_map(|frame| &frame.records).map(|(offset, _, key, _)| (*key, *offset)));
+        if self.config.long_term.is_some() {
+            let copies = CopiedFrames::open(Arc::new(self.shelf.clone()), Selection::default()).unwrap().map(Result::unwrap);
+            let copied = copies.map(|frame| content(frame.epoch, &frame.batch));
+            let held = copied.chain(found.iter().cloned()).flat_map(|frame| frame.records);
+            let held: BTreeSet<_> = held.map(|(offset, _, key, _)| (key, offset)).collect();
+            assert!(held.is_superset(&self.keys), "synced, and in neither log: {:?}", self.keys.difference(&held).next());
+        }
         let remembered: BTreeSet<_> = recovery.keys().map(|key| key.unwrap()).map(|key| (key.key, key.offset)).collect();
         assert_eq!(remembered, self.keys);
     }
@@ -204,7 +240,20 @@ proptest! {
     fn what_is_recovered_is_an_unbroken_run_that_holds_everything_synced_and_unpublished(
         steps in proptest::collection::vec(step(), 1..120)
     ) {
-        let mut model = Model::new();
+        let mut model = Model::new(None);
+        for step in steps {
+            model.run(step);
+        }
+        model.reopen(model.disk.clone());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn whatever_was_synced_is_in_one_of_the_two_logs_for_ever(steps in proptest::collection::vec(step(), 1..120)) {
+        let (store, node) = (ObjectStore::Memory, "node-1".into());
+        let mut model = Model::new(Some(long_term::Config { store, node, compression_level: 1, cleanup: None }));
         for step in steps {
             model.run(step);
         }
