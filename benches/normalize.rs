@@ -120,7 +120,14 @@ fn batch(payloads: &[Vec<u8>]) -> RawBatch {
         records.push(RawRecord { offset, timestamp_ms: 1_795_435_262_123, key: None, payload: Some(span), headers });
     }
     let end = records.len() as i64;
-    RawBatch { partition: PartitionKey { topic: Arc::new(topic), partition: 0 }, start: 0, end, arena: arena.into(), records }
+    RawBatch {
+        partition: PartitionKey { topic: Arc::new(topic), partition: 0 },
+        start: 0,
+        end,
+        arena: arena.into(),
+        records,
+        charge: Default::default(),
+    }
 }
 
 /// Prints one row; gives the CPU nanoseconds per record.

@@ -56,8 +56,14 @@ fn deliveries(signal: Signal, rows: usize) -> Vec<EncodedBatch> {
             let span = Span { start: 0, len: payload.len() as u32 };
             let record = Record { offset, timestamp_ms: (START_NS / 1_000_000) as i64, key: 0, arena: Arena::Raw, payload: span };
             let coverage = Coverage::stored(partition.clone(), offset..offset + 1);
-            let batch =
-                NormalizedBatch { group: group.clone(), coverage, raw: payload, written: Bytes::new(), records: vec![record] };
+            let batch = NormalizedBatch {
+                group: group.clone(),
+                coverage,
+                raw: payload,
+                written: Bytes::new(),
+                records: vec![record],
+                charge: Default::default(),
+            };
             encoder.append(&batch).expect("the generator makes valid messages");
             offset += 1;
         }

@@ -1,18 +1,14 @@
 //! The ingest graph: Kafka to a storage node.
 //!
 //! ```text
-//! kafka_source > normalize > dedup_window > wal_commit > arrow_encode > flight_sink
-//!   ^  ^            |                         ^  |  ^        ^             |   |
-//!   |  |            +-- rejects > dead_letter-+  |  |        +- wal_replay |   |
-//!   |  +---- durable (frontier only) ------------+  |                      |   |
-//!   |                                               +--- published --------+---+
-//!   +------- received (frontier only) -------------------------------------+
+//! kafka_source > normalize > dedup_window > wal_commit ----> arrow_encode > flight_sink
+//!      ^            |                         ^  | ^  \         ^             |
+//!      |            +-- rejects > dead_letter-+  | |   > wal_replay          |
+//!      +------ durable (frontier only) ----------+ +--- published (frontier only)
 //! ```
 //!
 //! `wal_commit` waits for the dead letter's frontier before it writes an epoch, so whatever is durable has its rejects durable too,
 //! and a restart from the log skips none. Hence one durable frontier, not two.
-
-use std::sync::Arc;
 
 use openwit_operators::arrow_encode::{self, arrow_encode};
 use openwit_operators::batch::{NormalizedBatch, UniqueBatch};
@@ -68,8 +64,10 @@ pub struct Ports {
     pub dead_letter: dead_letter::Ports,
     /// The write-ahead log.
     pub wal: wal_commit::Ports,
-    /// Frames of the last run.
-    pub replay: Arc<replay::Replay>,
+    /// What is in the log alone.
+    pub replay: replay::Ports,
+    /// The encoder's.
+    pub encode: arrow_encode::Ports,
     /// The sink's.
     pub sink: flight_sink::Ports,
 }
@@ -77,14 +75,13 @@ pub struct Ports {
 /// Builds the graph on one worker.
 pub fn ingest(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
     let (durable_loop, durable) = scope.feedback::<Vec<()>>(Same);
-    let (received_loop, received) = scope.feedback::<Vec<()>>(Same);
     let (published_loop, published) = scope.feedback::<Vec<()>>(Same);
     let commit = match config.commit_mode {
         CommitMode::AfterWal => durable,
         CommitMode::AfterPublish => published.clone(),
     };
 
-    let raw = kafka_source(scope, config.source, ports.source, kafka_source::Feedback { commit, received: received.clone() });
+    let raw = kafka_source(scope, config.source, ports.source, commit);
     let normalized = normalize(raw, config.normalize, ports.normalize);
     let unique = match config.dedup {
         Some(window) => dedup_window(normalized.normalized, window, ports.dedup),
@@ -92,13 +89,14 @@ pub fn ingest(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
     };
     let dead = dead_letter(normalized.rejects, ports.dead_letter);
     let logged = wal_commit(unique, wal_commit::Frontiers { dead_letter: dead, published }, ports.wal);
-    let replayed = replay::wal_replay(scope, ports.replay, received);
-    let encoded = arrow_encode(logged.clone().concat(replayed), config.encode, ports.sink.health.clone());
+    let replayed = replay::wal_replay(logged.spilled.clone(), ports.replay);
+    let encoded = arrow_encode(logged.durable.concat(replayed), config.encode, ports.encode);
     let delivered = flight_sink(encoded, config.sink, ports.sink);
 
-    frontier_only(logged).connect_loop(durable_loop);
-    delivered.received.connect_loop(received_loop);
-    delivered.published.connect_loop(published_loop);
+    // Of an epoch some batches may stay in memory and others not: it is durable when both streams have passed it, and they pass it
+    // together.
+    frontier_only(logged.spilled).connect_loop(durable_loop);
+    delivered.connect_loop(published_loop);
 }
 
 /// Stands in for `dedup_window` where duplicates are wanted.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use openwit_operators::budget::{Budget, Load};
 use openwit_operators::catalog_commit::registrar::{self, Registrar};
 use openwit_operators::catalog_commit::{self, covered};
 use openwit_operators::clock::{Clock, SystemClock};
@@ -21,11 +22,13 @@ use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::{Fault, Health, chain};
+use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore};
-use openwit_operators::wal_commit::{self, Log, Writer, replay::Replay};
-use openwit_operators::{dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
+use openwit_operators::wal_commit::replay::{self, Replay};
+use openwit_operators::wal_commit::{self, Log, Writer};
+use openwit_operators::{arrow_encode, dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
 use timely::worker::Worker;
 use tracing::{info, warn};
 
@@ -103,6 +106,8 @@ pub struct Counters {
     pub dedup: Arc<dedup_window::Stats>,
     /// Of the dead letter.
     pub dead_letter: Arc<dead_letter::Stats>,
+    /// Of what is in the log alone.
+    pub backlog: Arc<replay::Stats>,
     /// Of `flight_sink`.
     pub sink: Arc<flight_sink::Stats>,
     /// Of the catalog.
@@ -335,20 +340,36 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     let (dead_letter, desk) =
         dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
+    let budget = Budget::new(Load { bytes: ingest.in_flight_bytes_max, messages: ingest.in_flight_messages_max });
+    let router = Arc::new(Router::new(&config.sink.endpoints, config.sink.failover));
     let ports = ingest::Ports {
         source: consumer::Ports {
             health: health.clone(),
             clock: clock.clone(),
             covered: Arc::new(durable),
-            budget: Arc::new(consumer::Budget::new(ingest.in_flight_bytes_max, ingest.in_flight_messages_max)),
+            budget: budget.clone(),
             stats: counters.source.clone(),
         },
         normalize: normalize::Ports { stats: counters.normalize.clone(), health: health.clone() },
         dedup: dedup_window::Ports { memories: windows, stats: counters.dedup.clone(), health: health.clone() },
         dead_letter: dead_letter::Ports { desk: dead_letter },
-        wal: wal_commit::Ports { writer: writer.clone() },
-        replay: Arc::new(Replay::new(recovery.frames(), context.committed.clone(), health.clone())),
-        sink: flight_sink::Ports { runtime: runtime.clone(), health: health.clone(), stats: counters.sink.clone() },
+        wal: wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() },
+        replay: replay::Ports {
+            replay: Arc::new(Replay::new(recovery.frames(), context.committed.clone())),
+            reader: writer.reader(),
+            budget,
+            health: health.clone(),
+            stats: counters.backlog.clone(),
+        },
+        encode: arrow_encode::Ports { route: router.clone(), health: health.clone() },
+        sink: flight_sink::Ports {
+            runtime: runtime.clone(),
+            router,
+            reader: writer.reader(),
+            limits: config.encode,
+            health: health.clone(),
+            stats: counters.sink.clone(),
+        },
     };
     Ok((config, ports, writer, desk))
 }

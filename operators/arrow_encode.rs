@@ -4,21 +4,22 @@
 //! Durable batches: OTLP protobuf of one group (index, signal), which `normalize` has validated.
 //!
 //! # Out
-//! `EncodedBatch`: record batches of the signal's schema, each below the message limit, with the coverage of all messages in them.
+//! `Delivery`: record batches of the signal's schema, each below the message limit, with the coverage of all messages in them and the
+//! frames they were made of.
 //!
 //! # Holds
-//! Per group, the rows since the last batch went out, at most `batch_rows_max` of them in columns and the rest as finished record
+//! Per group and storage endpoint, the rows since the last batch went out, at most `batch_rows_max` of them in columns and the rest as finished record
 //! batches; and the capability of the earliest epoch among them.
 //!
 //! # Closes when
-//! The group has `delivery_messages_max` messages or `delivery_bytes_max` bytes, or waited for `delivery_wait`, or the input ends.
-//! Record batches inside are cut by rows and by bytes.
+//! It has `delivery_messages_max` messages or `delivery_bytes_max` bytes, or waited for `delivery_wait`, or the input ends, or an
+//! offset comes a second time. Record batches inside are cut by rows and by bytes.
 //!
 //! # Fails when
 //! A payload is not valid OTLP: an invariant is broken, because `normalize` let it pass and the write-ahead log kept it whole.
 //!
 //! # Invariants
-//! - The rows of one message are all in one `EncodedBatch`, in order, and numbered from 0 by `_ordinal`.
+//! - The rows of one message are all in one `Delivery`, in order, and numbered from 0 by `_ordinal`.
 //! - Every offset that came in is in exactly one coverage that goes out.
 //! - No record batch is over `batch_bytes_max` as a Flight message, unless it holds a single row.
 //! - The bytes out depend on the bytes in and the config alone.
@@ -58,6 +59,7 @@ mod tests;
 pub use encoder::{Config, Encoder, Error};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
@@ -68,9 +70,12 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 
-use crate::batch::{DurableBatch, EncodedBatch, Group, NormalizedBatch};
+use crate::batch::{Delivery, DurableBatch, Group};
+use crate::budget::Charge;
+use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
+use crate::wal_commit::read::Position;
 
 /// The operator's name in config, metrics and messages.
 pub const NAME: &str = "arrow_encode";
@@ -91,32 +96,49 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn config(&self, group: &Group) -> Config {
+    /// The settings of a group's encoder.
+    pub fn config(&self, group: &Group) -> Config {
         Config { group: group.clone(), batch_rows_max: self.batch_rows_max, batch_bytes_max: self.batch_bytes_max }
     }
 }
 
-/// Encodes batches, coalescing those of a group until a delivery is large or old enough.
+/// Which storage endpoint a partition's rows belong to.
+pub trait Route: Send + Sync {
+    /// The endpoint's position in the configuration.
+    fn endpoint(&self, partition: &PartitionKey) -> usize;
+}
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where rows go.
+    pub route: Arc<dyn Route>,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// Encodes batches, coalescing those of a group and an endpoint until a delivery is large or old enough.
 pub fn arrow_encode<'s>(
     stream: Stream<'s, Epoch, Vec<DurableBatch>>,
     limits: Limits,
-    health: Health,
-) -> Stream<'s, Epoch, Vec<EncodedBatch>> {
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<Delivery>> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
     let mut input = builder.new_input(stream, Pipeline);
-    let (output, encoded) = builder.new_output::<Vec<EncodedBatch>>();
-    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>::from(output);
+    let (output, encoded) = builder.new_output::<Vec<Delivery>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Delivery>>>::from(output);
     builder.build(move |_capabilities| {
-        let mut encoding = Encoding { limits, groups: BTreeMap::new(), failed: Vec::new(), next_timer: None };
+        let Ports { route, health } = ports;
+        let mut encoding = Encoding { limits, route, open: BTreeMap::new(), failed: Vec::new(), next_timer: None };
         move |frontiers| {
             let mut output = output.activate();
             // 1. Append what is there, and send what is large enough.
             input.for_each(|capability, batches| {
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
-                for DurableBatch(batch) in batches.drain(..) {
-                    if let Err(error) = encoding.append(&batch, &capability, &mut output) {
+                for batch in batches.drain(..) {
+                    if let Err(error) = encoding.append(batch, &capability, &mut output) {
                         health.fail(NAME, format!("epoch {}: {}", capability.time(), chain(&error)));
                     }
                 }
@@ -130,31 +152,43 @@ pub fn arrow_encode<'s>(
     encoded
 }
 
-/// A group's encoder, and what it holds.
+/// The encoder of a group and an endpoint, and what it holds.
 struct Open {
     encoder: Encoder,
+    endpoint: usize,
     messages: usize,
+    frames: Vec<Position>,
+    charges: Vec<Charge>,
     /// The least epoch in it, and since when.
     held: Option<(Capability<Epoch>, Instant)>,
 }
 
 struct Encoding {
     limits: Limits,
-    groups: BTreeMap<Group, Open>,
+    route: Arc<dyn Route>,
+    open: BTreeMap<(Group, usize), Open>,
     /// Capabilities of batches that could not be encoded: never dropped, so the frontier never passes them.
     failed: Vec<Capability<Epoch>>,
     next_timer: Option<Instant>,
 }
 
 impl Encoding {
-    fn append(&mut self, batch: &NormalizedBatch, capability: &Capability<Epoch>, output: &mut Session<'_>) -> Result<(), Error> {
+    fn append(&mut self, durable: DurableBatch, capability: &Capability<Epoch>, output: &mut Session<'_>) -> Result<(), Error> {
         let limits = self.limits;
-        let open = self.groups.entry(batch.group.clone()).or_insert_with(|| Open {
+        let DurableBatch { batch, position, charge } = durable;
+        let endpoint = self.route.endpoint(&batch.coverage.partition);
+        let open = self.open.entry((batch.group.clone(), endpoint)).or_insert_with(|| Open {
             encoder: Encoder::new(limits.config(&batch.group)),
+            endpoint,
             messages: 0,
+            frames: Vec::new(),
+            charges: Vec::new(),
             held: None,
         });
-        if let Err(error) = open.encoder.append(batch) {
+        if open.encoder.overlaps(&batch.coverage) {
+            open.send(output);
+        }
+        if let Err(error) = open.encoder.append(&batch) {
             self.failed.push(capability.clone());
             return Err(error);
         }
@@ -163,6 +197,8 @@ impl Encoding {
             *held = capability.clone();
         }
         open.messages += batch.records.len();
+        open.frames.push(position);
+        open.charges.extend([batch.charge, charge]);
         if open.encoder.bytes() >= limits.delivery_bytes_max || open.messages >= limits.delivery_messages_max {
             open.send(output);
         }
@@ -170,7 +206,7 @@ impl Encoding {
     }
 
     fn send_due(&mut self, is_end: bool, output: &mut Session<'_>) {
-        for open in self.groups.values_mut() {
+        for open in self.open.values_mut() {
             let is_due = open.held.as_ref().is_some_and(|(_, since)| is_end || since.elapsed() >= self.limits.delivery_wait);
             if is_due {
                 open.send(output);
@@ -179,7 +215,7 @@ impl Encoding {
     }
 
     fn arm_timer(&mut self, activator: &Activator) {
-        let oldest = self.groups.values().filter_map(|open| open.held.as_ref().map(|(_, since)| *since)).min();
+        let oldest = self.open.values().filter_map(|open| open.held.as_ref().map(|(_, since)| *since)).min();
         let Some(due) = oldest.map(|since| since + self.limits.delivery_wait) else { return };
         let now = Instant::now();
         // One timer at a time: activate_after never deduplicates.
@@ -192,13 +228,17 @@ impl Encoding {
 
 impl Open {
     fn send(&mut self, output: &mut Session<'_>) {
+        if self.encoder.has_failed() {
+            // Nothing comes out of it any more: what it holds stays unpublished.
+            return;
+        }
         self.messages = 0;
-        let (Some(delivery), Some((capability, _))) = (self.encoder.finish(), self.held.take()) else { return };
+        let (frames, charges) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.charges));
+        let (Some(batch), Some((capability, _))) = (self.encoder.finish(), self.held.take()) else { return };
         let mut session = output.session(&capability);
-        session.give(delivery);
+        session.give(Delivery { batch, frames, endpoint: self.endpoint, charges });
         session.flush();
     }
 }
 
-type Session<'a> =
-    timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<EncodedBatch>>>;
+type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Delivery>>>;

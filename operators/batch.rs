@@ -5,8 +5,10 @@
 //! NormalizedBatch  normalize      the same messages as OTLP protobuf of one signal, with their dedup keys
 //! Reject           normalize      one message that failed, with its reason
 //! UniqueBatch      dedup_window   a NormalizedBatch without its duplicates
-//! DurableBatch     wal_commit     a UniqueBatch whose frame is synced
+//! DurableBatch     wal_commit     a UniqueBatch whose frame is synced, and where it lies
+//! SpilledBatches   wal_commit     where frames lie whose payloads were let go
 //! EncodedBatch     arrow_encode   rows of one group (index, signal) as record batches, with their coverage
+//! Delivery         arrow_encode   an EncodedBatch on its way to storage, with the frames it can be made of again
 //! ```
 
 use std::sync::Arc;
@@ -15,7 +17,9 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Charge;
 use crate::coverage::{Coverage, PartitionKey};
+use crate::wal_commit::read::{Position, Run};
 
 /// The kind of telemetry a topic carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,6 +110,9 @@ pub struct RawBatch {
     pub arena: Bytes,
     /// The messages.
     pub records: Vec<RawRecord>,
+    /// Their share of the memory budget. It stays in its process.
+    #[serde(skip)]
+    pub charge: Charge,
 }
 
 /// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
@@ -224,6 +231,8 @@ pub struct NormalizedBatch {
     pub written: Bytes,
     /// The messages.
     pub records: Vec<Record>,
+    /// Their share of the memory budget.
+    pub charge: Charge,
 }
 
 impl NormalizedBatch {
@@ -248,7 +257,23 @@ pub struct UniqueBatch(pub NormalizedBatch);
 
 /// A `UniqueBatch` whose write-ahead log frame is durable.
 #[derive(Clone, Debug)]
-pub struct DurableBatch(pub NormalizedBatch);
+pub struct DurableBatch {
+    /// The batch.
+    pub batch: NormalizedBatch,
+    /// Where its frame lies: good until its epoch is published.
+    pub position: Position,
+    /// Its share of the memory behind the log.
+    pub charge: Charge,
+}
+
+/// Durable batches whose payloads were let go, because storage lags: `wal_replay` reads them back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpilledBatches {
+    /// Where their frames lie, back to back.
+    pub run: Run,
+    /// How many.
+    pub batches: u64,
+}
 
 /// Rows of one group as record batches of one schema, each below the gRPC message limit.
 ///
@@ -268,6 +293,19 @@ impl EncodedBatch {
     pub fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
+}
+
+/// An `EncodedBatch` on its way to storage.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The rows. Let go once storage has received them.
+    pub batch: EncodedBatch,
+    /// The frames the rows were made of, in this order: from them they can be made again until they are published.
+    pub frames: Vec<Position>,
+    /// Which endpoint the rows belong to, by its position in the configuration; another one stands in while it is away.
+    pub endpoint: usize,
+    /// Shares of the memory budget, given back when storage has received the rows.
+    pub charges: Vec<Charge>,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reads Kafka topics into batches and commits offsets as the frontier allows.
 //!
 //! # In
-//! Two data-free feedback edges: the *commit* frontier (durable, or published with `after_publish`) and the *received* frontier.
+//! A data-free feedback edge: the *commit* frontier (durable, or published with `after_publish`).
 //!
 //! # Out
 //! `RawBatch`, one partition each, in offset order.
@@ -19,7 +19,7 @@
 //! # Invariants
 //! - An offset is handed to Kafka only after the commit frontier has passed the epoch in which its batch was emitted (I-1).
 //! - Batches of a partition are emitted in offset order and account for every offset from one's end to the next one's end (I-2).
-//! - Bytes in flight never exceed the budget by more than the open batches (I-5).
+//! - Bytes in flight never exceed the budget by more than the open batches (I-5); see `budget`.
 
 pub mod collector;
 pub mod consumer;
@@ -43,7 +43,7 @@ use timely::dataflow::{Scope, Stream};
 use timely::scheduling::SyncActivator;
 
 use self::consumer::{Command, Event, Handle, Ports};
-use self::ledger::{InFlight, Ledger};
+use self::ledger::Ledger;
 use crate::batch::RawBatch;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
@@ -114,31 +114,22 @@ impl Waker {
     }
 }
 
-/// The source's streams of frontiers that come back to it.
-pub struct Feedback<'s> {
-    /// Offsets of epochs this frontier has passed may be committed.
-    pub commit: Stream<'s, Epoch, Vec<()>>,
-    /// Memory of epochs this frontier has passed is free.
-    pub received: Stream<'s, Epoch, Vec<()>>,
-}
-
-/// Reads Kafka on the first `consumers` workers of the process.
+/// Reads Kafka on the first `consumers` workers of the process. Offsets of epochs that the frontier of `commit` has passed are committed.
 pub fn kafka_source<'s>(
     scope: Scope<'s, Epoch>,
     config: Config,
     ports: Ports,
-    feedback: Feedback<'s>,
+    commit: Stream<'s, Epoch, Vec<()>>,
 ) -> Stream<'s, Epoch, Vec<RawBatch>> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     let sync = scope.worker().sync_activator_for(address.to_vec());
     let waker = Arc::new(Waker { activator: sync, pending: AtomicBool::new(false) });
-    // The output comes first: feedback inputs have no path to it, so the loops carry frontiers only.
+    // The output comes first: the feedback input has no path to it, so the loop carries frontiers only.
     let (output, stream) = builder.new_output::<Vec<RawBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
-    let mut commit_input = builder.new_input_connection(feedback.commit, Pipeline, []);
-    let mut received_input = builder.new_input_connection(feedback.received, Pipeline, []);
+    let mut commit_input = builder.new_input_connection(commit, Pipeline, []);
     let index = scope.index();
     let has_consumer = index < config.consumers;
 
@@ -148,14 +139,12 @@ pub fn kafka_source<'s>(
         let mut next_tick = Instant::now();
         move |frontiers| {
             commit_input.for_each(|_, data| data.clear());
-            received_input.for_each(|_, data| data.clear());
             let Some(running) = &mut source else { return false };
             waker.pending.store(false, Ordering::Release);
 
-            // 1. Retire what the frontiers have passed.
+            // 1. Retire what the frontier has passed.
             let commit = frontiers[0].frontier().first().copied();
-            let received = frontiers[1].frontier().first().copied();
-            running.retire(commit, received);
+            running.retire(commit);
 
             // 2. Take over events of the consumer, and emit its batches in the open epoch.
             let more = running.take_events(&mut output.activate());
@@ -254,8 +243,7 @@ impl Source {
         }
     }
 
-    fn retire(&mut self, commit: Option<Epoch>, received: Option<Epoch>) {
-        self.ports.budget.credit(self.ledger.retire_delivered(received));
+    fn retire(&mut self, commit: Option<Epoch>) {
         let moved = self.ledger.retire_committable(commit);
         self.config.status.note(&moved, &std::mem::take(&mut self.emitted));
         if !moved.is_empty() {
@@ -304,15 +292,11 @@ impl Source {
     }
 
     fn emit(&mut self, batch: RawBatch, output: &mut Session<'_>) {
-        let load = InFlight { bytes: batch.arena.len(), messages: batch.records.len() };
-        let Some(capability) = &self.capability else {
-            // Read before the stop was seen: not emitted, so not committed, and read again next time.
-            self.ports.budget.credit(load);
-            return;
-        };
-        self.ledger.emit(*capability.time(), &batch.partition, batch.end, load);
-        self.ports.stats.messages.fetch_add(load.messages, Ordering::Relaxed);
-        self.ports.stats.bytes.fetch_add(load.bytes, Ordering::Relaxed);
+        // Read before the stop was seen: not emitted, so not committed, and read again next time.
+        let Some(capability) = &self.capability else { return };
+        self.ledger.emit(*capability.time(), &batch.partition, batch.end);
+        self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
+        self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.emitted.insert(batch.partition.clone(), batch.end);
         let mut session = output.session(capability);
         session.give(batch);

@@ -42,12 +42,10 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 use ulid::Ulid;
 
+use crate::backoff::Backoff;
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use crate::object_upload::backoff::Backoff;
 use crate::parquet_roll::{ClosedCommit, StableFile};
-
-pub mod backoff;
 
 #[cfg(test)]
 mod tests;

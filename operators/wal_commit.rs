@@ -4,7 +4,9 @@
 //! `UniqueBatch`, on the worker that decoded it. Nothing is exchanged.
 //!
 //! # Out
-//! `DurableBatch`: the same batches, once their frames are synced (or written, with [`Sync::Every`]).
+//! `DurableBatch`: the same batches, once their frames are synced (or written, with [`Sync::Every`]). Where storage lags and half of the
+//! memory budget is taken by what is behind the log, the payloads are let go and `SpilledBatches` says where the frames lie: the disk is
+//! the buffer (design D-9), up to `bytes_max`, and acknowledging goes on.
 //!
 //! # Holds
 //! The capability of an epoch while one of its frames is not yet acknowledged. The log itself holds each batch until it is
@@ -41,6 +43,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
@@ -50,7 +53,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::batch::{DurableBatch, NormalizedBatch, UniqueBatch};
+use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches, UniqueBatch};
+use crate::budget::Budget;
 use crate::epoch::Epoch;
 
 mod buffer;
@@ -220,6 +224,10 @@ impl From<(&'static str, PathBuf, std::io::Error)> for Error {
 pub struct Ports {
     /// The writer of this process's log.
     pub writer: Writer,
+    /// The memory budget, which decides what stays in memory.
+    pub budget: Arc<Budget>,
+    /// Counters of the backlog.
+    pub backlog: Arc<replay::Stats>,
 }
 
 /// Streams without data, whose frontiers the operator watches.
@@ -231,12 +239,16 @@ pub struct Frontiers<'s> {
     pub published: Stream<'s, Epoch, Vec<()>>,
 }
 
+/// The operator's output streams. Both frontiers pass an epoch when all of it is durable.
+pub struct Outputs<'s> {
+    /// Batches that stay in memory.
+    pub durable: Stream<'s, Epoch, Vec<DurableBatch>>,
+    /// Batches that do not.
+    pub spilled: Stream<'s, Epoch, Vec<SpilledBatches>>,
+}
+
 /// Makes batches durable, by one group commit for all epochs that are closed.
-pub fn wal_commit<'s>(
-    stream: Stream<'s, Epoch, Vec<UniqueBatch>>,
-    frontiers: Frontiers<'s>,
-    ports: Ports,
-) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Frontiers<'s>, ports: Ports) -> Outputs<'s> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
@@ -244,7 +256,9 @@ pub fn wal_commit<'s>(
     let mut input = builder.new_input(stream, Pipeline);
     let (output, durable) = builder.new_output::<Vec<DurableBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DurableBatch>>>::from(output);
-    // Neither has a path to the output: their frontiers are news, no data comes.
+    let (spilled_output, spilled) = builder.new_output::<Vec<SpilledBatches>>();
+    let mut spilled_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<SpilledBatches>>>::from(spilled_output);
+    // Neither has a path to an output: their frontiers are news, no data comes.
     let mut dead_letter_input = builder.new_input_connection(frontiers.dead_letter, Pipeline, []);
     let mut published_input = builder.new_input_connection(frontiers.published, Pipeline, []);
     builder.build(move |_capabilities| {
@@ -252,7 +266,7 @@ pub fn wal_commit<'s>(
         let port = ports.writer.port(move || {
             let _ = activator.activate();
         });
-        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<NormalizedBatch>)> = BTreeMap::new();
+        let mut open: BTreeMap<Epoch, Open> = BTreeMap::new();
         let mut jobs = Jobs::default();
         let mut released = Epoch(0);
         move |frontiers| {
@@ -260,23 +274,30 @@ pub fn wal_commit<'s>(
             published_input.for_each(|_, data| data.clear());
             // 1. Keep batches until their epoch is complete.
             input.for_each(|capability, batches| {
-                let capability = capability.retain_least(0).expect("every batch is sent under a capability");
-                let epoch = *capability.time();
-                let kept = &mut open.entry(epoch).or_insert_with(|| (capability, Vec::new())).1;
-                kept.extend(batches.drain(..).map(|UniqueBatch(batch)| batch));
+                let retain = |output| capability.retain_least(output).expect("every batch is sent under a capability");
+                let held = Held { durable: retain(0), spilled: retain(1) };
+                let open = open.entry(*held.durable.time()).or_insert_with(|| Open { held, batches: Vec::new() });
+                open.batches.extend(batches.drain(..).map(|UniqueBatch(batch)| batch));
             });
             // 2. Hand closed epochs to the writer.
             let closed = split_closed(&mut open, |epoch| !frontiers[0].less_equal(epoch) && !frontiers[1].less_equal(epoch));
             if !closed.is_empty() {
                 port.append(jobs.start(closed));
             }
-            // 3. Send on what is durable.
-            let mut output = output.activate();
+            // 3. Send on what is durable: the batches there is memory for, and of the others where they lie.
+            let (mut output, mut spilled_output) = (output.activate(), spilled_output.activate());
             for ack in port.acks() {
-                let capabilities = jobs.finish(ack.ticket);
-                for appended in ack.appended {
-                    let mut session = output.session(&capabilities[&appended.epoch]);
-                    session.give(DurableBatch(appended.batch));
+                let held = jobs.finish(ack.ticket);
+                let (staying, spilled) = sort_out(ack.appended, &ports.budget);
+                for (epoch, batch) in staying {
+                    let mut session = output.session(&held[&epoch].durable);
+                    session.give(batch);
+                    session.flush();
+                }
+                for (epoch, spilled) in spilled {
+                    ports.backlog.note_spilled(spilled.batches);
+                    let mut session = spilled_output.session(&held[&epoch].spilled);
+                    session.give(spilled);
                     session.flush();
                 }
             }
@@ -288,7 +309,41 @@ pub fn wal_commit<'s>(
             }
         }
     });
-    durable
+    Outputs { durable, spilled }
+}
+
+/// The capabilities of an epoch, one for each output.
+struct Held {
+    durable: Capability<Epoch>,
+    spilled: Capability<Epoch>,
+}
+
+/// An epoch that is not complete yet.
+struct Open {
+    held: Held,
+    batches: Vec<NormalizedBatch>,
+}
+
+type AtEpochs<T> = Vec<(Epoch, T)>;
+
+/// Parts durable batches into those that stay in memory and those whose payloads are let go, their frames joined into runs. A run is
+/// under the epoch of its first batch, which is the least: epochs ascend within a job.
+fn sort_out(appended: Vec<Appended>, budget: &Arc<Budget>) -> (AtEpochs<DurableBatch>, AtEpochs<SpilledBatches>) {
+    let (mut staying, mut spilled) = (Vec::new(), AtEpochs::<SpilledBatches>::new());
+    for Appended { epoch, position, batch } in appended {
+        if let Some(charge) = budget.stay(batch.charge.load()) {
+            staying.push((epoch, DurableBatch { batch, position, charge }));
+            continue;
+        }
+        match spilled.last_mut().filter(|(_, last)| position.follows(&last.run)) {
+            Some((_, last)) => {
+                last.run.bytes.end += u64::from(position.bytes);
+                last.batches += 1;
+            }
+            None => spilled.push((epoch, SpilledBatches { run: position.run(), batches: 1 })),
+        }
+    }
+    (staying, spilled)
 }
 
 /// Takes the epochs for which `is_closed` holds off the front, in order.
@@ -307,27 +362,27 @@ fn split_closed<T>(open: &mut BTreeMap<Epoch, T>, is_closed: impl Fn(&Epoch) -> 
 #[derive(Default)]
 struct Jobs {
     next_ticket: u64,
-    waiting: VecDeque<(u64, BTreeMap<Epoch, Capability<Epoch>>)>,
+    waiting: VecDeque<(u64, BTreeMap<Epoch, Held>)>,
 }
 
 impl Jobs {
-    fn start(&mut self, closed: Vec<(Epoch, (Capability<Epoch>, Vec<NormalizedBatch>))>) -> Job {
+    fn start(&mut self, closed: Vec<(Epoch, Open)>) -> Job {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let (mut capabilities, mut job) = (BTreeMap::new(), Job { ticket, batches: Vec::new() });
-        for (epoch, (capability, mut batches)) in closed {
+        for (epoch, Open { held, mut batches }) in closed {
             // In the order of offsets: recovery then finds runs without holes.
             batches.sort_by(|one, other| {
                 (&one.coverage.partition, one.coverage.start).cmp(&(&other.coverage.partition, other.coverage.start))
             });
             job.batches.extend(batches.into_iter().map(|batch| (epoch, batch)));
-            capabilities.insert(epoch, capability);
+            capabilities.insert(epoch, held);
         }
         self.waiting.push_back((ticket, capabilities));
         job
     }
 
-    fn finish(&mut self, ticket: u64) -> BTreeMap<Epoch, Capability<Epoch>> {
+    fn finish(&mut self, ticket: u64) -> BTreeMap<Epoch, Held> {
         let (expected, capabilities) = self.waiting.pop_front().expect("an ack answers a job");
         assert_eq!(ticket, expected, "acks come in the order of their jobs");
         capabilities

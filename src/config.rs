@@ -29,6 +29,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use layers::{Environment, Layers};
+use openwit_operators::budget::RECALLED_BYTES_MAX;
 use table::{RawConfig, Section, Table};
 
 pub use keys::*;
@@ -214,6 +215,7 @@ impl Config {
                     bytes: self.processing.buffer.max_size_bytes,
                     keys: &["processing.buffer.max_size_bytes"],
                 },
+                BufferPart { what: "read back from the log", bytes: RECALLED_BYTES_MAX as u64, keys: &[] },
                 BufferPart {
                     what: "dedup window",
                     bytes: dedup_bytes,

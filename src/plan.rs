@@ -112,6 +112,10 @@ fn ingest_plan(
             window_bytes: (config.pipeline.in_flight_bytes_max as usize / workers / config.flight_streams())
                 .max(config.ingestion.grpc.max_message_size as usize),
             message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
+            failover: flight_sink::Failover {
+                after: Duration::from_millis(config.storage.failover.after_ms),
+                recover_after: Duration::from_millis(config.storage.failover.recover_after_ms),
+            },
         },
         commit_mode: match kafka.commit_strategy.mode {
             CommitKey::AfterWal => CommitMode::AfterWal,

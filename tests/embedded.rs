@@ -12,5 +12,7 @@ mod support;
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/storage_nodes.rs"]
+mod storage_nodes;
 #[path = "embedded/workers.rs"]
 mod workers;

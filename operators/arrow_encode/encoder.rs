@@ -304,6 +304,19 @@ impl Encoder {
         Ok(())
     }
 
+    /// True once an append failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// True if `coverage` has an offset that was appended since the last `finish`: a partition that was lost and gained again is read
+    /// from its committed offset. One `EncodedBatch` must not cover an offset twice.
+    pub fn overlaps(&self, coverage: &Coverage) -> bool {
+        let range = coverage.range();
+        let known = self.coverage.get(&coverage.partition);
+        known.is_some_and(|known| known.iter().any(|known| known.start < range.end && range.start < known.end))
+    }
+
     /// Everything since the last `finish`; `None` if nothing was appended, or an append failed.
     pub fn finish(&mut self) -> Option<EncodedBatch> {
         if self.failed || (self.coverage.is_empty() && self.rows() == 0) {

@@ -48,7 +48,14 @@ fn batch(signal: Signal, start: i64, payloads: &[Vec<u8>]) -> NormalizedBatch {
         records.push(Record { offset, timestamp_ms: 1_000 + offset, key: 0, arena: Arena::Written, payload: piece });
     }
     let coverage = Coverage::stored(partition(3), start..start + payloads.len() as i64);
-    NormalizedBatch { group: group(signal), coverage, raw: Bytes::new(), written: arena.into(), records }
+    NormalizedBatch {
+        group: group(signal),
+        coverage,
+        raw: Bytes::new(),
+        written: arena.into(),
+        records,
+        charge: Default::default(),
+    }
 }
 
 fn expected(batch: &NormalizedBatch) -> Vec<Object> {

@@ -1,6 +1,9 @@
 //! Collects the messages of one partition into a `RawBatch`.
 
+use std::sync::Arc;
+
 use crate::batch::{RawBatch, RawRecord, Span, push_header};
+use crate::budget::{Budget, Load};
 use crate::coverage::PartitionKey;
 
 use super::pool::ArenaPool;
@@ -95,16 +98,17 @@ impl Collector {
         (!self.records.is_empty()).then(|| self.opened_at_ms + limits.timeout_ms)
     }
 
-    /// Closes the open batch, if it has a message.
-    pub fn close(&mut self, pool: &ArenaPool) -> Option<RawBatch> {
+    /// Closes the open batch, if it has a message. It takes over what `budget` has counted for its messages.
+    pub fn close(&mut self, pool: &ArenaPool, budget: &Arc<Budget>) -> Option<RawBatch> {
         if self.records.is_empty() {
             return None;
         }
         let capacity = self.records.len();
         let records = std::mem::replace(&mut self.records, Vec::with_capacity(capacity));
+        let charge = budget.seal(Load { bytes: self.arena.len(), messages: records.len() });
         let arena = pool.seal(std::mem::take(&mut self.arena));
         let start = std::mem::replace(&mut self.start, self.next);
-        Some(RawBatch { partition: self.partition.clone(), start, end: self.next, arena, records })
+        Some(RawBatch { partition: self.partition.clone(), start, end: self.next, arena, records, charge })
     }
 }
 
@@ -128,8 +132,11 @@ mod tests {
         let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
         let mut collector = Collector::new(PartitionKey { topic: topic.into(), partition: 0 }, 10);
         let pool = ArenaPool::new(2, 64, false);
+        let budget = Budget::new(Load { bytes: 1_000, messages: 100 });
+        // As the consumer does for each message.
+        (0..3).for_each(|_| budget.collect(Load { bytes: 10, messages: 1 }));
         let limits = BatchLimits { records_max: 2, bytes_max: 100, timeout_ms: 50 };
-        assert!(collector.close(&pool).is_none());
+        assert!(collector.close(&pool, &budget).is_none());
         // Offset 10 was compacted away.
         collector.push(&message(11, b"a"), std::iter::once((&b"h"[..], None)), &pool, 1_000);
         assert!(!collector.is_full(&limits));
@@ -138,11 +145,11 @@ mod tests {
         assert!(collector.is_full(&limits));
         // A redelivered message is not collected twice.
         assert_eq!(collector.push(&message(13, b"bc"), std::iter::empty(), &pool, 1_010), None);
-        let batch = collector.close(&pool).expect("two messages were pushed");
+        let batch = collector.close(&pool, &budget).expect("two messages were pushed");
         assert_eq!((batch.start, batch.end, batch.records.len()), (10, 14, 2));
         assert_eq!(batch.records[1].payload.map(|span| span.of(&batch.arena)), Some(&b"bc"[..]));
         collector.push(&message(14, b"d"), std::iter::empty(), &pool, 1_020);
-        let batch = collector.close(&pool).expect("one message was pushed");
+        let batch = collector.close(&pool, &budget).expect("one message was pushed");
         assert_eq!((batch.start, batch.end), (14, 15));
     }
 }

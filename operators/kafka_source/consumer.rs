@@ -29,11 +29,11 @@ use tracing::{debug, info, warn};
 
 use super::collector::{BatchLimits, Collector, Message};
 use super::headers;
-use super::ledger::InFlight;
 use super::pool::ArenaPool;
 use super::resume::{self, Known, Reset};
 use super::topics::TopicPatterns;
 use crate::batch::RawBatch;
+use crate::budget::{Budget, Load};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::fault::Health;
@@ -75,52 +75,6 @@ pub struct Config {
     pub revoke_wait: Duration,
     /// Where the arenas come from.
     pub pool: ArenaPool,
-}
-
-/// What is in flight against what may be: shared by the consumers of a process and their operators.
-#[derive(Debug)]
-pub struct Budget {
-    bytes: AtomicUsize,
-    messages: AtomicUsize,
-    bytes_max: usize,
-    messages_max: usize,
-}
-
-impl Budget {
-    /// A budget of arena bytes and messages in flight.
-    pub fn new(bytes_max: usize, messages_max: usize) -> Self {
-        Budget { bytes: AtomicUsize::new(0), messages: AtomicUsize::new(0), bytes_max, messages_max }
-    }
-
-    fn charge(&self, load: InFlight) {
-        self.bytes.fetch_add(load.bytes, Ordering::AcqRel);
-        self.messages.fetch_add(load.messages, Ordering::AcqRel);
-    }
-
-    /// Gives back what was delivered or thrown away.
-    pub fn credit(&self, load: InFlight) {
-        self.bytes.fetch_sub(load.bytes, Ordering::AcqRel);
-        self.messages.fetch_sub(load.messages, Ordering::AcqRel);
-    }
-
-    /// Bytes in flight.
-    pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Acquire)
-    }
-
-    /// Messages in flight.
-    pub fn messages(&self) -> usize {
-        self.messages.load(Ordering::Acquire)
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes() >= self.bytes_max || self.messages() >= self.messages_max
-    }
-
-    /// Resuming waits for a quarter of the budget to be free again, or a full pipeline would pause and resume with every batch.
-    fn has_room(&self) -> bool {
-        self.bytes() <= self.bytes_max / 4 * 3 && self.messages() <= self.messages_max / 4 * 3
-    }
 }
 
 /// From the operator to the consumer.
@@ -523,14 +477,10 @@ impl<W: Fn()> Thread<W> {
     }
 
     fn discard_collected(&mut self) {
-        let mut discarded = InFlight::default();
+        // Their charges go with them.
         for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
-            if let Some(batch) = collector.close(&self.config.pool) {
-                discarded.bytes += batch.arena.len();
-                discarded.messages += batch.records.len();
-            }
+            drop(collector.close(&self.config.pool, &self.ports.budget));
         }
-        self.ports.budget.credit(discarded);
     }
 
     fn answer_rebalances(&mut self) -> Result<(), String> {
@@ -645,9 +595,7 @@ impl<W: Fn()> Thread<W> {
             let Some(collector) = collector else { continue };
             keys.push(collector.partition().clone());
             // Collected messages hold no epoch: the next owner reads them again.
-            if let Some(batch) = collector.close(&self.config.pool) {
-                self.ports.budget.credit(InFlight { bytes: batch.arena.len(), messages: batch.records.len() });
-            }
+            drop(collector.close(&self.config.pool, &self.ports.budget));
         }
         info!(partitions = keys.len(), lost, "partitions revoked");
         self.next_revoke += 1;
@@ -783,9 +731,10 @@ impl<W: Fn()> Thread<W> {
             payload: message.payload(),
         };
         let Some(bytes) = collector.push(&taken, headers::of(message), &self.config.pool, now_ms) else { return };
-        self.ports.budget.charge(InFlight { bytes, messages: 1 });
+        self.ports.budget.collect(Load { bytes, messages: 1 });
         let next = collector.next();
-        let full = collector.is_full(&self.config.limits).then(|| collector.close(&self.config.pool)).flatten();
+        let full = collector.is_full(&self.config.limits);
+        let full = full.then(|| collector.close(&self.config.pool, &self.ports.budget)).flatten();
         if let Some(batch) = full {
             self.emit(batch);
         }
@@ -844,7 +793,7 @@ impl<W: Fn()> Thread<W> {
         let mut closed = Vec::new();
         for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
             if which(collector, &self.config.limits) {
-                closed.extend(collector.close(&self.config.pool));
+                closed.extend(collector.close(&self.config.pool, &self.ports.budget));
             }
         }
         closed.into_iter().for_each(|batch| self.emit(batch));

@@ -1,65 +1,28 @@
-//! The source's ledger: which offsets and bytes each epoch carries (design D-4).
+//! The source's ledger: which offsets each epoch carries (design D-4).
 //!
-//! Two frontiers come back to the source by data-free feedback edges and retire entries here:
-//!
-//! ```text
-//! emitted >= delivered   the received frontier: storage has the rows, their memory is free
-//! emitted >= committed   the commit frontier: durable in the WAL (or published), offsets may go to Kafka
-//! ```
-//!
-//! The ledger cannot be wrong about filters, dedup or exchanges downstream: it never looks at them.
+//! The commit frontier (durable in the log, or published) comes back to the source by a data-free feedback edge and retires entries
+//! here: offsets of epochs that it has passed may go to Kafka. The ledger cannot be wrong about filters, dedup or exchanges
+//! downstream: it never looks at them.
 
 use std::collections::BTreeMap;
 
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 
-/// What is in flight: emitted and not yet delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
-    /// Arena bytes.
-    pub bytes: usize,
-    /// Messages.
-    pub messages: usize,
-}
-
 /// Epochs that carry something, and what.
 #[derive(Debug, Default)]
 pub struct Ledger {
     offsets: BTreeMap<Epoch, BTreeMap<PartitionKey, i64>>,
-    load: BTreeMap<Epoch, InFlight>,
-    in_flight: InFlight,
     /// The next offset to commit of every owned partition, as far as it may be committed.
     committable: BTreeMap<PartitionKey, i64>,
 }
 
 impl Ledger {
     /// Notes a batch emitted in `epoch` that ends before offset `end`.
-    pub fn emit(&mut self, epoch: Epoch, partition: &PartitionKey, end: i64, load: InFlight) {
-        let newest = self.load.last_key_value().map_or(Epoch(0), |(newest, _)| *newest);
+    pub fn emit(&mut self, epoch: Epoch, partition: &PartitionKey, end: i64) {
+        let newest = self.offsets.last_key_value().map_or(Epoch(0), |(newest, _)| *newest);
         assert!(epoch >= newest, "epoch {epoch} is emitted after epoch {newest}");
         self.offsets.entry(epoch).or_default().insert(partition.clone(), end);
-        let entry = self.load.entry(epoch).or_default();
-        entry.bytes += load.bytes;
-        entry.messages += load.messages;
-        self.in_flight.bytes += load.bytes;
-        self.in_flight.messages += load.messages;
-    }
-
-    /// Retires the memory of all epochs before `frontier` (`None`: of all); returns what became free.
-    pub fn retire_delivered(&mut self, frontier: Option<Epoch>) -> InFlight {
-        let mut freed = InFlight::default();
-        while let Some(entry) = self.load.first_entry() {
-            if frontier.is_some_and(|frontier| *entry.key() >= frontier) {
-                break;
-            }
-            let load = entry.remove();
-            freed.bytes += load.bytes;
-            freed.messages += load.messages;
-        }
-        self.in_flight.bytes -= freed.bytes;
-        self.in_flight.messages -= freed.messages;
-        freed
     }
 
     /// Retires the offsets of all epochs before `frontier` (`None`: of all); returns the positions that moved.
@@ -102,11 +65,6 @@ impl Ledger {
         }
     }
 
-    /// What is emitted and not delivered.
-    pub fn in_flight(&self) -> InFlight {
-        self.in_flight
-    }
-
     /// True when every emitted offset is committable.
     pub fn is_settled(&self) -> bool {
         self.offsets.is_empty()
@@ -126,10 +84,9 @@ mod tests {
     #[test]
     fn an_offset_is_committable_only_after_the_frontier_passed_its_epoch() {
         let mut ledger = Ledger::default();
-        let load = InFlight { bytes: 10, messages: 1 };
-        ledger.emit(Epoch(20), &partition(0), 5, load);
-        ledger.emit(Epoch(20), &partition(1), 7, load);
-        ledger.emit(Epoch(40), &partition(0), 9, load);
+        ledger.emit(Epoch(20), &partition(0), 5);
+        ledger.emit(Epoch(20), &partition(1), 7);
+        ledger.emit(Epoch(40), &partition(0), 9);
         assert!(ledger.retire_committable(Some(Epoch(20))).is_empty());
         let moved = ledger.retire_committable(Some(Epoch(40)));
         assert_eq!(moved, BTreeMap::from([(partition(0), 5), (partition(1), 7)]));
@@ -140,20 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_freed_by_the_received_frontier_alone() {
-        let mut ledger = Ledger::default();
-        ledger.emit(Epoch(20), &partition(0), 5, InFlight { bytes: 10, messages: 1 });
-        ledger.emit(Epoch(40), &partition(0), 6, InFlight { bytes: 3, messages: 2 });
-        ledger.retire_committable(None);
-        assert_eq!(ledger.in_flight(), InFlight { bytes: 13, messages: 3 });
-        assert_eq!(ledger.retire_delivered(Some(Epoch(40))), InFlight { bytes: 10, messages: 1 });
-        assert_eq!(ledger.in_flight(), InFlight { bytes: 3, messages: 2 });
-    }
-
-    #[test]
     fn a_forgotten_partition_is_never_committed() {
         let mut ledger = Ledger::default();
-        ledger.emit(Epoch(20), &partition(0), 5, InFlight::default());
+        ledger.emit(Epoch(20), &partition(0), 5);
         ledger.forget(&partition(0));
         assert!(ledger.retire_committable(None).is_empty());
         assert!(ledger.all_committable().is_empty());

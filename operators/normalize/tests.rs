@@ -56,7 +56,14 @@ fn batch(topic: &str, start: i64, end: i64, messages: &[Message<'_>]) -> RawBatc
         headers.iter().for_each(|(name, value)| push_header(&mut encoded, name.as_bytes(), *value));
         records.push(RawRecord { offset: *offset, timestamp_ms: KAFKA_MS, key, payload, headers: add(&encoded) });
     }
-    RawBatch { partition: PartitionKey { topic: Arc::new(topic), partition: 0 }, start, end, arena: arena.into(), records }
+    RawBatch {
+        partition: PartitionKey { topic: Arc::new(topic), partition: 0 },
+        start,
+        end,
+        arena: arena.into(),
+        records,
+        charge: Default::default(),
+    }
 }
 
 /// What `normalizer` makes of one payload: the accepted protobuf and where it lies, or reason and detail.

@@ -24,6 +24,7 @@ use super::Error as WalError;
 use super::buffer::AlignedBuffer;
 use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u32_at, u64_at};
 use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use crate::budget::Charge;
 use crate::coverage::Coverage;
 use crate::epoch::Epoch;
 
@@ -219,7 +220,7 @@ pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, Norm
     header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
     let raw = bytes.slice(payload..payload + header.payload_bytes as usize);
     let Meta { group, coverage, records } = meta;
-    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written: Bytes::new(), records }))
+    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written: Bytes::new(), records, charge: Charge::default() }))
 }
 
 /// What a frame tells about its batch besides the payloads.

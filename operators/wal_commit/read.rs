@@ -27,6 +27,18 @@ pub struct Position {
     pub bytes: u32,
 }
 
+impl Position {
+    /// The run of this frame alone.
+    pub fn run(&self) -> Run {
+        Run { segment: self.segment, bytes: self.at..self.at + u64::from(self.bytes) }
+    }
+
+    /// True if the frame begins where `run` ends.
+    pub fn follows(&self, run: &Run) -> bool {
+        self.segment == run.segment && self.at == run.bytes.end
+    }
+}
+
 /// A batch read from the log.
 #[derive(Clone, Debug)]
 pub struct RecoveredFrame {
@@ -195,7 +207,7 @@ impl Iterator for Frames {
     }
 }
 
-/// Reads single frames back, for batches whose payloads were given up to save memory (design D-9).
+/// Reads frames back whose payloads were let go to save memory (design D-9).
 ///
 /// A position is good until its epoch is released.
 #[derive(Clone)]
@@ -206,10 +218,13 @@ pub struct Reader {
 impl Reader {
     /// The frame at `position`.
     pub fn read(&self, position: Position) -> Result<RecoveredFrame, Error> {
-        let Position { segment, at, bytes } = position;
-        let run = Run { segment, bytes: at..at + u64::from(bytes) };
-        let mut frames = Frames::new(self.disk.clone(), [run]);
-        frames.next().unwrap_or_else(|| Err(frames.error(segment, at, frame::Error::NoFrame)))
+        let mut frames = self.frames([position.run()]);
+        frames.next().unwrap_or_else(|| Err(frames.error(position.segment, position.at, frame::Error::NoFrame)))
+    }
+
+    /// The frames of `runs`, in their order.
+    pub fn frames(&self, runs: impl IntoIterator<Item = Run>) -> Frames {
+        Frames::new(self.disk.clone(), runs)
     }
 }
 

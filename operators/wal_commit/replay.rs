@@ -1,36 +1,45 @@
-//! `wal_replay`: brings frames of the last run back into the graph, behind `wal_commit`.
+//! `wal_replay`: brings frames back into the graph, behind `wal_commit`: those of the last run, and those whose payloads were let go
+//! because storage lagged.
 //!
 //! # In
-//! The received frontier, for pacing.
+//! `SpilledBatches`, on the worker that let them go. The frames of the last run are shared by all workers.
 //!
 //! # Out
-//! `DurableBatch`, once for each frame that the catalog does not cover yet.
+//! `DurableBatch`, once for each spilled frame, and for each frame of the last run that the catalog does not cover yet.
 //!
 //! # Holds
-//! A capability at the replay epoch it stands at. Replay epochs count from 1, far below those of live data, and each holds a few
-//! MiB: so the published frontier stays below live epochs, and the old segments are kept, until all is published again.
+//! Of the last run a capability at the replay epoch it stands at: replay epochs count from 1, far below those of live data, and each
+//! holds a few MiB. Of what was spilled a capability for each run of frames that is not read back, at the epoch of its first. So the
+//! published frontier stays below both, and the segments are kept.
 //!
 //! # Closes when
-//! The frames are exhausted.
+//! The frames are exhausted and the input is done.
 //!
 //! # Fails when
-//! A frame that was whole at the start can no longer be read.
+//! A frame that was whole when it was written, or at the start, can no longer be read. Its capability is kept.
 //!
 //! # Invariants
-//! - At most `EPOCHS_AHEAD` replay epochs are on their way to storage: a long log is replayed in constant memory.
+//! - Frames read back and not yet received by storage are bounded by `budget::RECALLED_BYTES_MAX`: a backlog as large as the disk is
+//!   drained in constant memory. The bound is not shared with live data, so neither starves the other (I-16).
+//! - What is held for each spilled run is independent of its length.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::{Scope, Stream};
+use timely::scheduling::Activator;
+use tracing::info;
 
-use super::read::Frames;
-use crate::batch::{DurableBatch, NormalizedBatch};
+use super::read::{Frames, Reader, RecoveredFrame};
+use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches};
+use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
@@ -40,16 +49,57 @@ pub const NAME: &str = "wal_replay";
 
 /// Payload bytes of one replay epoch.
 const EPOCH_BYTES: usize = 4 << 20;
-/// Replay epochs emitted and not yet received by storage.
-const EPOCHS_AHEAD: u64 = 8;
-/// How long an operator waits that may not read further yet.
+/// Bytes read back per scheduling, so that a backlog does not starve the worker's other operators.
+const BYTES_PER_SCHEDULING: usize = 1 << 20;
+/// How long an operator waits that may not read further yet: memory is freed on other threads, which do not know of it.
 const WAIT: Duration = Duration::from_millis(5);
+
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// Frames of the last run.
+    pub replay: Arc<Replay>,
+    /// Reads spilled frames.
+    pub reader: Reader,
+    /// The memory budget.
+    pub budget: Arc<Budget>,
+    /// Where faults go.
+    pub health: Health,
+    /// Counters of the backlog.
+    pub stats: Arc<Stats>,
+}
+
+/// Counters of what was let go and read back, written by `wal_commit` and `wal_replay` and read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Batches whose payloads were let go.
+    pub spilled: AtomicU64,
+    /// Spilled batches that are not read back yet.
+    pub backlog: AtomicU64,
+    /// Batches read back, those of the last run included.
+    pub recalled: AtomicU64,
+}
+
+impl Stats {
+    /// Counts batches whose payloads were let go.
+    pub fn note_spilled(&self, batches: u64) {
+        self.spilled.fetch_add(batches, Ordering::Relaxed);
+        if self.backlog.fetch_add(batches, Ordering::Relaxed) == 0 {
+            info!("storage lags: batches are kept in the write-ahead log alone");
+        }
+    }
+
+    fn note_read_back(&self, batches: u64) {
+        if self.backlog.fetch_sub(batches, Ordering::Relaxed) == batches {
+            info!("the backlog in the write-ahead log is read back");
+        }
+    }
+}
 
 /// The frames of the last run, shared by the workers: each takes the next one when it has room.
 pub struct Replay {
     state: Mutex<State>,
     committed: Arc<BTreeMap<PartitionKey, OffsetSet>>,
-    health: Health,
 }
 
 struct State {
@@ -60,20 +110,17 @@ struct State {
 
 impl Replay {
     /// Replays `frames` except for those that `committed` covers.
-    pub fn new(frames: Frames, committed: Arc<BTreeMap<PartitionKey, OffsetSet>>, health: Health) -> Self {
-        Replay { state: Mutex::new(State { frames: Some(frames), epoch: 1, epoch_bytes: 0 }), committed, health }
+    pub fn new(frames: Frames, committed: Arc<BTreeMap<PartitionKey, OffsetSet>>) -> Self {
+        Replay { state: Mutex::new(State { frames: Some(frames), epoch: 1, epoch_bytes: 0 }), committed }
     }
 
     /// The next frame with its replay epoch; `None` at the end.
-    fn next(&self) -> Option<Result<(Epoch, NormalizedBatch), ()>> {
+    fn next(&self) -> Option<Result<(Epoch, RecoveredFrame), super::Error>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let frame = match state.frames.as_mut()?.next() {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    self.health.fail(NAME, chain(&error));
-                    return Some(Err(()));
-                }
+                Some(Err(error)) => return Some(Err(error)),
                 None => {
                     state.frames = None;
                     return None;
@@ -87,7 +134,7 @@ impl Replay {
                 state.epoch_bytes = 0;
             }
             state.epoch_bytes += frame.batch.payload_bytes();
-            return Some(Ok((Epoch(state.epoch), frame.batch)));
+            return Some(Ok((Epoch(state.epoch), frame)));
         }
     }
 
@@ -97,46 +144,143 @@ impl Replay {
     }
 }
 
-/// Replays the last run's frames; all workers share them.
-pub fn wal_replay<'s>(
-    scope: Scope<'s, Epoch>,
-    replay: Arc<Replay>,
-    received: Stream<'s, Epoch, Vec<()>>,
-) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+/// Reads back what is in the log alone.
+pub fn wal_replay<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Ports) -> Stream<'s, Epoch, Vec<DurableBatch>> {
+    let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The output comes first: the feedback input has no path to it.
+    let mut input = builder.new_input(stream, Pipeline);
     let (output, replayed) = builder.new_output::<Vec<DurableBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DurableBatch>>>::from(output);
-    let mut received_input = builder.new_input_connection(received, Pipeline, []);
     builder.build(move |mut capabilities| {
-        let mut capability = capabilities.pop();
-        if let Some(capability) = &mut capability {
+        let mut recovered = capabilities.pop();
+        if let Some(capability) = &mut recovered {
             capability.downgrade(&Epoch(1));
         }
-        move |frontiers| {
-            received_input.for_each(|_, data| data.clear());
-            let Some(open) = &mut capability else { return };
-            // 1. Wait for room.
-            let received = frontiers[0].frontier().first().copied().unwrap_or(Epoch(u64::MAX));
-            if open.time().0 > received.0.saturating_add(EPOCHS_AHEAD) {
-                activator.activate_after(WAIT);
-                return;
-            }
-            // 2. Emit one frame, or end. A frame that cannot be read keeps the capability.
-            match replay.next() {
-                Some(Ok((epoch, batch))) => {
-                    open.downgrade(&epoch);
-                    let mut output = output.activate();
-                    let mut session = output.session(open);
-                    session.give(DurableBatch(batch));
-                    session.flush();
-                    activator.activate();
+        let mut backlog = Backlog::new(ports.reader.clone());
+        let mut next_timer = None;
+        let mut failed = false;
+        move |_frontiers| {
+            // 1. Note what was spilled.
+            input.for_each(|capability, spilled| {
+                let capability = capability.retain_least(0).expect("every run is sent under a capability");
+                spilled.drain(..).for_each(|spilled| backlog.push(capability.clone(), spilled));
+            });
+            // 2. Read back what there is room for: first the last run, which is older. A frame that cannot be read keeps its
+            // capability.
+            let mut output = output.activate();
+            let mut bytes = 0;
+            while !failed && bytes < BYTES_PER_SCHEDULING && ports.budget.may_recall() {
+                let read = next_recovered(&mut recovered, &ports.replay).or_else(|| backlog.next(&ports.stats));
+                let Some(read) = read else { return };
+                match read {
+                    Ok((capability, frame)) => {
+                        bytes += frame.position.bytes as usize;
+                        let mut session = output.session(&capability);
+                        session.give(recall(frame, &ports));
+                        session.flush();
+                    }
+                    Err(error) => {
+                        ports.health.fail(NAME, chain(&error));
+                        failed = true;
+                    }
                 }
-                Some(Err(())) => {}
-                None => capability = None,
+            }
+            // 3. Come back for more, at once or when there may be room.
+            if !failed && bytes >= BYTES_PER_SCHEDULING {
+                activator.activate();
+            } else if recovered.is_some() || !backlog.is_empty() {
+                arm_timer(&mut next_timer, &activator);
             }
         }
     });
     replayed
+}
+
+type Read = Result<(Capability<Epoch>, RecoveredFrame), super::Error>;
+
+fn next_recovered(recovered: &mut Option<Capability<Epoch>>, replay: &Replay) -> Option<Read> {
+    let capability = recovered.as_mut()?;
+    match replay.next() {
+        Some(Ok((epoch, frame))) => {
+            capability.downgrade(&epoch);
+            Some(Ok((capability.clone(), frame)))
+        }
+        Some(Err(error)) => Some(Err(error)),
+        None => {
+            *recovered = None;
+            None
+        }
+    }
+}
+
+fn recall(frame: RecoveredFrame, ports: &Ports) -> DurableBatch {
+    let RecoveredFrame { position, batch, .. } = frame;
+    ports.stats.recalled.fetch_add(1, Ordering::Relaxed);
+    let charge = ports.budget.recall(Load { bytes: position.bytes as usize, messages: batch.records.len() });
+    DurableBatch { batch, position, charge }
+}
+
+/// One timer at a time: `activate_after` never deduplicates.
+fn arm_timer(next: &mut Option<Instant>, activator: &Activator) {
+    let now = Instant::now();
+    if next.is_none_or(|timer| timer <= now) {
+        *next = Some(now + WAIT);
+        activator.activate_after(WAIT);
+    }
+}
+
+/// A stretch of frames that are not read back.
+struct Stretch {
+    /// At the epoch of its first frame, the least.
+    capability: Capability<Epoch>,
+    spilled: SpilledBatches,
+}
+
+/// What this worker has let go, oldest first.
+struct Backlog {
+    reader: Reader,
+    stretches: VecDeque<Stretch>,
+    current: Option<(Capability<Epoch>, Frames)>,
+}
+
+impl Backlog {
+    fn new(reader: Reader) -> Self {
+        Backlog { reader, stretches: VecDeque::new(), current: None }
+    }
+
+    /// Frames that lie back to back become one stretch, which stands at the epoch of the first: it is held a little longer than need
+    /// be, and costs the same however long storage is away.
+    fn push(&mut self, capability: Capability<Epoch>, spilled: SpilledBatches) {
+        let last = self.stretches.back_mut().map(|last| &mut last.spilled);
+        let joined = last.filter(|last| last.run.segment == spilled.run.segment && last.run.bytes.end == spilled.run.bytes.start);
+        match joined {
+            Some(last) => {
+                last.run.bytes.end = spilled.run.bytes.end;
+                last.batches += spilled.batches;
+            }
+            None => self.stretches.push_back(Stretch { capability, spilled }),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.current.is_none() && self.stretches.is_empty()
+    }
+
+    fn next(&mut self, stats: &Stats) -> Option<Read> {
+        loop {
+            if let Some((capability, frames)) = &mut self.current {
+                match frames.next() {
+                    Some(Ok(frame)) => {
+                        stats.note_read_back(1);
+                        return Some(Ok((capability.clone(), frame)));
+                    }
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => self.current = None,
+                }
+            }
+            let Stretch { capability, spilled } = self.stretches.pop_front()?;
+            self.current = Some((capability, self.reader.frames([spilled.run])));
+        }
+    }
 }

@@ -53,7 +53,7 @@ fn batch(partition_number: i32, start: i64, count: usize, bytes: usize) -> Norma
     }
     let coverage = Coverage::stored(partition, start..start + count as i64);
     let group = Group { index: "shop".into(), signal: Signal::Traces };
-    NormalizedBatch { group, coverage, raw: Bytes::from(raw), written: Bytes::from(written), records }
+    NormalizedBatch { group, coverage, raw: Bytes::from(raw), written: Bytes::from(written), records, charge: Default::default() }
 }
 
 /// What must be the same after reading a batch back.

@@ -39,9 +39,9 @@ fn edges(config: &Config) -> Vec<Edge> {
             ("dead_letter", "wal_commit", "frontier"),
             ("wal_commit", "kafka_source", "frontier: durable"),
             ("wal_commit", "arrow_encode", "DurableBatch"),
+            ("wal_commit", "wal_replay", "SpilledBatches"),
             ("wal_replay", "arrow_encode", "DurableBatch"),
-            ("arrow_encode", "flight_sink", "EncodedBatch"),
-            ("flight_sink", "kafka_source", "frontier: received"),
+            ("arrow_encode", "flight_sink", "Delivery"),
             ("flight_sink", "wal_commit", "frontier: published"),
         ]);
     }

@@ -730,7 +730,10 @@ section! {
     /// From Arrow to Parquet files in an object store.
     Storage {
         /// The Flight endpoints that the graph `ingest` delivers to. Empty: this process's own, in the graph `standalone`.
+        /// With several, each partition belongs to one of them.
         endpoints: Vec<String> = Key::list("[]", rule::ENDPOINT);
+        /// When another endpoint stands in for one that is away.
+        failover: Failover;
         /// The folder of files that are being written (`active`) or wait for their upload (`stable`).
         local_directory: PathBuf = Key::path("{data_directory}/storage");
         /// Uploads at the same time.
@@ -747,6 +750,20 @@ section! {
         rotation: Rotation;
         /// How indexers learn of new files.
         index_trigger: IndexTrigger;
+    }
+}
+
+section! {
+    /// When another endpoint stands in for one that is away. With a single endpoint nothing can: it is waited for.
+    Failover {
+        /// How long an endpoint may fail before its partitions go to the others.
+        after_ms: u64 = Key::number("10000", 100, 86_400_000, "ms")
+            .too_small("each restart of a storage node moves its partitions, and everything it had not published is sent again")
+            .too_large("rows of its partitions stay unpublished this long; they are safe in the write-ahead log");
+        /// How long it must stay connected before it takes its partitions back. Doubled each time it goes away again, up to 16 times.
+        recover_after_ms: u64 = Key::number("30000", 100, 86_400_000, "ms")
+            .too_small("an endpoint that comes and goes moves its partitions each time")
+            .too_large("the others carry its load this long");
     }
 }
 

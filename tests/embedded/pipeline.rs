@@ -156,6 +156,10 @@ impl Running {
         Running { control, thread: std::thread::spawn(move || process::run(&plan, &running)) }
     }
 
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     pub fn positions(&self) -> Positions {
         let all = self.control.counters.positions.positions();
         let committable = all.values().filter_map(|position| position.committable).sum();
