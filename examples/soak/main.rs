@@ -121,8 +121,11 @@ fn run(args: &Args, is_interrupted: &AtomicBool) -> anyhow::Result<bool> {
     std::fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let folder = folder.canonicalize()?;
     eprintln!("soak: seed {seed}, {} minutes, {}, in {}", args.minutes, binary.display(), folder.display());
+    // A copy: whoever builds while this runs must not change what is tested.
+    let tested = folder.join("openwit-ingest");
+    std::fs::copy(&binary, &tested).with_context(|| format!("copying {}", binary.display()))?;
     let services = Services::start(&folder.join("services"))?;
-    let report = soak(args, seed, now, binary, &folder, &services, is_interrupted)?;
+    let report = soak(args, seed, now, tested, &folder, &services, is_interrupted)?;
     println!("{}", if args.json { report.json()? } else { report.to_string() });
     if report.passed && !args.keep {
         services.delete()?;
