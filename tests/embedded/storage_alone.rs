@@ -20,7 +20,7 @@ use openwit_operators::batch::{Group, Signal};
 use openwit_operators::catalog_commit::rebuild::rebuild_from_footers;
 use openwit_operators::catalog_commit::sled_catalog::SledCatalog;
 use openwit_operators::catalog_commit::{self, Binding, Catalog, Commit, Committed, Error, FileFilter, FileRow};
-use openwit_operators::catalog_commit::{IndexBacklog, IndexWork, registrar};
+use openwit_operators::catalog_commit::{CompleteThrough, IndexBacklog, IndexWork, Standing, registrar};
 use openwit_operators::clock::SystemClock;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
@@ -35,6 +35,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
 use ulid::Ulid;
 
+use crate::support::disk::Disk;
 use crate::support::{lake, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// One catalog of several nodes. `before_commit` runs on the node's catalog thread.
 struct Shared {
     catalog: Arc<SledCatalog>,
-    before_commit: Box<dyn Fn() + Send>,
+    before_commit: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Catalog for Shared {
@@ -51,14 +52,32 @@ impl Catalog for Shared {
         (self.before_commit)();
         self.catalog.commit(commit)
     }
+    fn standing(&self, commit_id: Ulid) -> Result<Standing, Error> {
+        self.catalog.standing(commit_id)
+    }
+    fn abandon(&self, commit_id: Ulid, group: &Group, node: &str) -> Result<Standing, Error> {
+        self.catalog.abandon(commit_id, group, node)
+    }
     fn coverage(&self) -> Result<BTreeMap<PartitionKey, Vec<CoverageRow>>, Error> {
         self.catalog.coverage()
+    }
+    fn complete_through(&self) -> Result<BTreeMap<PartitionKey, CompleteThrough>, Error> {
+        self.catalog.complete_through()
     }
     fn files(&self, filter: &FileFilter) -> Result<Vec<FileRow>, Error> {
         self.catalog.files(filter)
     }
+    fn retire_files(&self, files: &[Ulid]) -> Result<u64, Error> {
+        self.catalog.retire_files(files)
+    }
+    fn retired_files(&self, limit: usize) -> Result<Vec<FileRow>, Error> {
+        self.catalog.retired_files(limit)
+    }
     fn remove_files(&self, files: &[Ulid]) -> Result<u64, Error> {
         self.catalog.remove_files(files)
+    }
+    fn restore_files(&self, files: &[FileRow]) -> Result<u64, Error> {
+        self.catalog.restore_files(files)
     }
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
         self.catalog.index_pending(limit)
@@ -122,14 +141,14 @@ struct Node {
 }
 
 impl Node {
-    fn start(lake: &Lake, roll: parquet_roll::Config, before_commit: impl Fn() + Send + 'static) -> Self {
+    fn start(lake: &Lake, roll: parquet_roll::Config, before_commit: impl Fn() + Send + Sync + 'static) -> Self {
         let runtime = Runtime::new().unwrap();
         let (health, stats) = (Health::default(), Arc::<registrar::Stats>::default());
         let server = Server::new(1, 1 << 20, health.clone());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(server.serve(listener, MESSAGE_BYTES_MAX));
-        let catalog = Box::new(Shared { catalog: lake.catalog.clone(), before_commit: Box::new(before_commit) });
+        let catalog = Arc::new(Shared { catalog: lake.catalog.clone(), before_commit: Box::new(before_commit) });
         let index = index_trigger::Config::default();
         let (registrar, _desk) = registrar::open(catalog, index, health.clone(), stats.clone()).unwrap();
         let (store, handle, clock) = (lake.store(), runtime.handle().clone(), Arc::new(SystemClock::default()));

@@ -61,7 +61,9 @@ fn consumer(setup: &Setup) -> BaseConsumer {
 
 fn partitions(setup: &Setup) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
-    (0..8).for_each(|partition| drop(list.add_partition(&setup.topic, partition)));
+    for partition in 0..8 {
+        list.add_partition(&setup.topic, partition);
+    }
     list
 }
 
