@@ -94,17 +94,17 @@ fn copy(directory: &Path) -> Duration {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("the folder is there").flatten() {
         let path = entry.path();
         if path.is_dir() {
-            files.extend(files(&path));
+            found.extend(files(&path));
         } else {
-            files.push(path);
+            found.push(path);
         }
     }
-    files.sort();
-    files
+    found.sort();
+    found
 }
 
 /// Has the page cache give the files up: what comes is read from the disk.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! kafka_source > normalize > dedup_window > wal_commit ----> arrow_encode > flight_sink
-//!      ^            |                         ^  | ^  \         ^             |
-//!      |            +-- rejects > dead_letter-+  | |   > wal_replay          |
+//!      ^  |         |            ^            ^  | ^  \         ^             |
+//!      |  +------ recall (keys) -+            |  | |   > wal_replay          |
+//!      |            +-- rejects > dead_letter-+  | |                         |
 //!      +------ durable (frontier only) ----------+ +--- published (frontier only)
 //! ```
 //!
@@ -18,6 +19,7 @@ use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::flight_sink::{self, flight_sink};
 use openwit_operators::kafka_source::{self, consumer, kafka_source};
 use openwit_operators::normalize::{self, normalize};
+use openwit_operators::recall::recall;
 use openwit_operators::wal_commit::{self, replay, wal_commit};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -81,10 +83,10 @@ pub fn ingest(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
         CommitMode::AfterPublish => published.clone(),
     };
 
-    let raw = kafka_source(scope, config.source, ports.source, commit);
-    let normalized = normalize(raw, config.normalize, ports.normalize);
+    let read = kafka_source(scope, config.source, ports.source, commit);
+    let normalized = normalize(read.raw, config.normalize.clone(), ports.normalize);
     let unique = match config.dedup {
-        Some(window) => dedup_window(normalized.normalized, window, ports.dedup),
+        Some(window) => dedup_window(normalized.normalized, recall(read.recalled, config.normalize), window, ports.dedup),
         None => all_unique(normalized.normalized),
     };
     let dead = dead_letter(normalized.rejects, ports.dead_letter);

@@ -9,6 +9,7 @@
 
 pub mod catalog;
 pub mod ingest;
+pub mod janitor;
 pub mod process;
 pub mod recovery;
 pub mod replay;

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use openwit_operators::budget::{Budget, Load};
 use openwit_operators::catalog_commit::registrar::{self, Registrar};
-use openwit_operators::catalog_commit::{self, covered};
+use openwit_operators::catalog_commit::{self, Catalog, covered};
 use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::{Fault, Health, chain};
+use openwit_operators::fault::{Fault, Health, chain, panic_text};
 use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::frame_source::{self, Feed};
@@ -32,11 +32,12 @@ use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
 use openwit_operators::wal_commit::{self, Log, Writer};
 use openwit_operators::{arrow_encode, dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
 use timely::worker::Worker;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::{ingest, replay, storage};
+use crate::{ingest, janitor, replay, storage};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -110,6 +111,8 @@ pub struct StoragePlan {
     pub queue_bytes_max: usize,
     /// How index work is announced.
     pub index: index_trigger::Config,
+    /// How often the janitor makes a pass, and what it tidies; `None` for none.
+    pub janitor: Option<(Duration, catalog_commit::janitor::Config)>,
 }
 
 /// Counters of a process, kept over restarts of its graphs.
@@ -245,6 +248,8 @@ struct Opened {
     storage: Option<(storage::Config, storage::Ports)>,
     server: Option<Arc<Server>>,
     writer: Option<Writer>,
+    /// Ends the janitor.
+    janitor: Option<Arc<watch::Sender<bool>>>,
     desks: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
     /// Workers whose ingest or replay graph is still running.
     ingesting: Arc<AtomicUsize>,
@@ -258,18 +263,30 @@ fn open(
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, Fault> {
     let counters = &control.counters;
-    let store = plan.storage.as_ref().map(|storage| object_upload::build_operator(&storage.store)).transpose();
+    let build = |storage: &StoragePlan| object_upload::build_patient_operator(&storage.store, storage.graph.upload.timeout);
+    let store = plan.storage.as_ref().map(build).transpose();
     let store = store.map_err(|error| fault(format!("opening the object store: {}", chain(&error))))?;
     let prefix = plan.storage.as_ref().map_or("", |storage| &storage.graph.roll.prefix);
     let files = store.as_ref().map(|store| Files { store, prefix });
-    let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime)
+    let is_stopping = || control.is_stopping();
+    let catalog = catalog::open_for_writing(&plan.catalog, files.as_ref(), runtime, &is_stopping)
         .map_err(|error| fault(format!("opening the catalog: {error}")))?;
-    let coverage = catalog.coverage().map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
+    let catalog: Arc<dyn Catalog> = catalog.into();
+    let coverage = catalog::reach(&is_stopping, || catalog.coverage());
+    let coverage = coverage.map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
-    let (registrar, registrar_thread) = registrar::open(catalog, index, health.clone(), counters.catalog.clone())
+    let (registrar, registrar_thread) = registrar::open(catalog.clone(), index, health.clone(), counters.catalog.clone())
         .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
+    let mut janitor = None;
+    if let (Some((interval, config)), Some(store)) = (plan.storage.as_ref().and_then(|storage| storage.janitor.clone()), &store) {
+        let tools = janitor::Tools { store: store.clone(), catalog, runtime: runtime.clone(), clock: clock.clone() };
+        let (stop, thread) = janitor::start(tools, config, interval, health.clone())
+            .map_err(|error| fault(format!("starting the janitor: {error}")))?;
+        janitor = Some(Arc::new(stop));
+        desks.push(thread);
+    }
     let (server, storage) = match (&plan.storage, store) {
         (Some(storage), Some(store)) => {
             let local = &storage.graph.roll.directory;
@@ -285,8 +302,14 @@ fn open(
                     health: health.clone(),
                     refuse: server.clone(),
                 },
-                upload: object_upload::Ports { runtime: runtime.clone(), store, health: health.clone() },
-                catalog: catalog_commit::Ports { registrar: registrar.clone() },
+                upload: object_upload::Ports { runtime: runtime.clone(), store: store.clone(), health: health.clone() },
+                catalog: catalog_commit::Ports {
+                    registrar: registrar.clone(),
+                    runtime: runtime.clone(),
+                    store,
+                    health: health.clone(),
+                },
+                index: index_trigger::Ports { registrar: registrar.clone() },
             };
             (Some((server, address)), Some((config, ports)))
         }
@@ -307,7 +330,7 @@ fn open(
     let has_source = ingest.is_some() || replay.is_some();
     let ingesting = Arc::new(AtomicUsize::new(if has_source { plan.workers } else { 0 }));
     let server = server.map(|(server, _)| server);
-    Ok(Opened { ingest, replay, storage, server, writer, desks: Arc::new(Mutex::new(desks)), ingesting })
+    Ok(Opened { ingest, replay, storage, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), ingesting })
 }
 
 fn bind(
@@ -316,13 +339,13 @@ fn bind(
     health: &Health,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(Arc<Server>, SocketAddr), Fault> {
-    let server = Server::new(plan.workers, storage.queue_bytes_max);
+    let server = Server::new(plan.workers, storage.queue_bytes_max, health.clone());
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(storage.listen))
         .map_err(|error| fault(format!("binding the Arrow Flight port {}: {error}", storage.listen)))?;
     let address = listener.local_addr().map_err(|error| fault(format!("asking for the Arrow Flight port: {error}")))?;
     info!(%address, "Arrow Flight is served");
-    runtime.spawn(server.serve(listener, plan.message_bytes_max, health.clone()));
+    runtime.spawn(health.clone().watch(flight_source::NAME, server.serve(listener, plan.message_bytes_max)));
     Ok((server, address))
 }
 
@@ -486,11 +509,6 @@ fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String
     guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
-}
-
 fn drop_dataflows(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
@@ -535,7 +553,10 @@ fn close_storage(opened: &Opened) {
 }
 
 fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
-    let Opened { ingest, replay, storage, server, writer, desks, .. } = opened;
+    let Opened { ingest, replay, storage, server, writer, janitor, desks, .. } = opened;
+    if let Some(stop) = janitor {
+        stop.send_replace(true);
+    }
     if let Some(server) = server {
         runtime.block_on(async { server.finish(LAST_ACKS_WAIT).await });
     }

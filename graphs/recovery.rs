@@ -34,6 +34,10 @@ impl Covered for Durable {
         }
         Ok(covered)
     }
+
+    fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
+        self.logged.get(partition).cloned().unwrap_or_default()
+    }
 }
 
 /// Warms up one window per worker from the keys that the log remembers.

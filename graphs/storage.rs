@@ -3,16 +3,17 @@
 //! ```text
 //! flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
 //!       ^             ^                               |
-//!       |             +------ committed --------------+
+//!       |             +------ committed, refused -----+
 //!       +-------------------- published --------------+
 //! ```
 
 use std::sync::Arc;
 
+use openwit_operators::catalog_commit::registrar::Refused;
 use openwit_operators::catalog_commit::{self, catalog_commit};
 use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::flight_source::{self, flight_source};
-use openwit_operators::index_trigger::index_trigger;
+use openwit_operators::index_trigger::{self, index_trigger};
 use openwit_operators::object_upload::{self, object_upload};
 use openwit_operators::parquet_roll::{self, ClosedCommit, DeliveryId, parquet_roll};
 use timely::container::CapacityContainerBuilder;
@@ -43,21 +44,25 @@ pub struct Ports {
     pub upload: object_upload::Ports,
     /// The catalog's.
     pub catalog: catalog_commit::Ports,
+    /// The announcer's.
+    pub index: index_trigger::Ports,
 }
 
 /// Builds the graph on one worker.
 pub fn storage(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
     let (published_loop, published) = scope.feedback::<Vec<DeliveryId>>(Same);
     let (committed_loop, committed) = scope.feedback::<Vec<Arc<ClosedCommit>>>(Same);
+    let (refused_loop, refused) = scope.feedback::<Vec<Refused>>(Same);
 
     let received = flight_source(scope, config.source, ports.source, published);
-    let rolled = parquet_roll(received, committed, config.roll, ports.roll);
+    let rolled = parquet_roll(received, parquet_roll::Feedback { committed, refused }, config.roll, ports.roll);
     let uploaded = object_upload(rolled.closed, config.upload, ports.upload);
-    let registered = catalog_commit(uploaded, ports.catalog.clone());
-    index_trigger(registered.clone(), ports.catalog);
+    let settled = catalog_commit(uploaded, ports.catalog);
+    index_trigger(settled.committed.clone(), ports.index);
 
-    deliveries(registered.clone()).concat(rolled.published).connect_loop(published_loop);
-    registered.connect_loop(committed_loop);
+    deliveries(settled.committed.clone()).concat(rolled.published).connect_loop(published_loop);
+    settled.committed.connect_loop(committed_loop);
+    settled.refused.connect_loop(refused_loop);
 }
 
 /// The deliveries of commits.

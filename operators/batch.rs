@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! RawBatch         kafka_source   messages of one poll of one partition, in one arena
+//! RecalledBatch    kafka_source   messages of a former owner of a partition, for their dedup keys only
 //! NormalizedBatch  normalize      the same messages as OTLP protobuf of one signal, with their dedup keys
 //! Reject           normalize      one message that failed, with its reason
 //! UniqueBatch      dedup_window   a NormalizedBatch without its duplicates
@@ -114,6 +115,12 @@ pub struct RawBatch {
     #[serde(skip)]
     pub charge: Charge,
 }
+
+/// Messages that a former owner of their partition has handled: the dedup window is to know their keys, nothing else comes of them.
+///
+/// A type of its own, so that none of them can get where it would be stored again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecalledBatch(pub RawBatch);
 
 /// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
 pub fn push_header(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {

@@ -4,7 +4,9 @@
 //! A `ClosedCommit` whose files lie in the object store.
 //!
 //! # Out
-//! The same commit, once the catalog has it durably: its deliveries may be acknowledged as published, its local files removed.
+//! *Committed*: the same commit, once the catalog has it durably: its deliveries may be acknowledged as published, its local files
+//! are removed. *Refused*: a commit that will never be there because another node covered some of its offsets first, or because an
+//! earlier one of its group was refused; with what the catalog covers, for `Roller::abandon`. Its files are removed, too.
 //!
 //! # Holds
 //! Nothing between commits. The catalog is synchronous and lives on a thread of its own.
@@ -13,8 +15,7 @@
 //! Each commit by itself, in the order of closing within a group.
 //!
 //! # Fails when
-//! The catalog cannot be reached for longer than the shell repeats, or refuses the commit: `Error::Overlap` means that another node
-//! covered some of the offsets first, and is answered with `Roller::abandon`, not with a stop.
+//! The catalog refuses a commit for any other reason than an overlap. One that cannot be reached is waited for.
 //!
 //! # Invariants
 //! - One transaction holds the file rows, the coverage rows and the index work of a commit.
@@ -22,9 +23,11 @@
 //! - Committing again is harmless: after a lost answer the same commit is sent once more and found to be there. A different commit
 //!   under the same id is refused.
 //! - What `commit` returned survives a power failure.
+//! - After a refusal no commit of the same group and generation is registered (`refusals`): its deliveries may rest on the refused one.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -34,18 +37,23 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use tracing::warn;
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::catalog_commit::registrar::{Answer, Registrar, Request};
+use crate::catalog_commit::registrar::{Answer, Cause, Refused, Registrar, Request};
 use crate::coverage::{Dispositions, OffsetSet, PartitionKey, TopicKey};
 use crate::epoch::Epoch;
+use crate::fault::{Health, chain};
+use crate::object_upload::remove_objects;
 use crate::parquet_roll::footer::ulid_text;
 use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
 
 pub mod audit;
+pub mod janitor;
 pub mod postgres_catalog;
 pub mod rebuild;
+pub mod refusals;
 pub mod registrar;
 pub mod sled_catalog;
 
@@ -82,6 +90,9 @@ pub struct FileRow {
     pub time_max_ns: Option<i64>,
     /// Names its schema.
     pub schema_hash: Arc<str>,
+    /// The version of its schema; 0 where its writer did not tell.
+    #[serde(default)]
+    pub schema_version: u32,
 }
 
 /// What one transaction publishes.
@@ -115,6 +126,7 @@ impl Commit {
             time_min_ns: file.time_min_ns,
             time_max_ns: file.time_max_ns,
             schema_hash: file.schema_hash.clone(),
+            schema_version: file.schema_version,
         });
         let (group, node, coverage) = (closed.group.clone(), closed.node.clone(), closed.coverage.clone());
         Commit { commit_id: closed.commit_id, group, node, files: files.collect(), coverage }
@@ -165,6 +177,43 @@ pub enum Committed {
     New,
     /// It was there already: an earlier attempt had succeeded.
     AlreadyCommitted,
+}
+
+/// What the catalog knows of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    Unknown,
+    /// It is registered.
+    Registered,
+    /// It was given up: it can never be registered, and its objects are nobody's.
+    Abandoned,
+}
+
+/// How far a partition is published without a gap, from its first covered offset on.
+///
+/// An offset below `offset` is stored, a duplicate, rejected, skipped or absent, for good. `kafka_time_max_ms` is a proof of time only
+/// where the broker stamps messages (`LogAppendTime`): then all that was appended before it is published. Where producers do, it tells
+/// how far the partition has come, and stragglers may have earlier times behind it. Event times prove nothing: a late event can always
+/// come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompleteThrough {
+    /// First covered offset.
+    pub start: i64,
+    /// One past the last offset of the unbroken run that begins there.
+    pub offset: i64,
+    /// The greatest Kafka timestamp of the run's rows, in Unix milliseconds.
+    pub kafka_time_max_ms: Option<i64>,
+}
+
+/// How far each partition is published without a gap; `coverage` as `Catalog::coverage` gives it.
+pub fn complete_through(coverage: &BTreeMap<PartitionKey, Vec<CoverageRow>>) -> BTreeMap<PartitionKey, CompleteThrough> {
+    let first = |(partition, rows): (&PartitionKey, &Vec<CoverageRow>)| {
+        let CoverageRow { range, kafka_time_max_ms, .. } = rows.first()?;
+        let complete = CompleteThrough { start: range.start, offset: range.end, kafka_time_max_ms: *kafka_time_max_ms };
+        Some((partition.clone(), complete))
+    };
+    coverage.iter().filter_map(first).collect()
 }
 
 /// What came of binding a topic to a group.
@@ -228,18 +277,41 @@ impl FileFilter {
 }
 
 /// Where files, coverage and index work are registered. Implementations agree to the letter: see `conformance`.
-pub trait Catalog: Send {
+///
+/// Shared by the threads of a process: the registrar's and the janitor's.
+pub trait Catalog: Send + Sync {
     /// Publishes a commit in one durable transaction.
     fn commit(&self, commit: &Commit) -> Result<Committed, Error>;
+
+    /// What it knows of a commit.
+    fn standing(&self, commit_id: Ulid) -> Result<Standing, Error>;
+
+    /// Gives up a commit that is not registered, so that its objects may be removed: whoever still tries to register it is refused
+    /// with `Error::Abandoned`. A registered one stays as it is. Gives how the commit stands now.
+    fn abandon(&self, commit_id: Ulid, group: &Group, node: &str) -> Result<Standing, Error>;
 
     /// What is accounted for: per partition disjoint, non-adjacent rows, ascending.
     fn coverage(&self) -> Result<BTreeMap<PartitionKey, Vec<CoverageRow>>, Error>;
 
-    /// Files in the order of their ids.
+    /// How far each partition is published without a gap.
+    fn complete_through(&self) -> Result<BTreeMap<PartitionKey, CompleteThrough>, Error>;
+
+    /// Published files in the order of their ids.
     fn files(&self, filter: &FileFilter) -> Result<Vec<FileRow>, Error>;
 
-    /// Forgets files whose objects retention removed, and their index work. Coverage stays: their offsets remain accounted for.
+    /// Takes files out of what is published, with their index work; their rows are kept until `remove_files`, so that no crash leaves
+    /// an object that nobody knows. Coverage stays: their offsets remain accounted for. Gives how many were published before.
+    fn retire_files(&self, files: &[Ulid]) -> Result<u64, Error>;
+
+    /// Retired files, the oldest first.
+    fn retired_files(&self, limit: usize) -> Result<Vec<FileRow>, Error>;
+
+    /// Forgets retired files whose objects were removed; published ones stay. Gives how many there were.
     fn remove_files(&self, files: &[Ulid]) -> Result<u64, Error>;
+
+    /// Publishes files of registered commits whose rows were lost, with index work; known ones stay as they are. Gives how many were
+    /// missing.
+    fn restore_files(&self, files: &[FileRow]) -> Result<u64, Error>;
 
     /// The oldest index work, in the order of file ids.
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error>;
@@ -291,6 +363,12 @@ pub enum Error {
         /// The commit.
         commit_id: String,
     },
+    /// The janitor gave the commit up before it was registered, and removed objects of it.
+    #[error("commit {commit_id} was given up by the janitor, as it was not finished within storage.janitor.grace_seconds")]
+    Abandoned {
+        /// The commit.
+        commit_id: String,
+    },
     /// The commit contradicts itself.
     #[error("commit {commit_id} is not valid: {detail}")]
     Invalid {
@@ -310,7 +388,9 @@ pub enum Error {
         wanted: Group,
     },
     /// The catalog on disk or in the database was written by another version.
-    #[error("{catalog} has schema version {found}, this version needs {known}")]
+    #[error(
+        "{catalog} has schema version {found}, this version knows {known}: a newer openwit-ingest wrote it, so start that one"
+    )]
     Version {
         /// Which catalog.
         catalog: String,
@@ -319,6 +399,29 @@ pub enum Error {
         /// Ours.
         known: u32,
     },
+    /// The tables are of an older version, and the role may not change them.
+    #[error(
+        "the tables in schema {schema} have version {found}, this version needs {known}, and the role may not change them: run \
+         `openwit-ingest migrate` with the URL of their owner"
+    )]
+    NotMigrated {
+        /// The schema that holds the tables.
+        schema: String,
+        /// Their version; 0 where there are none.
+        found: u32,
+        /// Ours.
+        known: u32,
+        /// What the server said.
+        source: postgres::Error,
+    },
+    /// A certificate or key for TLS cannot be used.
+    #[error("cannot use {}, named by metastore.tls", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: openssl::error::ErrorStack,
+    },
     /// Another process has the embedded catalog open.
     #[error("{catalog} is in use by another process")]
     Locked {
@@ -326,9 +429,7 @@ pub enum Error {
         catalog: String,
     },
     /// The embedded catalog is damaged. Nothing is lost: the files' own footers hold everything.
-    #[error(
-        "{catalog} is damaged ({detail}): move the folder away and rebuild it from the object store with `openwit-ingest janitor`"
-    )]
+    #[error("{catalog} is damaged ({detail}): `openwit-ingest janitor` moves it aside and rebuilds it from the object store")]
     Damaged {
         /// Which catalog.
         catalog: String,
@@ -366,7 +467,7 @@ pub enum Error {
 impl Error {
     /// True if the commit itself is refused: repeating it changes nothing, but other commits may go through.
     pub fn is_about_the_commit(&self) -> bool {
-        matches!(self, Error::Overlap { .. } | Error::Clash { .. } | Error::Invalid { .. })
+        matches!(self, Error::Overlap { .. } | Error::Clash { .. } | Error::Invalid { .. } | Error::Abandoned { .. })
     }
 
     /// True if the same call may succeed later. Repeating it is always safe, also where it is unknown whether it had succeeded.
@@ -383,13 +484,24 @@ impl Error {
 pub struct Ports {
     /// The catalog's thread.
     pub registrar: Registrar,
+    /// Where objects of refused commits are removed.
+    pub runtime: tokio::runtime::Handle,
+    /// The object store.
+    pub store: opendal::Operator,
+    /// Where faults go.
+    pub health: Health,
+}
+
+/// The operator's output streams. Every commit comes out on one of them.
+pub struct Outputs<'s> {
+    /// Commits that are in the catalog.
+    pub committed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    /// Commits that never will be.
+    pub refused: Stream<'s, Epoch, Vec<Refused>>,
 }
 
 /// Registers commits in the catalog, and lets go of their local files.
-pub fn catalog_commit<'s>(
-    stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
-    ports: Ports,
-) -> Stream<'s, Epoch, Vec<Arc<ClosedCommit>>> {
+pub fn catalog_commit<'s>(stream: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>, ports: Ports) -> Outputs<'s> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
@@ -397,27 +509,64 @@ pub fn catalog_commit<'s>(
     let mut input = builder.new_input(stream, Pipeline);
     let (output, committed) = builder.new_output::<Vec<Arc<ClosedCommit>>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
+    let (refused_output, refused) = builder.new_output::<Vec<Refused>>();
+    let mut refused_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Refused>>>::from(refused_output);
     builder.build(move |_capabilities| {
-        let mut waiting: BTreeMap<u64, (Capability<Epoch>, Arc<ClosedCommit>)> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
         move |_frontiers| {
             // 1. Ask for each commit, in order.
             input.for_each(|capability, commits| {
-                let capability = capability.retain_least(0).expect("every commit is sent under a capability");
+                let committed = capability.retain_least(0).expect("every commit is sent under a capability");
+                let refused = capability.retain_least(1).expect("every commit is sent under a capability");
                 for commit in commits.drain(..) {
                     let ticket = counter.request(Request::Commit(commit.clone()));
-                    waiting.insert(ticket, (capability.clone(), commit));
+                    waiting.insert(ticket, Waiting { committed: committed.clone(), refused: refused.clone(), commit });
                 }
             });
-            // 2. Hand on what is in the catalog. A refused commit keeps its capability.
+            // 2. Hand on what is settled. A commit that failed otherwise keeps its capabilities.
             let mut output = output.activate();
+            let mut refused_output = refused_output.activate();
             while let Some((ticket, answer)) = counter.answer() {
-                let Answer::Committed = answer else { continue };
-                let Some((capability, commit)) = waiting.remove(&ticket) else { continue };
-                let mut session = output.session(&capability);
-                session.give(commit);
-                session.flush();
+                if !matches!(answer, Answer::Committed | Answer::Refused(_)) {
+                    continue;
+                }
+                let Some(Waiting { committed, refused, commit }) = waiting.remove(&ticket) else { continue };
+                if let Answer::Refused(refusal) = answer {
+                    discard_objects(&refusal, &ports);
+                    let mut session = refused_output.session(&refused);
+                    session.give(refusal);
+                    session.flush();
+                } else {
+                    let mut session = output.session(&committed);
+                    session.give(commit);
+                    session.flush();
+                }
             }
         }
     });
-    committed
+    Outputs { committed, refused }
+}
+
+/// A commit at the registrar, with a capability for either answer.
+struct Waiting {
+    committed: Capability<Epoch>,
+    refused: Capability<Epoch>,
+    commit: Arc<ClosedCommit>,
+}
+
+/// Removes the objects of a commit that nobody can ever register, the last one first. Best effort: what stays is found by the janitor.
+///
+/// A commit refused for its predecessor's sake alone is left to the janitor altogether: its offsets may be free, and whoever looks at the
+/// object store just now may be about to register it, which is right as well.
+fn discard_objects(refused: &Refused, ports: &Ports) {
+    if refused.cause != Cause::Overlap {
+        return;
+    }
+    let (store, commit) = (ports.store.clone(), refused.commit.clone());
+    let removal = async move {
+        if let Err(error) = remove_objects(&store, &commit).await {
+            warn!(commit = %commit.commit_id, error = chain(&error), "an object that nobody needs stays until the janitor comes");
+        }
+    };
+    ports.runtime.spawn(ports.health.clone().watch(NAME, removal));
 }

@@ -1,7 +1,8 @@
 //! `dedup_window`: drops records whose key was seen from another record inside the window.
 //!
 //! # In
-//! `NormalizedBatch`: accepted messages of one partition, with their 128-bit keys.
+//! `NormalizedBatch`: accepted messages of one partition, with their 128-bit keys. `Recalled`: keys of messages that a former owner of
+//! their partition has handled.
 //!
 //! # Out
 //! `UniqueBatch`: the same batch without the records found to be duplicates. Their offsets move to the `duplicates` of the batch's
@@ -14,7 +15,7 @@
 //!
 //! # Closes when
 //! Epoch by epoch: an epoch's sightings are decided together when the frontier passed it, in the order of (topic, partition, offset).
-//! So the least identity of an epoch wins, whichever worker read it first (design D-8).
+//! So the least identity of an epoch wins, whichever worker read it first (design D-8). Recalled keys of the epoch come before all.
 //!
 //! # Fails when
 //! It has no port to the outside; it can only run out of partition numbers (`window::TooManyPartitions`). A full window is no
@@ -41,7 +42,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use self::window::{Partitions, Progress, Sighting, TooManyPartitions, Window};
+use self::window::{PartitionIndex, Partitions, Progress, Sighting, TooManyPartitions, Window};
 use crate::batch::{NormalizedBatch, Record, UniqueBatch};
 use crate::coverage::{Coverage, PartitionKey};
 use crate::epoch::Epoch;
@@ -88,6 +89,21 @@ pub struct Stats {
     pub keys: AtomicU64,
     /// Bytes the windows hold, over all workers.
     pub bytes: AtomicU64,
+    /// Keys recalled for partitions that were gained, over all workers.
+    pub recalled: AtomicU64,
+}
+
+impl Config {
+    /// How far before a record's time its duplicates matter, in milliseconds: a window before it, with the tolerance for late records,
+    /// and another one before that, to tell which of those in the first were duplicates themselves.
+    pub fn reach_ms(&self) -> u64 {
+        self.window_ms.saturating_add(window::kept_ms(self.window_ms))
+    }
+
+    /// About how many keys fit into the windows of all workers.
+    pub fn keys_max(&self) -> u64 {
+        (self.bytes_max / window::BYTES_PER_WINNER) as u64
+    }
 }
 
 /// The worker, of `peers`, that remembers `key`.
@@ -112,12 +128,36 @@ struct Question {
     keys: Vec<(u32, Asked)>,
 }
 
+/// The keys of one recalled batch that one worker owns; like `Question`, but nobody waits for an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recalled {
+    owner: usize,
+    partition: PartitionKey,
+    start: i64,
+    progress: Option<(i64, u64)>,
+    keys: Vec<Asked>,
+}
+
+/// The keys of a batch that a former owner has handled, by the workers that remember them.
+pub fn recalled_of(batch: &NormalizedBatch, epoch: Epoch, peers: usize) -> impl Iterator<Item = Recalled> {
+    questions_of(batch, epoch, 0, 0, peers).into_iter().map(|question| {
+        let Question { owner, partition, start, progress, keys, .. } = question;
+        Recalled { owner, partition, start, progress, keys: keys.into_iter().map(|(_, asked)| asked).collect() }
+    })
+}
+
 /// One record, as the window's owner needs to know it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Asked {
     offset: i64,
     time_ms: i64,
     key: u128,
+}
+
+impl Asked {
+    fn sighting(&self, partition: PartitionIndex) -> Sighting {
+        Sighting { key: self.key, time_ms: self.time_ms, partition, offset: self.offset }
+    }
 }
 
 /// The positions in a batch that are duplicates, as one owner sees it.
@@ -141,11 +181,12 @@ struct Waiting {
 /// Keys travel, batches stay: a batch is whole on its worker, so its coverage stays a plain range.
 pub fn dedup_window<'s>(
     stream: Stream<'s, Epoch, Vec<NormalizedBatch>>,
+    recalled: Stream<'s, Epoch, Vec<Recalled>>,
     config: Config,
     ports: Ports,
 ) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
     let (waiting, questions) = ask(stream);
-    let answers = judge(questions, config, ports.clone());
+    let answers = judge(questions, recalled, config, ports.clone());
     apply(waiting, answers, ports)
 }
 
@@ -199,15 +240,21 @@ fn questions_of(batch: &NormalizedBatch, epoch: Epoch, asker: usize, ticket: u64
 
 /// Decides an epoch's questions once all of them are here, in the order of (topic, partition, offset): the least one wins, whatever
 /// the number of workers and the order of arrival (design D-8).
-fn judge<'s>(questions: Stream<'s, Epoch, Vec<Question>>, config: Config, ports: Ports) -> Stream<'s, Epoch, Vec<Answer>> {
+fn judge<'s>(
+    questions: Stream<'s, Epoch, Vec<Question>>,
+    recalled: Stream<'s, Epoch, Vec<Recalled>>,
+    config: Config,
+    ports: Ports,
+) -> Stream<'s, Epoch, Vec<Answer>> {
     let scope = questions.scope();
     let (index, peers) = (scope.index(), scope.peers());
     let mut builder = OperatorBuilder::new(format!("{NAME}.judge"), scope);
     let mut input = builder.new_input(questions, Exchange::new(|question: &Question| question.owner as u64));
+    let mut recalled_input = builder.new_input(recalled, Exchange::new(|recalled: &Recalled| recalled.owner as u64));
     let (output, answers) = builder.new_output::<Vec<Answer>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Answer>>>::from(output);
     builder.build(move |_capabilities| {
-        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<Question>)> = BTreeMap::new();
+        let mut open: BTreeMap<Epoch, Opened> = BTreeMap::new();
         let mut judge = Judge::new(config, ports, index, peers);
         // Capabilities of epochs that could not be decided: never dropped, so the frontier never passes them.
         let mut failed: Vec<Capability<Epoch>> = Vec::new();
@@ -215,17 +262,21 @@ fn judge<'s>(questions: Stream<'s, Epoch, Vec<Question>>, config: Config, ports:
             // 1. Keep questions until their epoch is complete.
             input.for_each(|capability, questions| {
                 let capability = capability.retain_least(0).expect("every question is sent under a capability");
-                let epoch = *capability.time();
-                open.entry(epoch).or_insert_with(|| (capability, Vec::new())).1.append(questions);
+                Opened::of(&mut open, capability).questions.append(questions);
+            });
+            recalled_input.for_each(|capability, recalled| {
+                let capability = capability.retain_least(0).expect("every recalled key is sent under a capability");
+                Opened::of(&mut open, capability).recalled.append(recalled);
             });
             // 2. Answer the epochs that the frontier has closed, in order.
             let mut output = output.activate();
             while let Some(entry) = open.first_entry() {
-                if frontiers[0].less_equal(entry.key()) {
+                if frontiers.iter().any(|frontier| frontier.less_equal(entry.key())) {
                     break;
                 }
-                let (epoch, (capability, questions)) = entry.remove_entry();
-                match judge.decide(epoch, questions) {
+                let (epoch, Opened { capability, recalled, questions }) = entry.remove_entry();
+                let decided = judge.recall(epoch, recalled).and_then(|()| judge.decide(epoch, questions));
+                match decided {
                     Ok(answers) => {
                         let mut session = output.session(&capability);
                         session.give_iterator(answers.into_iter());
@@ -240,6 +291,20 @@ fn judge<'s>(questions: Stream<'s, Epoch, Vec<Question>>, config: Config, ports:
         }
     });
     answers
+}
+
+/// What is known of an epoch that is not complete yet.
+struct Opened {
+    capability: Capability<Epoch>,
+    recalled: Vec<Recalled>,
+    questions: Vec<Question>,
+}
+
+impl Opened {
+    fn of(open: &mut BTreeMap<Epoch, Opened>, capability: Capability<Epoch>) -> &mut Opened {
+        let empty = |capability| Opened { capability, recalled: Vec::new(), questions: Vec::new() };
+        open.entry(*capability.time()).or_insert_with(|| empty(capability))
+    }
 }
 
 /// A window with the numbers it knows partitions by.
@@ -298,6 +363,23 @@ impl Judge {
         Judge { memory, ports, noted_keys: 0, noted_bytes: 0 }
     }
 
+    /// Goes over keys that a former owner has decided, as it did: what it took for a duplicate is no winner here either.
+    fn recall(&mut self, epoch: Epoch, mut recalled: Vec<Recalled>) -> Result<(), TooManyPartitions> {
+        recalled.sort_by(|one, other| (&one.partition, one.start).cmp(&(&other.partition, other.start)));
+        let (mut sightings, mut verdicts) = (Vec::new(), Vec::new());
+        for Recalled { partition, progress, keys, .. } in recalled {
+            if let Some((time_ms, records)) = progress {
+                self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
+            }
+            let partition = self.memory.partitions.index(&partition)?;
+            sightings.clear();
+            sightings.extend(keys.iter().map(|asked| asked.sighting(partition)));
+            self.memory.window.observe(&sightings, &mut verdicts);
+            self.ports.stats.recalled.fetch_add(keys.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     fn decide(&mut self, epoch: Epoch, mut questions: Vec<Question>) -> Result<Vec<Answer>, TooManyPartitions> {
         questions.sort_by(|one, other| (&one.partition, one.start).cmp(&(&other.partition, other.start)));
         let (mut sightings, mut verdicts) = (Vec::new(), Vec::new());
@@ -307,10 +389,8 @@ impl Judge {
                 self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
             }
             let partition = self.memory.partitions.index(&question.partition)?;
-            let sighting =
-                |(_, asked): &(u32, Asked)| Sighting { key: asked.key, time_ms: asked.time_ms, partition, offset: asked.offset };
             sightings.clear();
-            sightings.extend(question.keys.iter().map(sighting));
+            sightings.extend(question.keys.iter().map(|(_, asked)| asked.sighting(partition)));
             self.memory.window.observe(&sightings, &mut verdicts);
             let judged = question.keys.iter().zip(&verdicts);
             let duplicates = judged.filter(|(_, is_duplicate)| **is_duplicate).map(|((position, _), _)| *position).collect();
@@ -404,3 +484,7 @@ fn without(mut batch: NormalizedBatch, mut duplicates: Vec<u32>) -> NormalizedBa
     });
     batch
 }
+
+#[cfg(test)]
+#[path = "dedup_window/tests.rs"]
+mod tests;

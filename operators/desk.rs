@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use timely::scheduling::SyncActivator;
 
-use crate::fault::Health;
+use crate::fault::{Health, panic_text};
 
 /// A request with the way back.
 pub struct Envelope<Q, A> {
@@ -51,8 +51,8 @@ impl<Q: Send + 'static, A: Send + 'static> Desk<Q, A> {
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (requests, receiver) = channel();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            if catch_unwind(AssertUnwindSafe(|| serve(receiver))).is_err() {
-                health.fail(name, "the stage's thread panicked");
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(receiver))) {
+                health.fail(name, format!("the stage's thread panicked: {}", panic_text(panic.as_ref())));
             }
         })?;
         Ok((Desk { requests }, thread))
@@ -126,6 +126,7 @@ mod tests {
         let (desk, thread) = Desk::open("broken", health.clone(), serve).expect("a thread can be started");
         assert_eq!(desk.ask(()), None);
         thread.join().expect("the panic is caught");
-        assert_eq!(health.fault().map(|fault| fault.stage), Some("broken"));
+        let expected = "broken: the stage's thread panicked: as staged";
+        assert_eq!(health.fault().map(|fault| fault.to_string()), Some(expected.into()));
     }
 }

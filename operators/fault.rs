@@ -3,9 +3,12 @@
 //! An operator that fails keeps its capabilities, raises a fault here, and returns. The first fault wins, every worker is woken, the
 //! process ends with its message. Nothing repairs a running dataflow: the write-ahead log makes a restart cheap.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
+
+use futures::FutureExt;
 
 /// What stopped the graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +31,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 /// Shared by all workers and helper threads of a process.
@@ -58,6 +67,13 @@ impl Health {
         lock(&self.0.fault).get_or_insert(fault);
         self.0.failed.store(true, Ordering::Release);
         self.wake_all();
+    }
+
+    /// The task `work` of a stage, for the I/O runtime. If it panics, that is a fault: its operator would wait for it for ever.
+    pub async fn watch(self, stage: &'static str, work: impl Future<Output = ()>) {
+        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+            self.fail(stage, format!("an I/O task panicked: {}", panic_text(panic.as_ref())));
+        }
     }
 
     /// True once a fault was raised.
@@ -120,5 +136,16 @@ mod tests {
         health.fail("flight_sink", "connection refused");
         assert!(health.failed() && woken.load(Ordering::Acquire));
         assert_eq!(health.fault().map(|fault| fault.to_string()), Some("wal_commit: no space left on device".into()));
+    }
+
+    #[tokio::test]
+    async fn an_io_task_that_panics_raises_a_fault() {
+        let health = Health::default();
+        tokio::spawn(health.clone().watch("object_upload", async {})).await.unwrap();
+        assert!(!health.failed());
+        let number = 7;
+        tokio::spawn(health.clone().watch("object_upload", async move { panic!("as staged: {number}") })).await.unwrap();
+        let expected = "object_upload: an I/O task panicked: as staged: 7";
+        assert_eq!(health.fault().map(|fault| fault.to_string()), Some(expected.into()));
     }
 }

@@ -248,7 +248,7 @@ impl Sink {
             activator: self.activator.clone(),
             parcels: BTreeMap::new(),
         };
-        self.ports.runtime.spawn(connection.run(incoming));
+        self.ports.runtime.spawn(self.ports.health.clone().watch(NAME, connection.run(incoming)));
         Lane { outgoing, waiting: VecDeque::new(), unreceived_bytes: 0 }
     }
 
@@ -338,7 +338,8 @@ impl Sink {
         let endpoints: BTreeSet<LaneKey> = self.entries.values().map(|entry| entry.lane).collect();
         for key in endpoints {
             if self.flushed.insert(key.0) {
-                self.ports.runtime.spawn(flush(key, self.config.endpoints[key.0].clone(), self.ports.clone()));
+                let flush = flush(key, self.config.endpoints[key.0].clone(), self.ports.clone());
+                self.ports.runtime.spawn(self.ports.health.clone().watch(NAME, flush));
             }
         }
     }

@@ -7,7 +7,8 @@
 //! `Input`: a delivery, or the order to flush. All deliveries of a group go to the same worker.
 //!
 //! # Holds
-//! One capability per worker, downgraded every tick; at most `queue_bytes_max` bytes of deliveries not yet taken by a worker.
+//! One capability per worker, downgraded every tick; at most `queue_bytes_max` bytes of deliveries not yet taken by a worker. A worker
+//! without room on its disk takes none for a while (`Refuse::hold`): the queue fills, and senders wait.
 //!
 //! # Closes when
 //! Asked to close: no new delivery is taken, the capability is dropped, and open streams live until what they sent is published.
@@ -99,6 +100,7 @@ pub struct Server {
     /// Where the acks of each open stream go.
     streams: Mutex<BTreeMap<u64, channel::UnboundedSender<Result<PutResult, Status>>>>,
     next_stream: AtomicU64,
+    health: Health,
     closing: AtomicBool,
     /// Notified when the last acks are on their way and connections may end.
     finishing: tokio::sync::Notify,
@@ -110,6 +112,8 @@ struct WorkerQueue {
     /// Taken by the worker's operator.
     receiver: Mutex<Option<Receiver<Queued>>>,
     activator: Mutex<Option<SyncActivator>>,
+    /// Nothing is taken before this time, in Unix milliseconds: the worker has no room for it.
+    held_until_ms: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,10 +122,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Server {
     /// A server that spreads groups over `workers` queues, holding at most `queue_bytes_max` bytes in them.
-    pub fn new(workers: usize, queue_bytes_max: usize) -> Arc<Server> {
+    pub fn new(workers: usize, queue_bytes_max: usize, health: Health) -> Arc<Server> {
         let queue = |_| {
             let (sender, receiver) = std::sync::mpsc::channel();
-            WorkerQueue { sender, receiver: Mutex::new(Some(receiver)), activator: Mutex::default() }
+            let receiver = Mutex::new(Some(receiver));
+            WorkerQueue { sender, receiver, activator: Mutex::default(), held_until_ms: AtomicU64::new(0) }
         };
         Arc::new(Server {
             queues: (0..workers).map(queue).collect(),
@@ -130,6 +135,7 @@ impl Server {
             queue_bytes_max,
             streams: Mutex::default(),
             next_stream: AtomicU64::new(0),
+            health,
             closing: AtomicBool::new(false),
             finishing: tokio::sync::Notify::new(),
             finished: tokio::sync::Notify::new(),
@@ -141,7 +147,6 @@ impl Server {
         self: &Arc<Self>,
         listener: tokio::net::TcpListener,
         message_bytes_max: usize,
-        health: Health,
     ) -> impl Future<Output = ()> + Send + use<> {
         let service = FlightServiceServer::new(Service(self.clone()))
             .max_decoding_message_size(message_bytes_max)
@@ -160,7 +165,7 @@ impl Server {
                 .await;
             server.finished.notify_one();
             if let Err(error) = served {
-                health.fail(NAME, format!("serving Arrow Flight: {error}"));
+                server.health.fail(NAME, format!("serving Arrow Flight: {error}"));
             }
         }
     }
@@ -230,6 +235,10 @@ impl Refuse for Server {
             let _ = answers.send(Err(status));
         }
     }
+
+    fn hold(&self, worker: usize, until_ms: u64) {
+        self.queues[worker % self.queues.len()].held_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+    }
 }
 
 impl WorkerQueue {
@@ -274,11 +283,13 @@ pub fn flight_source<'s>(
 
             // 2. Move the epoch on, then take what has been received.
             let Some(open) = &mut capability else { return !frontiers[0].is_empty() };
-            let now = Epoch::of(ports.clock.now_ms(), config.epoch_interval_ms);
+            let now_ms = ports.clock.now_ms();
+            let now = Epoch::of(now_ms, config.epoch_interval_ms);
             if now > *open.time() {
                 open.downgrade(&now);
             }
-            let (taken, bytes) = receiver.as_ref().map(take).unwrap_or_default();
+            let is_held = now_ms < ports.server.queues[queue].held_until_ms.load(Ordering::Acquire);
+            let (taken, bytes) = receiver.as_ref().filter(|_| !is_held).map(take).unwrap_or_default();
             let more = bytes >= BYTES_PER_SCHEDULING;
             emit(taken, open, &mut output, &ports.server);
 
@@ -360,7 +371,8 @@ impl FlightService for Service {
         drop(streams);
         let server = self.0.clone();
         let data = request.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
-        tokio::spawn(async move {
+        let health = self.0.health.clone();
+        let task = async move {
             let ended = receive(&server, stream, FlightDataDecoder::new(data)).await;
             // A sender that has only stopped sending still waits for acks: its entry goes when its stream does.
             if let Err(status) = ended
@@ -368,7 +380,8 @@ impl FlightService for Service {
             {
                 let _ = answers.send(Err(status));
             }
-        });
+        };
+        tokio::spawn(health.watch(NAME, task));
         let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);
         Ok(Response::new(Box::pin(answers)))
     }

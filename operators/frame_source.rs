@@ -103,7 +103,7 @@ struct Queue {
 }
 
 enum Next {
-    Batch(Epoch, NormalizedBatch),
+    Batch(Epoch, Box<NormalizedBatch>),
     /// None yet; it will not be of an earlier epoch than this.
     Nothing(Epoch),
     End,
@@ -151,7 +151,7 @@ impl Feed {
                     queue.end_epoch();
                 }
                 queue.epoch_bytes += batch.payload_bytes();
-                Next::Batch(queue.epoch, batch)
+                Next::Batch(queue.epoch, Box::new(batch))
             }
             Err(TryRecvError::Empty) => Next::Nothing(queue.epoch),
             Err(TryRecvError::Disconnected) => Next::End,
@@ -242,7 +242,7 @@ pub fn frame_source<'s>(scope: Scope<'s, Epoch>, ports: Ports) -> Stream<'s, Epo
                         batch.charge = ports.budget.seal(load);
                         bytes += load.bytes;
                         let mut session = output.session(open);
-                        session.give(UniqueBatch(batch));
+                        session.give(UniqueBatch(*batch));
                         session.flush();
                     }
                     Next::Nothing(epoch) => {

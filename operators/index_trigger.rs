@@ -28,8 +28,8 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use ulid::Ulid;
 
-use crate::catalog_commit::registrar::Request;
-use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork, Ports};
+use crate::catalog_commit::registrar::{Registrar, Request};
+use crate::catalog_commit::{Catalog, Error, IndexBacklog, IndexWork};
 use crate::epoch::Epoch;
 use crate::parquet_roll::ClosedCommit;
 
@@ -108,6 +108,13 @@ pub fn inspect(catalog: &dyn Catalog, limit: usize, now_ms: u64) -> Result<Vec<S
     Ok(catalog.index_pending(limit)?.into_iter().map(line).collect())
 }
 
+/// What the operator needs from outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The catalog's thread.
+    pub registrar: Registrar,
+}
+
 /// Has pending index work announced after commits. The work itself is in the catalog already, so nothing waits for the announcement.
 pub fn index_trigger(stream: Stream<'_, Epoch, Vec<Arc<ClosedCommit>>>, ports: Ports) {
     let scope = stream.scope();
@@ -160,9 +167,10 @@ mod tests {
             time_min_ns: None,
             time_max_ns: None,
             schema_hash: "".into(),
+            schema_version: 0,
         };
         let id = file.file;
-        let coverage = vec![CoverageRow { partition, range, dispositions, rows: 1 }];
+        let coverage = vec![CoverageRow { partition, range, dispositions, rows: 1, kafka_time_max_ms: None }];
         catalog.commit(&Commit { commit_id: file.commit_id, group, node: "node".into(), files: vec![file], coverage }).unwrap();
         id
     }

@@ -4,7 +4,8 @@
 //! A data-free feedback edge: the *commit* frontier (durable, or published with `after_publish`).
 //!
 //! # Out
-//! `RawBatch`, one partition each, in offset order.
+//! `RawBatch`, one partition each, in offset order. `RecalledBatch`: before the first batch of a partition that somebody else read
+//! before, what its last owner handled inside the dedup window.
 //!
 //! # Holds
 //! One capability per worker with a consumer, downgraded every tick, busy or idle; the ledger of epochs in flight.
@@ -23,11 +24,13 @@
 
 pub mod collector;
 pub mod consumer;
+mod context;
 mod headers;
 pub mod ledger;
 pub mod pool;
 pub mod resume;
 pub mod topics;
+pub mod warm_up;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +47,8 @@ use timely::scheduling::SyncActivator;
 
 use self::consumer::{Command, Event, Handle, Ports};
 use self::ledger::Ledger;
-use crate::batch::RawBatch;
+use crate::batch::{RawBatch, RecalledBatch};
+use crate::clock::Clock;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 
@@ -114,27 +118,38 @@ impl Waker {
     }
 }
 
+/// The operator's output streams.
+pub struct Outputs<'s> {
+    /// Messages to be stored.
+    pub raw: Stream<'s, Epoch, Vec<RawBatch>>,
+    /// Messages whose keys the dedup window is to know, in the same epoch as the messages behind them or an earlier one.
+    pub recalled: Stream<'s, Epoch, Vec<RecalledBatch>>,
+}
+
 /// Reads Kafka on the first `consumers` workers of the process. Offsets of epochs that the frontier of `commit` has passed are committed.
 pub fn kafka_source<'s>(
     scope: Scope<'s, Epoch>,
     config: Config,
     ports: Ports,
     commit: Stream<'s, Epoch, Vec<()>>,
-) -> Stream<'s, Epoch, Vec<RawBatch>> {
+) -> Outputs<'s> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     let sync = scope.worker().sync_activator_for(address.to_vec());
     let waker = Arc::new(Waker { activator: sync, pending: AtomicBool::new(false) });
-    // The output comes first: the feedback input has no path to it, so the loop carries frontiers only.
-    let (output, stream) = builder.new_output::<Vec<RawBatch>>();
+    // The outputs come first: the feedback input has no path to them, so the loop carries frontiers only.
+    let (output, raw) = builder.new_output::<Vec<RawBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
+    let (recalled_output, recalled) = builder.new_output::<Vec<RecalledBatch>>();
+    let mut recalled_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RecalledBatch>>>::from(recalled_output);
     let mut commit_input = builder.new_input_connection(commit, Pipeline, []);
     let index = scope.index();
     let has_consumer = index < config.consumers;
 
     builder.build_reschedule(move |mut capabilities| {
-        let capability = capabilities.pop();
+        // One for each output.
+        let capability = capabilities.pop().zip(capabilities.pop()).map(|(recalled, raw)| Capabilities { raw, recalled });
         let mut source = has_consumer.then(|| Source::start(config, ports, index, waker.clone(), capability)).flatten();
         let mut next_tick = Instant::now();
         move |frontiers| {
@@ -147,7 +162,7 @@ pub fn kafka_source<'s>(
             running.retire(commit);
 
             // 2. Take over events of the consumer, and emit its batches in the open epoch.
-            let more = running.take_events(&mut output.activate());
+            let more = running.take_events(&mut Sessions { raw: output.activate(), recalled: recalled_output.activate() });
 
             // 3. Close the epoch when the clock has moved on.
             running.tick();
@@ -168,10 +183,33 @@ pub fn kafka_source<'s>(
             true
         }
     });
-    stream
+    Outputs { raw, recalled }
 }
 
-type Session<'a> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<RawBatch>>>;
+type Session<'a, B> = timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<B>>>;
+
+/// The outputs, as one scheduling sees them.
+struct Sessions<'a> {
+    raw: Session<'a, RawBatch>,
+    recalled: Session<'a, RecalledBatch>,
+}
+
+/// The capability of the open epoch, once per output.
+struct Capabilities {
+    raw: Capability<Epoch>,
+    recalled: Capability<Epoch>,
+}
+
+impl Capabilities {
+    fn epoch(&self) -> Epoch {
+        *self.raw.time()
+    }
+
+    fn downgrade(&mut self, epoch: Epoch) {
+        self.raw.downgrade(&epoch);
+        self.recalled.downgrade(&epoch);
+    }
+}
 
 /// A revoke that waits for the commit frontier to pass the epoch that was open when it came.
 struct Draining {
@@ -186,7 +224,7 @@ struct Source {
     ports: Ports,
     handle: Option<Handle>,
     /// `None` once the source has stopped reading.
-    capability: Option<Capability<Epoch>>,
+    capability: Option<Capabilities>,
     ledger: Ledger,
     draining: Option<Draining>,
     emitted: BTreeMap<PartitionKey, i64>,
@@ -195,13 +233,7 @@ struct Source {
 }
 
 impl Source {
-    fn start(
-        config: Config,
-        ports: Ports,
-        index: usize,
-        waker: Arc<Waker>,
-        capability: Option<Capability<Epoch>>,
-    ) -> Option<Source> {
+    fn start(config: Config, ports: Ports, index: usize, waker: Arc<Waker>, capability: Option<Capabilities>) -> Option<Source> {
         let on_wake = waker.clone();
         ports.health.on_wake(move || on_wake.wake());
         let mut settings = config.consumer.clone();
@@ -266,13 +298,14 @@ impl Source {
     }
 
     /// Returns true if events may be left.
-    fn take_events(&mut self, output: &mut Session<'_>) -> bool {
+    fn take_events(&mut self, output: &mut Sessions<'_>) -> bool {
         for _ in 0..BATCHES_PER_SCHEDULING {
             let Some(event) = self.handle.as_ref().and_then(|handle| handle.events.try_recv().ok()) else { return false };
             match event {
-                Event::Batch(batch) => self.emit(batch, output),
+                Event::Batch(batch) => self.emit(batch, &mut output.raw),
+                Event::Recalled(batch) => self.recall(batch, &mut output.recalled),
                 Event::Revoked(id, partitions) => {
-                    let until = self.capability.as_ref().map_or(Epoch(0), |capability| *capability.time());
+                    let until = self.capability.as_ref().map_or(Epoch(0), Capabilities::epoch);
                     self.draining = Some(Draining { id, partitions, until });
                 }
                 Event::Lost(partitions) => {
@@ -291,24 +324,32 @@ impl Source {
         true
     }
 
-    fn emit(&mut self, batch: RawBatch, output: &mut Session<'_>) {
+    fn emit(&mut self, batch: RawBatch, output: &mut Session<'_, RawBatch>) {
         // Read before the stop was seen: not emitted, so not committed, and read again next time.
         let Some(capability) = &self.capability else { return };
-        self.ledger.emit(*capability.time(), &batch.partition, batch.end);
+        self.ledger.emit(capability.epoch(), &batch.partition, batch.end);
         self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
         self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.emitted.insert(batch.partition.clone(), batch.end);
-        let mut session = output.session(capability);
+        let mut session = output.session(&capability.raw);
+        session.give(batch);
+        session.flush();
+    }
+
+    /// Not in the ledger: whoever read these messages first accounts for them.
+    fn recall(&mut self, batch: RecalledBatch, output: &mut Session<'_, RecalledBatch>) {
+        let Some(capability) = &self.capability else { return };
+        self.ports.stats.recalled.fetch_add(batch.0.records.len(), Ordering::Relaxed);
+        let mut session = output.session(&capability.recalled);
         session.give(batch);
         session.flush();
     }
 
     fn tick(&mut self) {
-        let now = Epoch::of(self.ports.clock.now_ms(), self.config.epoch_interval_ms);
         if let Some(capability) = &mut self.capability
-            && now > *capability.time()
+            && let Some(next) = epoch_after(capability.epoch(), &*self.ports.clock, self.config.epoch_interval_ms)
         {
-            capability.downgrade(&now);
+            capability.downgrade(next);
         }
     }
 
@@ -325,5 +366,31 @@ impl Source {
             handle.join();
         }
         self.is_closed
+    }
+}
+
+/// The epoch that the clock says, if it lies behind the open one: a clock that was set back opens none until it has caught up.
+fn epoch_after(open: Epoch, clock: &dyn Clock, interval_ms: u64) -> Option<Epoch> {
+    Some(Epoch::of(clock.now_ms(), interval_ms)).filter(|now| *now > open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn a_clock_that_jumps_back_takes_no_epoch_back() {
+        let clock = ManualClock::default();
+        let mut open = Epoch(0);
+        let mut opened = Vec::new();
+        for now_ms in [10_000, 10_019, 10_020, 3_000, 3_020, 10_039, 10_041, 9_000, 10_060] {
+            clock.set_ms(now_ms);
+            if let Some(next) = epoch_after(open, &clock, 20) {
+                open = next;
+                opened.push(next.0);
+            }
+        }
+        assert_eq!(opened, [10_000, 10_020, 10_040, 10_060]);
     }
 }

@@ -18,6 +18,7 @@ pub mod otlp;
 pub mod kafka_source;
 pub mod frame_source;
 pub mod normalize;
+pub mod recall;
 pub mod dedup_window;
 pub mod wal_commit;
 pub mod dead_letter;

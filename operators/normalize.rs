@@ -329,7 +329,7 @@ fn copy_out(arena: &Bytes, records: &mut [Record], written: &mut Vec<u8>) -> Byt
 }
 
 /// Places a partition on a worker; the same on every worker of every process.
-fn partition_hash(partition: &PartitionKey) -> u64 {
+pub(crate) fn partition_hash(partition: &PartitionKey) -> u64 {
     // Neighbouring partitions of a topic land on neighbouring workers: evenly spread, which a hash of the number is not for a few.
     XxHash3_64::oneshot(partition.topic.name.as_bytes()).wrapping_add(partition.partition as u64)
 }

@@ -18,6 +18,7 @@
 //! attempts in a row, then a longer wait.
 //!
 //! # Invariants
+//! - Every commit is handed on, also one that will be refused: `catalog_commit` settles it and removes its files.
 //! - The last file of a commit is uploaded after all others are verified: where it is, the commit is complete (`rebuild` rests on it).
 //! - Uploading again is harmless: same path, same bytes. An interrupted upload leaves no object, at worst parts of a multipart
 //!   upload; a bucket's lifecycle rule for incomplete uploads removes them.
@@ -65,6 +66,34 @@ pub enum ObjectStore {
     Memory,
     /// Amazon S3 or a compatible service.
     S3(S3),
+    /// Google Cloud Storage.
+    Gcs(Gcs),
+    /// Azure Blob Storage.
+    Azblob(Azblob),
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gcs {
+    /// The bucket.
+    pub bucket: String,
+    /// Address of an emulator; `None` for Google's. Without credentials such an address is spoken to unsigned.
+    pub endpoint: Option<String>,
+    /// A service account's JSON file; `None` takes the credentials of the environment or the machine.
+    pub credential_path: Option<PathBuf>,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Azblob {
+    /// The container.
+    pub container: String,
+    /// Address of the account, `https://ACCOUNT.blob.core.windows.net`, or of an emulator.
+    pub endpoint: String,
+    /// The account's name.
+    pub account_name: Option<String>,
+    /// Its key; `None` takes the credentials of the environment or the machine.
+    pub account_key: Option<Secret>,
 }
 
 /// An S3 bucket.
@@ -117,12 +146,14 @@ pub struct Config {
     pub chunks_concurrent: usize,
     /// Files of one commit in flight.
     pub files_concurrent: usize,
-    /// Attempts per file before the graph stops.
+    /// Attempts per file in a row; then a longer wait, and the same again.
     pub attempts_max: u32,
     /// First wait between attempts; doubles, with jitter.
     pub backoff_ms: u64,
     /// Longest wait between attempts.
     pub backoff_max_ms: u64,
+    /// A request that brings nothing for this long has failed: a store that hangs is told from a slow one.
+    pub timeout: Duration,
 }
 
 impl Default for Config {
@@ -131,10 +162,11 @@ impl Default for Config {
             chunk_bytes: 8 << 20,
             chunks_concurrent: 4,
             files_concurrent: 4,
-            // About four minutes in all: an object store that is away for longer should page somebody, and a restart loses nothing.
+            // About four minutes in all.
             attempts_max: 12,
             backoff_ms: 200,
             backoff_max_ms: 30_000,
+            timeout: IO_TIMEOUT,
         }
     }
 }
@@ -183,8 +215,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if the same call may succeed later. What OpenDAL cannot classify is repeated: a network fails in many ways, and the
-    /// number of attempts is bounded.
+    /// True if the same call may succeed later. What OpenDAL cannot classify is repeated: a network fails in many ways.
     pub fn is_retriable(&self) -> bool {
         match self {
             Error::Object { source, .. } => {
@@ -225,6 +256,11 @@ const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to an object store. No request is made yet.
 pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
+    build_patient_operator(store, IO_TIMEOUT)
+}
+
+/// As `build_operator`; requests without progress for as long as `timeout` fail.
+pub fn build_patient_operator(store: &ObjectStore, timeout: Duration) -> Result<Operator, Error> {
     let setup = |scheme| move |source| Error::Setup { scheme, source: Box::new(source) };
     let operator = match store {
         ObjectStore::Memory => Operator::new(services::Memory::default()).map_err(setup("memory"))?,
@@ -235,8 +271,34 @@ pub fn build_operator(store: &ObjectStore) -> Result<Operator, Error> {
             Operator::new(builder).map_err(setup("fs"))?
         }
         ObjectStore::S3(s3) => Operator::new(s3_builder(s3)).map_err(setup("s3"))?,
+        ObjectStore::Gcs(gcs) => Operator::new(gcs_builder(gcs)).map_err(setup("gcs"))?,
+        ObjectStore::Azblob(azblob) => Operator::new(azblob_builder(azblob)).map_err(setup("azblob"))?,
     };
-    Ok(operator.layer(TimeoutLayer::new().with_timeout(IO_TIMEOUT).with_io_timeout(IO_TIMEOUT)))
+    Ok(operator.layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout)))
+}
+
+fn gcs_builder(gcs: &Gcs) -> services::Gcs {
+    let mut builder = services::Gcs::default().bucket(&gcs.bucket);
+    if let Some(path) = &gcs.credential_path {
+        // Given credentials are meant: without this a wrong file would be hidden by the machine's.
+        builder = builder.credential_path(&path.to_string_lossy()).disable_config_load().disable_vm_metadata();
+    }
+    match &gcs.endpoint {
+        Some(endpoint) if gcs.credential_path.is_none() => builder.endpoint(endpoint).skip_signature(),
+        Some(endpoint) => builder.endpoint(endpoint),
+        None => builder,
+    }
+}
+
+fn azblob_builder(azblob: &Azblob) -> services::Azblob {
+    let mut builder = services::Azblob::default().container(&azblob.container).endpoint(&azblob.endpoint);
+    if let Some(name) = &azblob.account_name {
+        builder = builder.account_name(name);
+    }
+    match &azblob.account_key {
+        Some(key) => builder.account_key(key.reveal()),
+        None => builder,
+    }
 }
 
 fn s3_builder(s3: &S3) -> services::S3 {
@@ -353,7 +415,7 @@ pub(crate) async fn sync_folders(operator: &Operator, path: &str) -> Result<(), 
     Ok(())
 }
 
-/// Removes the local files of a commit that is in the catalog, or that was abandoned.
+/// Removes the local files of a commit that is in the catalog, or that was refused.
 pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
     for file in &commit.files {
         match std::fs::remove_file(&file.local) {
@@ -364,7 +426,7 @@ pub fn remove_local(commit: &ClosedCommit) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the objects of an abandoned commit; the last file first, so that the rest no longer looks complete.
+/// Removes the objects of a refused commit; the last file first, so that the rest no longer looks complete.
 pub async fn remove_objects(operator: &Operator, commit: &ClosedCommit) -> Result<(), Error> {
     for file in commit.files.iter().rev() {
         let removed = operator.delete(&file.path).await;
@@ -416,7 +478,7 @@ pub fn object_upload<'s>(
                 for commit in commits.drain(..) {
                     queue.push_back((capability.clone(), commit.clone()));
                     let job = Job { commit, config: config.clone(), ports: ports.clone(), reporter: reporter.clone() };
-                    ports.runtime.spawn(job.run(uploads.clone(), activator.clone()));
+                    ports.runtime.spawn(ports.health.clone().watch(NAME, job.run(uploads.clone(), activator.clone())));
                 }
             });
             // 2. Hand on what is uploaded, in order.

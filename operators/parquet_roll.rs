@@ -22,13 +22,14 @@
 //!
 //! # Fails when
 //! A local write, sync or rename fails, or a footer does not read back as written: nothing is accepted any more and the graph stops.
-//! A malformed delivery is refused and changes nothing.
+//! A full disk is no failure: the group's open commit is given up, which makes room, its deliveries are asked for again, and nothing
+//! is taken for a while. A malformed delivery is refused and changes nothing.
 //!
 //! # Invariants
 //! - No offset is in two commits: what is known is clipped off before a row is written.
 //! - A delivery is listed in a commit only if all its offsets are covered by that commit, by earlier ones of its group, or by the
 //!   catalog. So the commits of a group must be committed in the order in which they closed; a commit that the catalog refuses takes
-//!   all later ones of its group with it (`Roller::abandon`).
+//!   all later ones of its group with it (`Roller::abandon`), those on their way to the catalog by their generation.
 //! - The file of the latest day is the last of `ClosedCommit::files` and is uploaded last: its presence in the object store proves
 //!   the whole commit present, which is what lets the catalog be rebuilt from footers.
 //!
@@ -50,19 +51,21 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
-use tracing::warn;
+use tracing::{info, warn};
 use ulid::Ulid;
 
 use crate::batch::{EncodedBatch, Group, Signal};
+use crate::catalog_commit::registrar::Refused;
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
 use crate::flight_source::Input;
+use crate::wal_commit::disk;
 
 pub use coverage_rows::CoverageRow;
 pub use day::Day;
-pub use roller::{Abandoned, Admitted, Roller, Stats};
+pub use roller::{Abandoned, Admitted, GivenUp, Roller, Stats};
 
 pub mod coverage_rows;
 pub mod day;
@@ -243,6 +246,8 @@ pub struct StableFile {
     pub time_max_ns: Option<i64>,
     /// Names the schema: equal for equal field names, types and nullability.
     pub schema_hash: Arc<str>,
+    /// The schema's version as its writer numbers it; 0 where it does not tell.
+    pub schema_version: u32,
 }
 
 /// What is published by one catalog transaction.
@@ -252,6 +257,8 @@ pub struct ClosedCommit {
     pub commit_id: Ulid,
     /// The group of all its rows.
     pub group: Group,
+    /// How often commits of the group had been refused when it closed: a commit may rest on earlier ones of its own generation only.
+    pub generation: u64,
     /// The node that wrote it.
     pub node: Arc<str>,
     /// Its files, by day, the latest last. Empty when there is nothing to commit and only deliveries wait for earlier commits.
@@ -357,6 +364,16 @@ impl Error {
     pub fn is_retriable(&self) -> bool {
         matches!(self, Error::OtherGroup { .. })
     }
+
+    /// True if there was no room for it: what was begun can be thrown away, and done again once there is.
+    pub fn is_full(&self) -> bool {
+        let is_full = |error: &std::io::Error| disk::is_full(error);
+        match self {
+            Error::Io { source, .. } => is_full(source),
+            Error::Parquet { source: ParquetError::External(cause), .. } => cause.downcast_ref().is_some_and(is_full),
+            _ => false,
+        }
+    }
 }
 
 /// What the operator needs from outside.
@@ -376,6 +393,17 @@ pub struct Ports {
 pub trait Refuse: Send + Sync {
     /// Ends the delivery's stream with `message`; if `is_retriable`, its sender tries again.
     fn refuse(&self, delivery: DeliveryId, message: &str, is_retriable: bool);
+
+    /// Takes no delivery for `worker` until then: senders wait.
+    fn hold(&self, worker: usize, until_ms: u64);
+}
+
+/// What became of the commits that went out.
+pub struct Feedback<'s> {
+    /// They are in the catalog.
+    pub committed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    /// They never will be.
+    pub refused: Stream<'s, Epoch, Vec<Refused>>,
 }
 
 /// The operator's output streams.
@@ -386,10 +414,10 @@ pub struct Outputs<'s> {
     pub published: Stream<'s, Epoch, Vec<DeliveryId>>,
 }
 
-/// Rolls deliveries into Parquet files; `committed` brings back the commits that are in the catalog.
+/// Rolls deliveries into Parquet files; `feedback` tells what became of the commits.
 pub fn parquet_roll<'s>(
     stream: Stream<'s, Epoch, Vec<Input>>,
-    committed: Stream<'s, Epoch, Vec<Arc<ClosedCommit>>>,
+    feedback: Feedback<'s>,
     config: Config,
     ports: Ports,
 ) -> Outputs<'s> {
@@ -402,13 +430,15 @@ pub fn parquet_roll<'s>(
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>::from(output);
     let (published_output, published) = builder.new_output::<Vec<DeliveryId>>();
     let mut published_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DeliveryId>>>::from(published_output);
-    let mut committed_input = builder.new_input_connection(committed, Pipeline, []);
+    let mut committed_input = builder.new_input_connection(feedback.committed, Pipeline, []);
+    let mut refused_input = builder.new_input_connection(feedback.refused, Pipeline, []);
     builder.build(move |_capabilities| {
-        let mut rolling = Rolling::open(config.on_worker(index), &ports);
+        let mut rolling = Rolling::open(index, config.on_worker(index), &ports);
         move |frontiers| {
             let Some(rolling) = &mut rolling else { return };
-            // 1. Learn what is in the catalog.
-            committed_input.for_each(|_, commits| commits.drain(..).for_each(|commit| rolling.roller.committed(&commit)));
+            // 1. Learn what is in the catalog, and what never will be.
+            committed_input.for_each(|_, commits| commits.drain(..).for_each(|commit| rolling.committed(&commit)));
+            refused_input.for_each(|_, refused| refused.drain(..).for_each(|refused| rolling.abandon(refused, &ports)));
             // 2. Admit deliveries. A failure keeps the capabilities, raises the fault and stops admitting.
             let mut output = output.activate();
             let mut published_output = published_output.activate();
@@ -431,8 +461,13 @@ pub fn parquet_roll<'s>(
 type Session<'a> =
     timely::dataflow::operators::generic::OutputBuilderSession<'a, Epoch, CapacityContainerBuilder<Vec<Arc<ClosedCommit>>>>;
 
+/// Waits for room on the local disk: how long no delivery is taken after one found the disk full.
+const FULL_WAIT_MIN_MS: u64 = 500;
+const FULL_WAIT_MAX_MS: u64 = 10_000;
+
 /// The roller with the capabilities of what it has open.
 struct Rolling {
+    worker: usize,
     roller: Roller,
     /// The least epoch in each open group.
     open: BTreeMap<Group, Capability<Epoch>>,
@@ -440,16 +475,56 @@ struct Rolling {
     /// Capabilities of what could not be written: never dropped, so the frontier never passes it.
     failed: Vec<Capability<Epoch>>,
     timer_ms: Option<u64>,
+    /// The next wait for room, since the disk was full and until a commit has reached the catalog.
+    full_wait_ms: Option<u64>,
 }
 
 impl Rolling {
-    fn open(config: Config, ports: &Ports) -> Option<Self> {
+    fn open(worker: usize, config: Config, ports: &Ports) -> Option<Self> {
+        let (open, closed, failed) = (BTreeMap::new(), Vec::new(), Vec::new());
         match Roller::open(config, ports.committed.as_ref().clone()) {
-            Ok(roller) => Some(Rolling { roller, open: BTreeMap::new(), closed: Vec::new(), failed: Vec::new(), timer_ms: None }),
+            Ok(roller) => Some(Rolling { worker, roller, open, closed, failed, timer_ms: None, full_wait_ms: None }),
             Err(error) => {
                 ports.health.fail(NAME, chain(&error));
                 None
             }
+        }
+    }
+
+    fn committed(&mut self, commit: &ClosedCommit) {
+        self.roller.committed(commit);
+        if !commit.files.is_empty() && self.full_wait_ms.take().is_some() {
+            info!("the local disk of storage has room again");
+        }
+    }
+
+    /// Asks for the deliveries again that a refused commit takes with it.
+    fn abandon(&mut self, refused: Refused, ports: &Ports) {
+        let Abandoned { commits, refused: deliveries } = match self.roller.abandon(refused.commit.commit_id, refused.covered) {
+            Ok(abandoned) => abandoned,
+            Err(error) => return ports.health.fail(NAME, chain(&error)),
+        };
+        // Nothing is left to give up where an earlier refusal has done so; what is open by now is of the next generation.
+        if commits.is_empty() {
+            return;
+        }
+        self.open.remove(&refused.commit.group);
+        let message = format!("commit {} was refused: another node was first, send again", refused.commit.commit_id);
+        deliveries.into_iter().for_each(|id| ports.refuse.refuse(id, &message, true));
+    }
+
+    /// Asks for the deliveries again that found no room, and takes none for a while.
+    fn wait_for_room(&mut self, ports: &Ports) {
+        for GivenUp { group, deliveries, cause } in self.roller.take_given_up() {
+            self.open.remove(&group);
+            if self.full_wait_ms.is_none() {
+                warn!(%group, cause, "the local disk of storage is full, deliveries wait; make room in storage.local_directory");
+            }
+            let wait_ms = self.full_wait_ms.unwrap_or(FULL_WAIT_MIN_MS);
+            self.full_wait_ms = Some((wait_ms * 2).min(FULL_WAIT_MAX_MS));
+            ports.refuse.hold(self.worker, ports.clock.now_ms() + wait_ms);
+            let message = format!("storage has no room on its local disk, send again later: {cause}");
+            deliveries.into_iter().for_each(|id| ports.refuse.refuse(id, &message, true));
         }
     }
 
@@ -459,6 +534,7 @@ impl Rolling {
             Input::Flush => {
                 let flushed = self.roller.flush();
                 self.keep_closed(flushed, held, ports);
+                self.wait_for_room(ports);
                 return None;
             }
             Input::Delivery(received) => received,
@@ -483,6 +559,7 @@ impl Rolling {
         if !is_settled {
             self.open.entry(group).or_insert_with(|| held.clone());
         }
+        self.wait_for_room(ports);
         admitted.published
     }
 
@@ -503,6 +580,7 @@ impl Rolling {
         let Some(held) = self.open.values().next().cloned() else { return };
         let closed = if is_end { self.roller.flush() } else { self.roller.tick(ports.clock.now_ms()) };
         self.keep_closed(closed, &held, ports);
+        self.wait_for_room(ports);
     }
 
     fn send(&mut self, output: &mut Session<'_>) {

@@ -51,6 +51,10 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Prove that all that came in was stored once, was a duplicate, or was rejected
     Audit(AuditArgs),
+    /// Bring catalog and object store together, remove what is nobody's or too old
+    Janitor(JanitorArgs),
+    /// Bring the PostgreSQL catalog's tables to this version, with the role that owns them
+    Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
     /// Send what is in a write-ahead log to storage, without Kafka
@@ -290,6 +294,48 @@ pub struct AuditArgs {
     pub json: bool,
 }
 
+/// Arguments of `janitor`.
+///
+/// Registers commits whose objects are complete and which the catalog lacks, puts lost rows of files back, removes objects of commits that
+/// were never finished after storage.janitor.grace_seconds, and files past storage.janitor.retention_days. Safe beside running nodes. A
+/// damaged embedded catalog is moved aside and rebuilt from the files' own footers; for that no process may be using it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends with 3 if something needs a person: a row without its object, an object that cannot be read, a commit that
+overlaps another in part.
+
+Examples:
+  openwit-ingest janitor --config config/storage.yaml --dry-run
+  openwit-ingest janitor --config config/storage.yaml --json")]
+pub struct JanitorArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Change nothing; say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `migrate`.
+///
+/// Every command that opens the catalog brings its tables to this version if its role may. Where `run` uses a role that may not, run this
+/// first, with the URL of the role that owns the tables.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  openwit-ingest migrate --config config/storage.yaml --set metastore.url='${OWNER_URL}' --grant openwit_run")]
+pub struct MigrateArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Also give this role what it needs to run, and no more; it must exist
+    #[arg(long, value_name = "ROLE")]
+    pub grant: Option<String>,
+}
+
 /// Arguments of `replay`.
 ///
 /// Sends the records of a log, short-term or long-term, through the storage side of a configuration: for restoring what a catalog or
@@ -441,6 +487,8 @@ mod tests {
             "generate --brokers b:1 --topic t --topic u --format otlp-json --signal logs --count 5 --duplicates 2.5 --invalid 1%",
             "generate -b b:1 -t t --rate 100 --seconds 5 --start-time 2026-01-01T00:00:00Z --replication-factor -1",
             "audit --config c.yaml --json",
+            "janitor --config c.yaml --dry-run --json",
+            "migrate --config c.yaml --set metastore.url=postgres://o@h/d --grant r",
             "wal ls d",
             "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",

@@ -4,6 +4,8 @@ pub mod audit;
 pub mod check;
 pub mod demo;
 pub mod graph;
+pub mod janitor;
+pub mod migrate;
 pub mod replay;
 pub mod run;
 pub mod wal;

@@ -255,7 +255,7 @@ impl Config {
             if wal.enabled {
                 used.push(("processing.wal.directory", wal.directory.clone()));
             }
-            if wal.long_term.enabled && wal.long_term.object_store.scheme == ObjectStoreScheme::Fs {
+            if wal.long_term.enabled && wal.long_term.object_store.scheme == LongTermScheme::Fs {
                 used.push(("processing.wal.long_term.directory", wal.long_term.directory.clone()));
             }
             let dead_letter = self.ingestion.kafka.dead_letter.directory.clone();

@@ -40,6 +40,8 @@ fn dispatch(command: &Command) -> Ended {
             if is_usage { Failure::usage(message) } else { Failure::fault(message) }
         }),
         Command::Audit(args) => commands::audit::run(args),
+        Command::Janitor(args) => commands::janitor::run(args),
+        Command::Migrate(args) => commands::migrate::run(args),
         Command::Wal(args) => commands::wal::run(args),
         Command::Replay(args) => commands::replay::run(args),
     }

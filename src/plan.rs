@@ -9,22 +9,24 @@ use std::time::Duration;
 use openwit_graphs::ingest::{self, CommitMode};
 use openwit_graphs::process::{IngestPlan, Plan, ReplayPlan, StoragePlan};
 use openwit_graphs::{catalog, replay, storage};
-use openwit_operators::catalog_commit::postgres_catalog;
+use openwit_operators::catalog_commit::janitor;
+use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::kafka_source::collector::BatchLimits;
 use openwit_operators::kafka_source::consumer;
 use openwit_operators::kafka_source::pool::ArenaPool;
 use openwit_operators::kafka_source::resume::Reset;
 use openwit_operators::kafka_source::topics::TopicPatterns;
+use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
-use openwit_operators::object_upload::{self, ObjectStore, S3, Secret};
+use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
 use openwit_operators::{
     arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize, parquet_roll,
     wal_commit,
 };
 
 use crate::config::{
-    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, MessageId, MetastoreType, ObjectStoreScheme,
-    Tombstones,
+    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, MessageId, MetastoreType,
+    ObjectStoreScheme, TlsMode, Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -101,6 +103,17 @@ pub fn catalog_location(config: &Config) -> catalog::Location {
         MetastoreType::Postgres => catalog::Location::Postgres(postgres_catalog::Config {
             url: Secret::new(metastore.url.as_ref().map_or("", |url| url.expose())),
             schema: metastore.schema.clone(),
+            tls: postgres_catalog::Tls {
+                mode: match metastore.tls.mode {
+                    TlsMode::Disable => tls::Mode::Disable,
+                    TlsMode::Prefer => tls::Mode::Prefer,
+                    TlsMode::Require => tls::Mode::Require,
+                    TlsMode::VerifyFull => tls::Mode::VerifyFull,
+                },
+                ca: metastore.tls.ca_location.clone(),
+                certificate: metastore.tls.certificate_location.clone(),
+                key: metastore.tls.key_location.clone(),
+            },
         }),
     }
 }
@@ -127,14 +140,10 @@ fn ingest_plan(
     positions: Arc<kafka_source::Status>,
 ) -> Result<IngestPlan, String> {
     let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
-    let dedup = dedup_window::Config {
-        window_ms: processing.dedup_window_seconds * 1_000,
-        bytes_max: processing.dedup_max_bytes as usize,
-    };
     let graph = ingest::Config {
         source: source(config, changes, workers, positions)?,
         normalize: normalize_config(config)?,
-        dedup: processing.dedup_enabled.then_some(dedup),
+        dedup: processing.dedup_enabled.then_some(dedup(config)),
         encode: encode_limits(config),
         sink: sink(config, workers),
         commit_mode: match kafka.commit_strategy.mode {
@@ -149,6 +158,11 @@ fn ingest_plan(
         wal: wal(config),
         dead_letter: dead_letter(config),
     })
+}
+
+fn dedup(config: &Config) -> dedup_window::Config {
+    let processing = &config.processing;
+    dedup_window::Config { window_ms: processing.dedup_window_seconds * 1_000, bytes_max: processing.dedup_max_bytes as usize }
 }
 
 fn encode_limits(config: &Config) -> arrow_encode::Limits {
@@ -198,7 +212,7 @@ fn source(
     workers: usize,
     positions: Arc<kafka_source::Status>,
 ) -> Result<kafka_source::Config, String> {
-    let (kafka, batching) = (&config.ingestion.kafka, config.kafka_batching());
+    let (kafka, batching, processing) = (&config.ingestion.kafka, config.kafka_batching(), &config.processing);
     if config.consumers() > workers {
         return Err(format!(
             "ingestion.kafka.high_performance.num_consumers: value \"{}\": must not be above the number of workers, {workers}: each consumer has one",
@@ -224,6 +238,8 @@ fn source(
         until_end: changes.until_end,
         commit_resumed: kafka.commit_strategy.mode == CommitKey::AfterWal,
         revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
+        warm_up: (processing.dedup_enabled && processing.dedup_warm_up)
+            .then(|| warm_up::Config { reach_ms: dedup(config).reach_ms(), messages_max: dedup(config).keys_max() }),
         pool: ArenaPool::new(config.arenas_kept_max(), limits.bytes_max, kafka.preallocate_buffers),
     };
     Ok(kafka_source::Config {
@@ -325,8 +341,8 @@ pub fn long_term_store(config: &Config) -> ObjectStore {
     let keys = &config.processing.wal.long_term;
     let store = &keys.object_store;
     match store.scheme {
-        ObjectStoreScheme::Fs => ObjectStore::Fs { root: absolute(&keys.directory) },
-        ObjectStoreScheme::S3 => ObjectStore::S3(S3 {
+        LongTermScheme::Fs => ObjectStore::Fs { root: absolute(&keys.directory) },
+        LongTermScheme::S3 => ObjectStore::S3(S3 {
             bucket: store.bucket.clone().unwrap_or_default(),
             root: store.prefix.clone(),
             endpoint: store.endpoint.clone(),
@@ -366,6 +382,7 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
         attempts_max: storage.upload.attempts_max,
         backoff_ms: storage.upload.backoff_ms,
         backoff_max_ms: storage.upload.backoff_max_ms,
+        timeout: Duration::from_secs(storage.upload.timeout_seconds),
     };
     let address: IpAddr =
         config.service_ports.bind_address.parse().map_err(|error| format!("service_ports.bind_address: {error}"))?;
@@ -382,6 +399,9 @@ fn storage_plan(config: &Config, workers: usize) -> Result<StoragePlan, String> 
             announced_max: storage.index_trigger.announced_max,
             repeat_after_ms: storage.index_trigger.repeat_after_seconds * 1_000,
         },
+        janitor: Some(Duration::from_secs(storage.janitor.interval_seconds))
+            .filter(|interval| !interval.is_zero())
+            .map(|interval| (interval, janitor_config(config))),
     })
 }
 
@@ -398,6 +418,27 @@ pub fn object_store(config: &Config) -> ObjectStore {
             secret_access_key: store.secret_access_key.as_ref().map(|secret| Secret::new(secret.expose())),
             ..S3::default()
         }),
+        ObjectStoreScheme::Gcs => ObjectStore::Gcs(Gcs {
+            bucket: store.bucket.clone().unwrap_or_default(),
+            endpoint: store.endpoint.clone(),
+            credential_path: store.credential_path.clone(),
+        }),
+        ObjectStoreScheme::Azblob => ObjectStore::Azblob(Azblob {
+            container: store.container.clone().unwrap_or_default(),
+            endpoint: store.endpoint.clone().unwrap_or_default(),
+            account_name: store.account_name.clone(),
+            account_key: store.account_key.as_ref().map(|secret| Secret::new(secret.expose())),
+        }),
+    }
+}
+
+/// What the janitor of `config` tidies.
+pub fn janitor_config(config: &Config) -> janitor::Config {
+    let keys = &config.storage.janitor;
+    janitor::Config {
+        prefix: config.storage.object_store.prefix.clone(),
+        grace_ms: keys.grace_seconds * 1_000,
+        retention_days: Some(keys.retention_days).filter(|days| *days > 0),
     }
 }
 

@@ -8,12 +8,18 @@
 
 mod support;
 
+#[path = "embedded/broker.rs"]
+mod broker;
 #[path = "embedded/failures.rs"]
 mod failures;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/rebalance.rs"]
+mod rebalance;
 #[path = "embedded/replay.rs"]
 mod replay;
+#[path = "embedded/storage_alone.rs"]
+mod storage_alone;
 #[path = "embedded/storage_nodes.rs"]
 mod storage_nodes;
 #[path = "embedded/workers.rs"]

@@ -9,11 +9,21 @@
 
 mod support;
 
+#[path = "services/broker.rs"]
+mod broker;
+#[path = "services/disks.rs"]
+mod disks;
 #[path = "services/exactly_once.rs"]
 mod exactly_once;
 #[path = "services/hostile.rs"]
 mod hostile;
+#[path = "services/kafka.rs"]
+mod kafka;
+#[path = "services/rebalance.rs"]
+mod rebalance;
 #[path = "services/long_term.rs"]
 mod long_term;
+#[path = "services/network.rs"]
+mod network;
 #[path = "services/setup.rs"]
 mod setup;

@@ -67,6 +67,33 @@ impl PartitionAudit {
     pub fn is_clean(&self) -> bool {
         self.gaps.is_empty() && self.overlaps.is_empty() && self.unbalanced.is_empty() && !self.rows_differ()
     }
+
+    /// What is wrong, with offsets, in words.
+    pub fn findings(&self) -> Option<String> {
+        /// A broken partition may have thousands; the JSON has them all.
+        const SHOWN_MAX: usize = 4;
+        let list = |what: &str, ranges: &[Range<i64>]| {
+            let shown: Vec<String> =
+                ranges.iter().take(SHOWN_MAX).map(|range| format!("{}..{}", range.start, range.end)).collect();
+            let more = ranges.len().saturating_sub(SHOWN_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            (!ranges.is_empty()).then(|| format!("{what} {}{more}", shown.join(" ")))
+        };
+        let rows_found = self.expected.and_then(|expected| expected.rows_found).filter(|_| self.rows_differ());
+        let found = [
+            list("gap", &self.gaps),
+            list("overlap", &self.overlaps),
+            list("unbalanced", &self.unbalanced),
+            rows_found.map(|found| format!("{found} rows found in the files")),
+        ];
+        let found: Vec<String> = found.into_iter().flatten().collect();
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+
+    /// The partition's name, as people write it.
+    pub fn name(&self) -> String {
+        format!("{}[{}]", self.topic, self.partition)
+    }
 }
 
 /// The balance of all partitions.
@@ -153,15 +180,15 @@ fn balance(partition: &PartitionKey, rows: &[CoverageRow], expected: Option<Expe
 
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.partitions.iter().map(|one| name(one).len()).max().unwrap_or(0).max("partition".len());
+        let width = self.partitions.iter().map(|one| one.name().len()).max().unwrap_or(0).max("partition".len());
         writeln!(
             f,
             "{:width$} {:>14} {:>14} {:>11} {:>10} {:>9} {:>9} {:>14}  findings",
             "partition", "in", "stored", "duplicates", "rejected", "skipped", "absent", "rows"
         )?;
         for one in &self.partitions {
-            line(f, width, &name(one), one.covered, &one.dispositions, one.rows)?;
-            writeln!(f, "  {}", findings(one))?;
+            line(f, width, &one.name(), one.covered, &one.dispositions, one.rows)?;
+            writeln!(f, "  {}", one.findings().unwrap_or("ok".into()))?;
         }
         line(f, width, "total", self.covered, &self.dispositions, self.rows)?;
         let verdict = if self.clean {
@@ -185,30 +212,6 @@ fn line(
     write!(f, "{name:width$} {covered:>14} {stored:>14} {duplicates:>11} {rejected:>10} {skipped:>9} {absent:>9} {rows:>14}")
 }
 
-fn name(one: &PartitionAudit) -> String {
-    format!("{}[{}]", one.topic, one.partition)
-}
-
-fn findings(one: &PartitionAudit) -> String {
-    /// A broken partition may have thousands; the JSON has them all.
-    const SHOWN_MAX: usize = 4;
-    let list = |what: &str, ranges: &[Range<i64>]| {
-        let shown: Vec<String> = ranges.iter().take(SHOWN_MAX).map(|range| format!("{}..{}", range.start, range.end)).collect();
-        let more = ranges.len().saturating_sub(SHOWN_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        (!ranges.is_empty()).then(|| format!("{what} {}{more}", shown.join(" ")))
-    };
-    let rows_found = one.expected.and_then(|expected| expected.rows_found).filter(|_| one.rows_differ());
-    let found = [
-        list("gap", &one.gaps),
-        list("overlap", &one.overlaps),
-        list("unbalanced", &one.unbalanced),
-        rows_found.map(|found| format!("{found} rows found in the files")),
-    ];
-    let found: Vec<String> = found.into_iter().flatten().collect();
-    if found.is_empty() { "ok".into() } else { found.join("; ") }
-}
-
 #[cfg(test)]
 #[allow(clippy::single_range_in_vec_init, reason = "lists of one range of offsets are meant")]
 mod tests {
@@ -223,7 +226,7 @@ mod tests {
 
     fn row(number: i32, range: Range<i64>) -> CoverageRow {
         let dispositions = Dispositions { stored: (range.end - range.start) as u64, ..Dispositions::default() };
-        CoverageRow { partition: partition(number), rows: dispositions.stored, range, dispositions }
+        CoverageRow { partition: partition(number), rows: dispositions.stored, range, dispositions, kafka_time_max_ms: None }
     }
 
     /// (covered ranges, expected range, gaps, overlaps)

@@ -15,30 +15,33 @@ use proptest::prelude::*;
 use ulid::Ulid;
 
 use crate::batch::{Group, Signal};
-use crate::catalog_commit::postgres_catalog::{self, INDEX_CHANNEL, PostgresCatalog};
+use crate::catalog_commit::postgres_catalog::{self, INDEX_CHANNEL, PostgresCatalog, Tls};
 use crate::catalog_commit::sled_catalog::{SledCatalog, State};
-use crate::catalog_commit::{Binding, Catalog, Commit, Committed, Error, FileFilter, FileRow, covered};
+use crate::catalog_commit::{
+    Binding, Catalog, Commit, Committed, CompleteThrough, Error, FileFilter, FileRow, Standing, complete_through, covered,
+};
 use crate::coverage::{Dispositions, PartitionKey, TopicKey};
 use crate::object_upload::Secret;
 use crate::parquet_roll::{CoverageRow, Day};
 
-fn partition(topic: &str, number: i32) -> PartitionKey {
+pub(super) fn partition(topic: &str, number: i32) -> PartitionKey {
     let topic = TopicKey { cluster: "c".into(), name: topic.into(), id: "".into() };
     PartitionKey { topic: Arc::new(topic), partition: number }
 }
 
-fn group(index: &str, signal: Signal) -> Group {
+pub(super) fn group(index: &str, signal: Signal) -> Group {
     Group { index: index.into(), signal }
 }
 
-fn row(partition: &PartitionKey, range: Range<i64>) -> CoverageRow {
+pub(super) fn row(partition: &PartitionKey, range: Range<i64>) -> CoverageRow {
     let length = (range.end - range.start) as u64;
     let dispositions = Dispositions { stored: length - length / 3, duplicates: length / 3, ..Dispositions::default() };
-    CoverageRow { partition: partition.clone(), rows: 5 * dispositions.stored, range, dispositions }
+    let kafka_time_max_ms = Some(10 * range.end);
+    CoverageRow { partition: partition.clone(), rows: 5 * dispositions.stored, range, dispositions, kafka_time_max_ms }
 }
 
 /// A commit of one file per day; ids follow from `number`.
-fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<CoverageRow>) -> Commit {
+pub(super) fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<CoverageRow>) -> Commit {
     let commit_id = Ulid::from_parts(1_000 + number, 0);
     let file = |(position, day): (usize, &i32)| FileRow {
         file: Ulid::from_parts(1_000 + number, 1 + position as u128),
@@ -52,6 +55,7 @@ fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<CoverageRow>) 
         time_min_ns: (*day > 0).then(|| i64::from(*day) * 100),
         time_max_ns: (*day > 0).then(|| i64::from(*day) * 100 + 99),
         schema_hash: "5ca1ab1e".into(),
+        schema_version: 3,
     };
     Commit {
         commit_id,
@@ -62,12 +66,12 @@ fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<CoverageRow>) 
     }
 }
 
-fn ranges(catalog: &dyn Catalog, partition: &PartitionKey) -> Vec<Range<i64>> {
+pub(super) fn ranges(catalog: &dyn Catalog, partition: &PartitionKey) -> Vec<Range<i64>> {
     catalog.coverage().unwrap().get(partition).map_or(vec![], |rows| rows.iter().map(|row| row.range.clone()).collect())
 }
 
 /// The whole suite. `reopen` closes and opens the same catalog; it starts empty.
-fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<dyn Catalog>) {
+pub(super) fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<dyn Catalog>) {
     let catalog = reopen(None);
     commits_are_idempotent_and_whole(&*catalog);
     overlaps_are_refused_and_leave_nothing(&*catalog);
@@ -75,6 +79,8 @@ fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<dyn Catalog>
     index_work_is_queued_with_the_commit(&*catalog);
     topics_keep_their_group(&*catalog);
     invalid_commits_are_refused(&*catalog);
+    commits_given_up_can_never_be_registered(&*catalog);
+    partitions_are_complete_through_their_first_unbroken_run(&*catalog);
     let everything = |catalog: &dyn Catalog| {
         let all = FileFilter::default();
         (
@@ -82,10 +88,12 @@ fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<dyn Catalog>
             catalog.coverage().unwrap(),
             catalog.index_pending(1_000).unwrap(),
             catalog.topics().unwrap(),
+            catalog.retired_files(1_000).unwrap(),
+            catalog.complete_through().unwrap(),
         )
     };
     let before = everything(&*catalog);
-    assert!(!before.0.is_empty() && !before.1.is_empty() && !before.2.is_empty() && !before.3.is_empty());
+    assert!(!before.0.is_empty() && !before.1.is_empty() && !before.2.is_empty() && !before.3.is_empty() && !before.4.is_empty());
     let catalog = reopen(Some(catalog));
     assert_eq!(everything(&*catalog), before, "what was committed survives");
 }
@@ -159,7 +167,16 @@ fn files_are_listed_by_filter(catalog: &dyn Catalog) {
     }
     assert_eq!(paged, all);
     let gone: Vec<Ulid> = all[5..].iter().map(|file| file.file).collect();
-    assert_eq!((catalog.remove_files(&gone).unwrap(), catalog.remove_files(&gone).unwrap()), (2, 0));
+    assert_eq!(catalog.remove_files(&gone).unwrap(), 0, "what is published is not forgotten");
+    assert_eq!((catalog.retire_files(&gone).unwrap(), catalog.retire_files(&gone).unwrap()), (2, 0));
+    assert_eq!(catalog.files(&FileFilter::default()).unwrap(), all[..5]);
+    assert_eq!((catalog.retired_files(9).unwrap(), catalog.retired_files(1).unwrap()), (all[5..].to_vec(), all[5..6].to_vec()));
+    assert_eq!(catalog.restore_files(&all).unwrap(), 0, "retired and published files are known");
+    assert_eq!((catalog.remove_files(&gone[1..]).unwrap(), catalog.remove_files(&gone[1..]).unwrap()), (1, 0));
+    assert_eq!(catalog.retired_files(9).unwrap(), all[5..6]);
+    assert_eq!(catalog.restore_files(&all).unwrap(), 1, "what is forgotten can be published again");
+    assert_eq!(catalog.files(&FileFilter::default()).unwrap(), [&all[..5], &all[6..]].concat());
+    assert_eq!((catalog.retire_files(&gone[1..]).unwrap(), catalog.remove_files(&gone[1..]).unwrap()), (1, 1));
     assert_eq!(catalog.files(&FileFilter::default()).unwrap(), all[..5]);
     assert_eq!(ranges(catalog, &partition("logs", 0)), [0..5], "coverage outlives files");
 }
@@ -188,6 +205,42 @@ fn topics_keep_their_group(catalog: &dyn Catalog) {
     assert_eq!(catalog.topics().unwrap(), BTreeMap::from([(topic.clone(), first)]));
     catalog.rebind_topic(&topic, &second).unwrap();
     assert_eq!(catalog.topics().unwrap(), BTreeMap::from([(topic, second)]));
+}
+
+fn commits_given_up_can_never_be_registered(catalog: &dyn Catalog) {
+    let (partition, traces) = (partition("given-up", 0), group("orders", Signal::Traces));
+    let given_up = commit(300, &traces, &[1], vec![row(&partition, 0..10)]);
+    assert_eq!(catalog.standing(given_up.commit_id).unwrap(), Standing::Unknown);
+    for _ in 0..2 {
+        assert_eq!(catalog.abandon(given_up.commit_id, &traces, "node-1").unwrap(), Standing::Abandoned);
+    }
+    assert_eq!(catalog.standing(given_up.commit_id).unwrap(), Standing::Abandoned);
+    let refused = catalog.commit(&given_up);
+    assert!(matches!(&refused, Err(error @ Error::Abandoned { .. }) if error.is_about_the_commit() && !error.is_retriable()));
+    assert_eq!(ranges(catalog, &partition), []);
+    // Its offsets are free, and what is registered stays.
+    let other = commit(301, &traces, &[1], vec![row(&partition, 0..10)]);
+    assert_eq!(catalog.commit(&other).unwrap(), Committed::New);
+    assert_eq!(catalog.abandon(other.commit_id, &traces, "node-1").unwrap(), Standing::Registered);
+    assert_eq!((ranges(catalog, &partition), catalog.commit(&other).unwrap()), (vec![0..10], Committed::AlreadyCommitted));
+}
+
+fn partitions_are_complete_through_their_first_unbroken_run(catalog: &dyn Catalog) {
+    let (partition, logs) = (partition("complete", 7), group("orders", Signal::Logs));
+    let complete = |catalog: &dyn Catalog| catalog.complete_through().unwrap().get(&partition).copied();
+    let through = |start, offset, time| Some(CompleteThrough { start, offset, kafka_time_max_ms: time });
+    assert_eq!(complete(catalog), None);
+    catalog.commit(&commit(310, &logs, &[1], vec![row(&partition, 20..30)])).unwrap();
+    assert_eq!(complete(catalog), through(20, 30, Some(300)));
+    // Behind a hole nothing counts, whatever its time.
+    catalog.commit(&commit(311, &logs, &[1], vec![row(&partition, 35..40)])).unwrap();
+    assert_eq!(complete(catalog), through(20, 30, Some(300)));
+    let untimed = CoverageRow { kafka_time_max_ms: None, ..row(&partition, 30..35) };
+    catalog.commit(&commit(312, &logs, &[], vec![untimed])).unwrap();
+    assert_eq!(complete(catalog), through(20, 40, Some(400)));
+    catalog.commit(&commit(313, &logs, &[], vec![CoverageRow { kafka_time_max_ms: None, ..row(&partition, 0..9) }])).unwrap();
+    assert_eq!(complete(catalog), through(0, 9, None));
+    assert_eq!(catalog.complete_through().unwrap(), complete_through(&catalog.coverage().unwrap()));
 }
 
 fn invalid_commits_are_refused(catalog: &dyn Catalog) {
@@ -319,7 +372,10 @@ fn sled_in_use_damaged_or_of_another_version_says_so() {
     }
     std::fs::write(path("file"), b"not a folder").unwrap();
     let error = SledCatalog::open(&path("file")).err().expect("no folder");
-    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("rebuild it from the object store"), "{error}");
+    assert!(
+        matches!(&error, Error::Damaged { .. }) && error.to_string().contains("`openwit-ingest janitor` moves it aside"),
+        "{error}"
+    );
     assert!(matches!(SledCatalog::open(&path("newer")), Err(Error::Version { .. })));
 }
 
@@ -363,25 +419,28 @@ fn sled_that_lost_entries_is_never_taken_for_a_clean_catalog() {
 static SCHEMAS: AtomicU32 = AtomicU32::new(0);
 
 /// A schema of its own in the test database, dropped at the end.
-struct TestSchema {
-    config: postgres_catalog::Config,
+pub(super) struct TestSchema {
+    pub(super) config: postgres_catalog::Config,
 }
 
 impl TestSchema {
     /// `None` where there is no database, after saying so.
-    fn new() -> Option<TestSchema> {
+    pub(super) fn new() -> Option<TestSchema> {
         let Ok(url) = std::env::var("OPENWIT_TEST_POSTGRES") else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "OPENWIT_TEST_POSTGRES must be set under CI");
             eprintln!("\n*** NOT RUN: set OPENWIT_TEST_POSTGRES=postgres://.. to test the PostgreSQL catalog ***\n");
             return None;
         };
         let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
-        let config =
-            postgres_catalog::Config { url: Secret::new(url), schema: format!("openwit_test_{}_{number}", std::process::id()) };
+        let config = postgres_catalog::Config {
+            url: Secret::new(url),
+            schema: format!("openwit_test_{}_{number}", std::process::id()),
+            tls: Tls::default(),
+        };
         Some(TestSchema { config })
     }
 
-    fn open(&self) -> PostgresCatalog {
+    pub(super) fn open(&self) -> PostgresCatalog {
         PostgresCatalog::open(&self.config).unwrap()
     }
 
@@ -391,7 +450,7 @@ impl TestSchema {
         self.client().query_one(cut, &[&self.config.schema]).unwrap().get(0)
     }
 
-    fn client(&self) -> postgres::Client {
+    pub(super) fn client(&self) -> postgres::Client {
         let mut client = postgres::Client::connect(self.config.url.reveal(), postgres::NoTls).unwrap();
         client.batch_execute(&format!("SET search_path = {}", self.config.schema)).unwrap();
         client
@@ -523,7 +582,7 @@ fn postgres_connections_cut_by_the_server_are_opened_again() {
 #[test]
 fn postgres_refuses_bad_settings_and_newer_tables_without_showing_the_password() {
     let bad = |url: &str, schema: &str| {
-        let config = postgres_catalog::Config { url: Secret::new(url), schema: schema.into() };
+        let config = postgres_catalog::Config { url: Secret::new(url), schema: schema.into(), tls: Tls::default() };
         let shown = format!("{config:?}");
         let error = PostgresCatalog::open(&config).err().expect("refused");
         assert!(!format!("{shown} {error:?} {error}").contains("hunter2"), "{error:?}");

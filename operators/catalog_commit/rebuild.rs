@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! object        commit in catalog?   its coverage       then
-//! complete      no                   free               registered
-//! complete      no                   all covered        superseded: rows of an abandoned commit, stored again elsewhere; remove
-//! complete      no                   partly covered     conflicting: needs a person, since rows may be doubled or lost
-//! complete      yes                  -                  nothing; a file without a row is unreferenced: left by retention; remove
-//! incomplete    -                    -                  nothing: the upload is under way or died; its rows are in a write-ahead log
+//! any           registered           covered            a file without a row is restored; else nothing
+//! any           registered           not covered        damaged: the catalog lost entries
+//! any           abandoned            -                  abandoned: given up by the janitor; remove
+//! complete      unknown              free               registered
+//! complete      unknown              all covered        superseded: rows of an abandoned commit, stored again elsewhere; remove
+//! complete      unknown              partly covered     conflicting: needs a person, since rows may be doubled or lost
+//! incomplete    unknown              -                  nothing: the upload is under way or died; its rows are in a write-ahead log
 //! ```
 //! A commit is complete when its last file is there, since that is uploaded after all others. Everything is idempotent, and safe
-//! beside running nodes: who comes second, node or rebuild, finds the commit by its id or is refused as overlapping.
+//! beside running nodes: who comes second, node or rebuild, finds the commit by its id or is refused as overlapping. What may be removed
+//! is removed by `janitor`, not here.
 //!
 //! What cannot come back: coverage of commits all of whose files retention has removed. Those offsets show as a gap at the start of
 //! their partitions only if the broker still has them.
@@ -23,16 +26,17 @@ use opendal::{ErrorKind, Operator};
 use parquet::file::metadata::ParquetMetaDataReader;
 use serde::Serialize;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::catalog_commit::{self, Catalog, Commit, Committed, FileFilter, FileRow, covered};
+use crate::catalog_commit::{self, Catalog, Commit, Committed, FileFilter, FileRow, Standing, covered};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
-use crate::parquet_roll::footer::{self, CommitNote, FileNote};
-use crate::parquet_roll::{CoverageRow, Day};
+use crate::parquet_roll::CoverageRow;
+use crate::parquet_roll::footer::{self, CommitNote, FileNote, ulid_text};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Read at once from the end of a file: holds the footers of most.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -43,29 +47,115 @@ const CONCURRENT: usize = 16;
 /// Files asked of the catalog at once.
 const PAGE_FILES: usize = 10_000;
 
+/// Which objects are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// All: after a catalog was lost, or is not trusted.
+    Everything,
+    /// Those that the catalog does not know: what a pass beside running nodes costs is one listing.
+    Unknown,
+}
+
+/// How to go about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which objects are read.
+    pub depth: Depth,
+    /// Change nothing; the report says what would be.
+    pub is_rehearsal: bool,
+}
+
+/// Ends work between two requests.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    receiver: watch::Receiver<bool>,
+    /// Of a `Stop` that never comes.
+    _never: Option<Arc<watch::Sender<bool>>>,
+}
+
+impl Stop {
+    /// One that comes when the sender says so, or is dropped.
+    pub fn pair() -> (watch::Sender<bool>, Stop) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Stop { receiver, _never: None })
+    }
+
+    /// One that never comes.
+    pub fn never() -> Stop {
+        let (sender, receiver) = watch::channel(false);
+        Stop { receiver, _never: Some(Arc::new(sender)) }
+    }
+
+    /// Waits for it.
+    pub async fn came(&self) {
+        // A sender that is gone has said so, too.
+        let _ = self.receiver.clone().wait_for(|stopped| *stopped).await;
+    }
+
+    /// Runs a request to the object store, unless the stop comes first.
+    pub(super) fn or<T>(&self, runtime: &Handle, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.came() => Err(Error::Stopped),
+                done = request => done,
+            }
+        })
+    }
+}
+
+/// Objects of a commit that is not in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// The commit.
+    #[serde(with = "ulid_text")]
+    pub commit_id: Ulid,
+    /// The group of its rows.
+    pub group: Group,
+    /// The node that wrote it.
+    pub node: Arc<str>,
+    /// Its objects that are there.
+    pub paths: Vec<String>,
+    /// When the youngest of them was written, in Unix milliseconds by the store's clock.
+    pub modified_ms: u64,
+}
+
 /// What was found and done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Objects seen that look like ours.
+    /// Objects below the prefix that look like ours.
     pub objects: u64,
     /// Commits registered now.
     pub registered: u64,
-    /// Commits that were registered already.
+    /// Commits among the objects read that were registered already.
     pub known: u64,
-    /// Commits whose last file is missing: being uploaded, or never finished. Their objects.
-    pub incomplete: Vec<String>,
-    /// Objects of commits whose offsets are all covered by others: their rows are stored elsewhere. May be removed.
-    pub superseded: Vec<String>,
+    /// Files whose rows the catalog had lost: registered again.
+    pub restored: Vec<String>,
+    /// Commits whose last file is missing: being uploaded, or never finished.
+    pub incomplete: Vec<Leftover>,
+    /// Commits whose offsets are all covered by others: their rows are stored elsewhere.
+    pub superseded: Vec<Leftover>,
+    /// Commits that were given up and whose objects are not gone yet.
+    pub abandoned: Vec<Leftover>,
     /// Commits that overlap others in part, with what the catalog said. Nothing was done.
     pub conflicting: Vec<String>,
-    /// Objects of known commits that retention has taken out of the catalog. May be removed.
-    pub unreferenced: Vec<String>,
+    /// What the catalog lost of registered commits and cannot be put back one by one: it has to be rebuilt from nothing.
+    pub damaged: Vec<String>,
     /// Objects that could not be read as ours, with the reason.
     pub unreadable: Vec<String>,
     /// Files of complete commits without an object: removed by retention, or lost.
     pub absent: Vec<String>,
     /// Rows of the catalog whose object is gone.
     pub missing_objects: Vec<String>,
+}
+
+impl Report {
+    /// What needs a person, in words.
+    pub fn findings(&self) -> impl Iterator<Item = String> + '_ {
+        let missing = self.missing_objects.iter().map(|path| format!("missing in the object store: {path}"));
+        let unreadable = self.unreadable.iter().map(|object| format!("not readable: {object}"));
+        self.conflicting.iter().chain(&self.damaged).cloned().chain(unreadable).chain(missing)
+    }
 }
 
 /// Why the work could not be finished.
@@ -81,6 +171,9 @@ pub enum Error {
         /// Why it failed.
         source: Box<opendal::Error>,
     },
+    /// It was stopped; the next pass begins anew.
+    #[error("stopped before it was done")]
+    Stopped,
     /// The catalog refused or cannot be reached.
     #[error(transparent)]
     Catalog(#[from] catalog_commit::Error),
@@ -91,67 +184,130 @@ struct Found {
     note: CommitNote,
     paths: Vec<String>,
     files: Vec<FileRow>,
+    modified_ms: u64,
+}
+
+impl Found {
+    fn leftover(self) -> Leftover {
+        let Found { note, paths, modified_ms, .. } = self;
+        Leftover { commit_id: note.commit_id, group: note.group, node: note.node, paths, modified_ms }
+    }
 }
 
 enum Object {
-    File { note: CommitNote, row: Box<FileRow> },
-    Coverage { note: CommitNote, path: String },
+    File { note: CommitNote, row: Box<FileRow>, modified_ms: u64 },
+    Coverage { note: CommitNote, path: String, modified_ms: u64 },
     Unreadable(String),
     Gone,
 }
 
-/// Registers every complete commit below `prefix` that the catalog lacks, and reports what does not fit.
+/// Registers every complete commit below `prefix` that the catalog lacks, reading all footers, and reports what does not fit.
+pub fn rebuild_from_footers(operator: &Operator, prefix: &str, catalog: &dyn Catalog, runtime: &Handle) -> Result<Report, Error> {
+    let options = Options { depth: Depth::Everything, is_rehearsal: false };
+    reconcile(operator, prefix, catalog, runtime, options, &Stop::never())
+}
+
+/// Brings catalog and object store together as far as that is safe, and reports the rest.
 ///
 /// Synchronous, as the catalog is; reads run on `runtime`, of which the caller must not be a part. A store of a million files needs
 /// about a gigabyte of memory here.
-pub fn rebuild_from_footers(operator: &Operator, prefix: &str, catalog: &dyn Catalog, runtime: &Handle) -> Result<Report, Error> {
+pub fn reconcile(
+    operator: &Operator,
+    prefix: &str,
+    catalog: &dyn Catalog,
+    runtime: &Handle,
+    options: Options,
+    stop: &Stop,
+) -> Result<Report, Error> {
     let mut report = Report::default();
-    let found = runtime.block_on(scan(operator, prefix, &mut report))?;
-    let seen: BTreeSet<Ulid> = found.values().flat_map(|found| &found.files).map(|file| file.file).collect();
-    let mut settling =
-        Settling { catalog, known_files: known_files(catalog)?, seen, offsets: None, groups: BTreeMap::new(), report };
+    let known_files = known_files(catalog)?;
+    let listed = stop.or(runtime, list(operator, prefix))?;
+    let listed_files: BTreeSet<Ulid> = listed.iter().map(|(id, _)| *id).collect();
+    report.objects = listed.len() as u64;
+    let mut unread = Vec::new();
+    for (id, path) in listed {
+        let is_known = options.depth == Depth::Unknown
+            && (known_files.contains(&id) || (path.ends_with(".json") && catalog.standing(id)? == Standing::Registered));
+        if !is_known {
+            unread.push(path);
+        }
+    }
+    let found = stop.or(runtime, read(operator, unread, &mut report))?;
+    let read_files = found.values().flat_map(|found| &found.files).map(|file| file.file);
+    let seen: BTreeSet<Ulid> = match options.depth {
+        Depth::Everything => read_files.collect(),
+        Depth::Unknown => read_files.chain(known_files.intersection(&listed_files).copied()).collect(),
+    };
+    let groups = BTreeMap::new();
+    let mut settling = Settling { catalog, options, known_files, seen, offsets: None, groups, lost: vec![], report };
     // By id, so by time: a topic that moved is bound to the group of its latest commit.
     for (commit_id, found) in found {
         settling.settle(commit_id, found)?;
     }
     settling.bind_topics()?;
-    let Settling { mut report, seen, .. } = settling;
-    report.missing_objects = missing_objects(operator, catalog, runtime, &seen)?;
+    let Settling { mut report, lost, .. } = settling;
+    report.restored = restore(operator, catalog, runtime, lost, options, stop)?;
+    report.missing_objects = missing_objects(operator, catalog, runtime, &listed_files, stop)?;
     Ok(report)
 }
 
 /// Decides, commit by commit.
 struct Settling<'a> {
     catalog: &'a dyn Catalog,
-    /// Files the catalog had before.
+    options: Options,
+    /// Files the catalog had before, retired ones among them.
     known_files: BTreeSet<Ulid>,
-    /// Files that lie in the object store.
+    /// Files that lie in the object store and are ours.
     seen: BTreeSet<Ulid>,
     /// What the catalog covers; read when first needed.
     offsets: Option<BTreeMap<PartitionKey, OffsetSet>>,
     groups: BTreeMap<Arc<TopicKey>, Group>,
+    /// Files of registered commits that had no row.
+    lost: Vec<FileRow>,
     report: Report,
 }
 
 impl Settling<'_> {
     fn settle(&mut self, commit_id: Ulid, found: Found) -> Result<(), Error> {
-        let Found { note, paths, files } = found;
-        if note.files.last().is_some_and(|last| !self.seen.contains(last)) {
-            self.report.incomplete.extend(paths);
+        match self.catalog.standing(commit_id)? {
+            Standing::Registered => self.settle_registered(commit_id, found),
+            Standing::Abandoned => {
+                self.report.abandoned.push(found.leftover());
+                Ok(())
+            }
+            Standing::Unknown if found.note.files.last().is_some_and(|last| !self.seen.contains(last)) => {
+                self.report.incomplete.push(found.leftover());
+                Ok(())
+            }
+            Standing::Unknown => self.settle_unknown(commit_id, found),
+        }
+    }
+
+    fn settle_registered(&mut self, commit_id: Ulid, found: Found) -> Result<(), Error> {
+        self.report.known += 1;
+        self.note_absent(&found.note);
+        if !self.is_covered(&found.note.coverage)? {
+            self.report.damaged.push(format!("commit {commit_id} is in the catalog, and its offsets are not covered"));
+        }
+        self.note_groups(&found.note.coverage, &found.note.group);
+        self.lost.extend(found.files.into_iter().filter(|file| !self.known_files.contains(&file.file)));
+        Ok(())
+    }
+
+    fn settle_unknown(&mut self, commit_id: Ulid, found: Found) -> Result<(), Error> {
+        let Found { note, files, .. } = &found;
+        if let Some(file) = files.iter().find(|file| self.known_files.contains(&file.file)) {
+            self.report.damaged.push(format!("file {} is in the catalog, and its commit {commit_id} is not", file.path));
             return Ok(());
         }
-        let absent = note.files.iter().filter(|file| !self.seen.contains(file));
-        self.report.absent.extend(absent.map(|file| file.to_string()));
-        let commit = Commit { commit_id, group: note.group, node: note.node, files, coverage: note.coverage };
-        match self.catalog.commit(&commit) {
+        let (group, node) = (note.group.clone(), note.node.clone());
+        let commit = Commit { commit_id, group, node, files: files.clone(), coverage: note.coverage.clone() };
+        match self.register(&commit) {
             Ok(Committed::New) => self.report.registered += 1,
-            Ok(Committed::AlreadyCommitted) => {
-                self.report.known += 1;
-                let unreferenced = commit.files.iter().filter(|file| !self.known_files.contains(&file.file));
-                self.report.unreferenced.extend(unreferenced.map(|file| file.path.clone()));
-            }
-            Err(catalog_commit::Error::Overlap { .. }) if self.is_covered(&commit)? => {
-                self.report.superseded.extend(paths);
+            // By its node, since it was looked for.
+            Ok(Committed::AlreadyCommitted) => self.report.known += 1,
+            Err(catalog_commit::Error::Overlap { .. }) if self.is_covered(&commit.coverage)? => {
+                self.report.superseded.push(found.leftover());
                 return Ok(());
             }
             Err(error) if error.is_about_the_commit() => {
@@ -160,28 +316,72 @@ impl Settling<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        for row in &commit.coverage {
-            self.groups.insert(row.partition.topic.clone(), commit.group.clone());
-            if let Some(offsets) = &mut self.offsets {
+        self.note_absent(note);
+        self.note_groups(&commit.coverage, &commit.group);
+        if let Some(offsets) = &mut self.offsets {
+            for row in &commit.coverage {
                 offsets.entry(row.partition.clone()).or_default().insert(row.range.clone());
             }
         }
         Ok(())
     }
 
-    fn is_covered(&mut self, commit: &Commit) -> Result<bool, Error> {
+    /// Registers a commit, or says what the catalog would.
+    fn register(&mut self, commit: &Commit) -> Result<Committed, catalog_commit::Error> {
+        if !self.options.is_rehearsal {
+            return self.catalog.commit(commit);
+        }
+        commit.check()?;
+        let offsets = self.offsets()?;
+        for row in &commit.coverage {
+            let Some(known) = offsets.get(&row.partition).filter(|known| known.overlaps(&row.range)) else { continue };
+            let known = known.ranges().find(|known| known.end > row.range.start).unwrap_or(row.range.clone());
+            let (commit_id, partition) = (commit.commit_id.to_string(), row.partition.clone());
+            return Err(catalog_commit::Error::Overlap { commit_id, partition, wanted: row.range.clone(), known });
+        }
+        Ok(Committed::New)
+    }
+
+    fn offsets(&mut self) -> Result<&BTreeMap<PartitionKey, OffsetSet>, catalog_commit::Error> {
         let offsets = match self.offsets.take() {
             Some(offsets) => offsets,
             None => covered(&self.catalog.coverage()?),
         };
-        let offsets = self.offsets.insert(offsets);
-        let known =
-            |row: &CoverageRow| offsets.get(&row.partition).is_some_and(|known| known.missing_in(row.range.clone()).is_empty());
-        Ok(commit.coverage.iter().all(known))
+        Ok(self.offsets.insert(offsets))
+    }
+
+    fn is_covered(&mut self, coverage: &[CoverageRow]) -> Result<bool, Error> {
+        fn all(offsets: &BTreeMap<PartitionKey, OffsetSet>, coverage: &[CoverageRow]) -> bool {
+            let missing = |row: &CoverageRow| offsets.get(&row.partition).map(|known| known.missing_in(row.range.clone()));
+            coverage.iter().all(|row| missing(row).is_some_and(|missing| missing.is_empty()))
+        }
+        if all(self.offsets()?, coverage) {
+            return Ok(true);
+        }
+        if self.options.is_rehearsal {
+            return Ok(false);
+        }
+        // Nodes have gone on committing since it was read.
+        self.offsets = None;
+        Ok(all(self.offsets()?, coverage))
+    }
+
+    fn note_absent(&mut self, note: &CommitNote) {
+        let absent = note.files.iter().filter(|file| !self.seen.contains(file));
+        self.report.absent.extend(absent.map(|file| file.to_string()));
+    }
+
+    fn note_groups(&mut self, coverage: &[CoverageRow], group: &Group) {
+        for row in coverage {
+            self.groups.insert(row.partition.topic.clone(), group.clone());
+        }
     }
 
     /// Topics that the catalog already knows keep their group.
     fn bind_topics(&self) -> Result<(), Error> {
+        if self.options.is_rehearsal {
+            return Ok(());
+        }
         let known = self.catalog.topics()?;
         for (topic, group) in self.groups.iter().filter(|(topic, _)| !known.contains_key(&***topic)) {
             self.catalog.rebind_topic(topic, group)?;
@@ -200,8 +400,10 @@ fn pages(catalog: &dyn Catalog, mut visit: impl FnMut(Vec<FileRow>) -> Result<()
     }
 }
 
+/// All files that have a row. Retention removes a row only after the object, so an object without a row was never taken out on purpose.
 fn known_files(catalog: &dyn Catalog) -> Result<BTreeSet<Ulid>, Error> {
-    let mut known = BTreeSet::new();
+    let retired = catalog.retired_files(usize::MAX)?;
+    let mut known: BTreeSet<Ulid> = retired.into_iter().map(|file| file.file).collect();
     pages(catalog, |page| {
         known.extend(page.into_iter().map(|file| file.file));
         Ok(())
@@ -209,56 +411,106 @@ fn known_files(catalog: &dyn Catalog) -> Result<BTreeSet<Ulid>, Error> {
     Ok(known)
 }
 
-/// Rows whose file was not seen are asked for once more: nodes have gone on committing since the listing.
+/// Puts the rows of files back that a registered commit names and the catalog lost. Both are looked at once more, first the row, then the
+/// object: nodes have gone on since the listing, and retention removes in the other order.
+fn restore(
+    operator: &Operator,
+    catalog: &dyn Catalog,
+    runtime: &Handle,
+    mut lost: Vec<FileRow>,
+    options: Options,
+    stop: &Stop,
+) -> Result<Vec<String>, Error> {
+    if lost.is_empty() {
+        return Ok(vec![]);
+    }
+    let known = known_files(catalog)?;
+    lost.retain(|file| !known.contains(&file.file));
+    let mut restored = Vec::new();
+    for file in lost {
+        if !exists(operator, runtime, &file.path, stop)? {
+            continue;
+        }
+        if !options.is_rehearsal {
+            catalog.restore_files(std::slice::from_ref(&file))?;
+        }
+        restored.push(file.path);
+    }
+    Ok(restored)
+}
+
+fn exists(operator: &Operator, runtime: &Handle, path: &str, stop: &Stop) -> Result<bool, Error> {
+    let failed = |source| Error::Object { doing: "look for", path: path.to_owned(), source: Box::new(source) };
+    stop.or(runtime, async { operator.exists(path).await.map_err(failed) })
+}
+
+/// Rows whose file was not listed are asked for once more: nodes have gone on committing since. And what is not there then has its row
+/// asked for once more: retention has gone on, too.
 fn missing_objects(
     operator: &Operator,
     catalog: &dyn Catalog,
     runtime: &Handle,
-    seen: &BTreeSet<Ulid>,
+    listed: &BTreeSet<Ulid>,
+    stop: &Stop,
 ) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     pages(catalog, |page| {
-        for file in page.into_iter().filter(|file| !seen.contains(&file.file)) {
-            let exists = runtime.block_on(operator.exists(&file.path));
-            if !exists.map_err(|source| Error::Object { doing: "look for", path: file.path.clone(), source: Box::new(source) })? {
-                missing.push(file.path);
+        for file in page.into_iter().filter(|file| !listed.contains(&file.file)) {
+            if !exists(operator, runtime, &file.path, stop)? {
+                missing.push(file);
             }
         }
         Ok(())
     })?;
-    Ok(missing)
+    if missing.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut published = BTreeSet::new();
+    pages(catalog, |page| {
+        published.extend(page.into_iter().map(|file| file.file));
+        Ok(())
+    })?;
+    Ok(missing.into_iter().filter(|file| published.contains(&file.file)).map(|file| file.path).collect())
 }
 
-async fn scan(operator: &Operator, prefix: &str, report: &mut Report) -> Result<BTreeMap<Ulid, Found>, Error> {
+/// Objects that look like ours: the id in their name, and their path.
+async fn list(operator: &Operator, prefix: &str) -> Result<Vec<(Ulid, String)>, Error> {
     let prefix = prefix.trim_matches('/');
     let folder = if prefix.is_empty() { "/".to_string() } else { format!("{prefix}/") };
-    let list = |source| Error::Object { doing: "list", path: folder.clone(), source: Box::new(source) };
-    let lister = operator.lister_with(&folder).recursive(true).await.map_err(list)?;
-    let ours = lister.try_filter(|entry| {
+    let failed = |source| Error::Object { doing: "list", path: folder.clone(), source: Box::new(source) };
+    let mut lister = operator.lister_with(&folder).recursive(true).await.map_err(failed)?;
+    let mut listed = Vec::new();
+    while let Some(entry) = lister.try_next().await.map_err(failed)? {
         let name = entry.name();
         let stem = name.strip_suffix(".parquet").or_else(|| name.strip_suffix(".json"));
-        std::future::ready(entry.metadata().is_file() && stem.is_some_and(|stem| Ulid::from_string(stem).is_ok()))
-    });
-    let looks = ours.map(|entry| async {
-        let path = entry.map_err(list)?.path().to_string();
-        look(operator, path).await
-    });
+        let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
+        if let Some(id) = id.filter(|_| entry.metadata().is_file()) {
+            listed.push((id, entry.path().to_string()));
+        }
+    }
+    Ok(listed)
+}
+
+/// What objects say about themselves, by commit.
+async fn read(operator: &Operator, paths: Vec<String>, report: &mut Report) -> Result<BTreeMap<Ulid, Found>, Error> {
+    let looks = futures::stream::iter(paths).map(|path| look(operator, path));
     let mut looks = std::pin::pin!(looks.buffer_unordered(CONCURRENT));
     let mut found: BTreeMap<Ulid, Found> = BTreeMap::new();
     while let Some(object) = looks.try_next().await? {
-        let (note, path, file) = match object {
-            Object::File { note, row } => (note, row.path.clone(), Some(*row)),
-            Object::Coverage { note, path } => (note, path, None),
+        let (note, path, file, modified_ms) = match object {
+            Object::File { note, row, modified_ms } => (note, row.path.clone(), Some(*row), modified_ms),
+            Object::Coverage { note, path, modified_ms } => (note, path, None, modified_ms),
             Object::Unreadable(reason) => {
                 report.unreadable.push(reason);
                 continue;
             }
             Object::Gone => continue,
         };
-        report.objects += 1;
-        let commit = found.entry(note.commit_id).or_insert_with(|| Found { note, paths: vec![], files: vec![] });
+        let commit = found.entry(note.commit_id);
+        let commit = commit.or_insert_with(|| Found { note, paths: vec![], files: vec![], modified_ms: 0 });
         commit.paths.push(path);
         commit.files.extend(file);
+        commit.modified_ms = commit.modified_ms.max(modified_ms);
     }
     for commit in found.values_mut() {
         // The order of the answers is nobody's.
@@ -298,7 +550,8 @@ fn content(detail: impl std::fmt::Display) -> Trouble {
 }
 
 async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Trouble> {
-    if operator.stat(path).await?.content_length() > FOOTER_BYTES_MAX {
+    let metadata = operator.stat(path).await?;
+    if metadata.content_length() > FOOTER_BYTES_MAX {
         return Err(content("too large for a commit's coverage"));
     }
     let json = operator.read(path).await?.to_bytes();
@@ -306,22 +559,31 @@ async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Tro
     if !note.files.is_empty() {
         return Err(content("a commit with files needs no object for its coverage"));
     }
-    Ok(Object::Coverage { note, path: path.to_string() })
+    let modified_ms = modified_ms(&metadata, note.commit_id);
+    Ok(Object::Coverage { note, path: path.to_string(), modified_ms })
 }
 
 async fn look_at_file(operator: &Operator, path: &str) -> Result<Object, Trouble> {
-    let bytes = operator.stat(path).await?.content_length();
+    let object = operator.stat(path).await?;
+    let bytes = object.content_length();
     let metadata = ParquetMetaDataReader::decode_metadata(&footer_bytes(operator, path, bytes).await?).map_err(content)?;
     let (note, file) = footer::read(&metadata).map_err(content)?;
-    let FileNote { file, day, time_min_ns, time_max_ns, schema_hash } = file;
+    let FileNote { file, day, time_min_ns, time_max_ns, schema_hash, schema_version } = file;
     if !note.files.contains(&file) || !path.ends_with(&format!("/{}.parquet", file.to_string())) {
         return Err(content("the footer is that of another file"));
     }
     let rows = u64::try_from(metadata.file_metadata().num_rows()).map_err(content)?;
     let (commit_id, group, node) = (note.commit_id, note.group.clone(), note.node.clone());
+    let (path, modified_ms) = (path.to_string(), modified_ms(&object, file));
     let row =
-        FileRow { file, commit_id, group, node, path: path.to_string(), day, rows, bytes, time_min_ns, time_max_ns, schema_hash };
-    Ok(Object::File { note, row: Box::new(row) })
+        FileRow { file, commit_id, group, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash, schema_version };
+    Ok(Object::File { note, row: Box::new(row), modified_ms })
+}
+
+/// When an object was written. A store that does not tell leaves the time at which its file was begun.
+fn modified_ms(metadata: &opendal::Metadata, id: Ulid) -> u64 {
+    let told = metadata.last_modified().map(|time| time.into_inner().as_millisecond());
+    told.and_then(|time_ms| u64::try_from(time_ms).ok()).unwrap_or(id.timestamp_ms())
 }
 
 /// The Thrift bytes in front of the last eight: four of length, and the magic.
@@ -338,25 +600,5 @@ async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Byt
     match end.checked_sub(length as usize) {
         Some(start) => Ok(tail.slice(start..end)),
         None => Ok(operator.read_with(path).range(bytes - 8 - length..bytes - 8).await?.to_bytes()),
-    }
-}
-
-/// Retention: takes files all of whose rows are of days before `before` out of the catalog, then removes their objects. In this order
-/// a reader never meets a row without its object; what a crash leaves behind, a rebuild reports as unreferenced.
-pub fn expire(operator: &Operator, catalog: &dyn Catalog, runtime: &Handle, group: &Group, before: Day) -> Result<u64, Error> {
-    let mut filter =
-        FileFilter { group: Some(group.clone()), before: Some(before), limit: Some(PAGE_FILES), ..FileFilter::default() };
-    let mut expired = 0;
-    loop {
-        let page = catalog.files(&filter)?;
-        let Some(last) = page.last() else { return Ok(expired) };
-        filter.after = Some(last.file);
-        // Undated rows have no age.
-        let old: Vec<FileRow> = page.into_iter().filter(|file| file.day != Day::UNDATED).collect();
-        expired += catalog.remove_files(&old.iter().map(|file| file.file).collect::<Vec<_>>())?;
-        for file in old {
-            let removed = runtime.block_on(operator.delete(&file.path));
-            removed.map_err(|source| Error::Object { doing: "remove", path: file.path, source: Box::new(source) })?;
-        }
     }
 }

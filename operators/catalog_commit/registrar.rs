@@ -1,6 +1,7 @@
 //! The catalog's thread: the one place of a process that talks to it.
 //!
-//! Commits are tried until they succeed or are refused; what is refused keeps the frontier where it is.
+//! Commits are tried until they succeed or are refused. One that another node has forestalled is given up, with all later ones of its
+//! group that may rest on it (`refusals`); any other refusal is a fault and keeps the frontier where it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::refusals::Refusals;
 use super::{Catalog, Commit, Error, NAME, covered};
 use crate::clock::{Clock, SystemClock};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
@@ -41,12 +43,34 @@ pub enum Request {
 pub enum Answer {
     /// The commit is registered.
     Committed,
+    /// The commit will never be registered.
+    Refused(Refused),
     /// The offsets covered.
     Covered(OffsetSet),
     /// Index work was announced.
     Announced,
     /// It cannot be had; why.
     Failed(String),
+}
+
+/// Why a commit is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Another node covered some of its offsets first. Coverage never shrinks: nobody can ever register this commit.
+    Overlap,
+    /// An earlier commit of its group was refused, on which its deliveries may rest.
+    Predecessor,
+}
+
+/// A commit that is given up.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The commit.
+    pub commit: Arc<ClosedCommit>,
+    /// Why.
+    pub cause: Cause,
+    /// What the catalog covers, read after an overlap; empty otherwise.
+    pub covered: BTreeMap<PartitionKey, OffsetSet>,
 }
 
 /// The way to the catalog's thread.
@@ -57,6 +81,8 @@ pub type Registrar = Desk<Request, Answer>;
 pub struct Stats {
     /// Commits registered.
     pub commits: AtomicU64,
+    /// Commits given up because another node was first with some of their offsets, or with those of an earlier one.
+    pub refused: AtomicU64,
     /// Files registered.
     pub files: AtomicU64,
     /// Their rows.
@@ -87,7 +113,7 @@ impl Stats {
 
 /// Starts the thread that owns `catalog`.
 pub fn open(
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     index: index_trigger::Config,
     health: Health,
     stats: Arc<Stats>,
@@ -102,12 +128,13 @@ pub fn open(
         coverage: BTreeMap::new(),
         coverage_read_ms: None,
         bound: BTreeSet::new(),
+        refusals: Refusals::default(),
     };
     Desk::open(NAME, on_panic, move |requests| clerk.serve(&requests))
 }
 
 struct Clerk {
-    catalog: Box<dyn Catalog>,
+    catalog: Arc<dyn Catalog>,
     health: Health,
     stats: Arc<Stats>,
     clock: SystemClock,
@@ -116,6 +143,7 @@ struct Clerk {
     coverage_read_ms: Option<u64>,
     /// Topics whose group the catalog has.
     bound: BTreeSet<Arc<TopicKey>>,
+    refusals: Refusals,
 }
 
 impl Clerk {
@@ -130,17 +158,19 @@ impl Clerk {
         }
     }
 
-    fn commit(&mut self, closed: &ClosedCommit) -> Answer {
+    fn commit(&mut self, closed: &Arc<ClosedCommit>) -> Answer {
+        if !self.refusals.admits(closed) {
+            return self.refuse(closed, Cause::Predecessor, "an earlier commit of its group was refused");
+        }
         let commit = Commit::of(closed);
         self.bind_topics(&commit);
-        if let Err(error) = self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
-            let message = format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error));
-            // Overlap: another node covered some of these offsets first. A new start reads what is covered and drops those rows.
-            match error {
-                Error::Overlap { .. } => self.health.fail_curable(NAME, &message),
-                _ => self.health.fail(NAME, &message),
+        match self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
+            Ok(_) => {}
+            // Another node covered some of its offsets first; or the janitor gave it up and removed its objects.
+            Err(error @ (Error::Overlap { .. } | Error::Abandoned { .. })) => {
+                return self.refuse(closed, Cause::Overlap, &chain(&error));
             }
-            return Answer::Failed(message);
+            Err(error) => return self.fail(format!("commit {} of {}: {}", closed.commit_id, closed.group, chain(&error))),
         }
         let (rows, bytes) = commit.files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes));
         self.stats.note_published(&commit);
@@ -149,10 +179,29 @@ impl Clerk {
         self.stats.rows.fetch_add(rows, Ordering::Relaxed);
         self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
         debug!(commit = %closed.commit_id, group = %closed.group, files = commit.files.len(), rows, bytes, "committed");
-        if let Err(error) = remove_local(closed) {
-            warn!(commit = %closed.commit_id, error = chain(&error), "a published local file stays until the next start");
-        }
+        let_go_of_files(closed);
         Answer::Committed
+    }
+
+    /// Gives a commit up, and says what the catalog covers so that the roller clips it off next time.
+    fn refuse(&mut self, closed: &Arc<ClosedCommit>, cause: Cause, why: &str) -> Answer {
+        self.refusals.refuse(closed);
+        let covered = match cause {
+            Cause::Predecessor => BTreeMap::new(),
+            Cause::Overlap => match self.patiently("reading what is covered", |catalog| catalog.coverage()) {
+                Ok(coverage) => covered(&coverage),
+                Err(error) => return self.fail(format!("reading what is covered: {}", chain(&error))),
+            },
+        };
+        self.stats.refused.fetch_add(1, Ordering::Relaxed);
+        warn!(commit = %closed.commit_id, group = %closed.group, why, "commit given up, its deliveries are asked for again");
+        let_go_of_files(closed);
+        Answer::Refused(Refused { commit: closed.clone(), cause, covered })
+    }
+
+    fn fail(&self, message: String) -> Answer {
+        self.health.fail(NAME, &message);
+        Answer::Failed(message)
     }
 
     /// Notes which group each topic belongs to. A topic that changed its group is told of, not refused: its rows are safe either way,
@@ -163,7 +212,8 @@ impl Clerk {
             if self.bound.contains(topic) {
                 continue;
             }
-            if let Err(error) = self.catalog.bind_topic(topic, &commit.group) {
+            let bound = self.patiently("binding a topic", |catalog| catalog.bind_topic(topic, &commit.group));
+            if let Err(error) = bound {
                 warn!(topic = %topic.name, group = %commit.group, error = chain(&error), "the topic's group differs from before");
             }
             self.bound.insert(topic.clone());
@@ -211,5 +261,12 @@ impl Clerk {
                 result => return result,
             }
         }
+    }
+}
+
+/// Removes the local files of a commit that is settled, one way or the other.
+fn let_go_of_files(closed: &ClosedCommit) {
+    if let Err(error) = remove_local(closed) {
+        warn!(commit = %closed.commit_id, error = chain(&error), "a local file that nobody needs stays until the next start");
     }
 }

@@ -5,7 +5,8 @@
 //! meta      "schema"                             version, u32 big endian
 //!           "closed"                             Counts, JSON; absent while a process has the catalog open
 //! files     file ULID, 16 bytes                  FileRow, JSON
-//! commits   commit ULID, 16 bytes                digest, u128 big endian
+//! retired   file ULID, 16 bytes                  FileRow, JSON, of files whose objects are about to be removed
+//! commits   commit ULID, 16 bytes                digest, u128 big endian; "abandoned" for one that was given up
 //! coverage  [cluster, topic, topic id, partition] as JSON    all CoverageRows of the partition, JSON
 //! index     file ULID, 16 bytes                  IndexWork, JSON
 //! topics    [cluster, topic, topic id] as JSON   [TopicKey, Group], JSON
@@ -30,7 +31,10 @@ use sled::{Db, Transactional, Tree};
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::catalog_commit::{Binding, Catalog, Commit, Committed, Error, FileFilter, FileRow, IndexBacklog, IndexWork};
+use crate::catalog_commit::{
+    Binding, Catalog, Commit, Committed, CompleteThrough, Error, FileFilter, FileRow, IndexBacklog, IndexWork, Standing,
+    complete_through,
+};
 use crate::coverage::{PartitionKey, TopicKey};
 use crate::parquet_roll::CoverageRow;
 use crate::parquet_roll::coverage_rows;
@@ -38,6 +42,9 @@ use crate::parquet_roll::coverage_rows;
 const VERSION: u32 = 1;
 /// sled's default is 1 GB. A catalog of 100,000 files is 50 MB; most reads are of a few coverage values.
 const CACHE_BYTES: u64 = 32 << 20;
+
+/// In the place of the digest of a commit that was given up.
+const ABANDONED: &[u8] = b"abandoned";
 
 /// How the catalog was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +68,9 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Counts {
     files: usize,
+    /// Absent in what older versions wrote.
+    #[serde(default)]
+    retired: usize,
     commits: usize,
     partitions: usize,
     rows_covered: u64,
@@ -75,6 +85,7 @@ pub struct SledCatalog {
     meta: Tree,
     db: Db,
     files: Tree,
+    retired: Tree,
     commits: Tree,
     coverage: Tree,
     index: Tree,
@@ -112,10 +123,18 @@ impl SledCatalog {
         if let Some(found) = schema.as_ref().filter(|found| **found != VERSION.to_be_bytes()) {
             return Err(Error::Version { catalog: name, found: format!("{found:?}"), known: VERSION });
         }
-        let (files, commits, coverage, index, topics) =
-            (tree("files")?, tree("commits")?, tree("coverage")?, tree("index")?, tree("topics")?);
-        let mut catalog =
-            SledCatalog { name: name.clone(), state: State::New, meta, files, commits, coverage, index, topics, db };
+        let mut catalog = SledCatalog {
+            name: name.clone(),
+            state: State::New,
+            meta,
+            files: tree("files")?,
+            retired: tree("retired")?,
+            commits: tree("commits")?,
+            coverage: tree("coverage")?,
+            index: tree("index")?,
+            topics: tree("topics")?,
+            db,
+        };
         // Reads everything: damage shows now, where it can be told what to do, and not as a panic in the middle of a commit.
         let counts = catalog.count()?;
         let known = closed.map(|closed| catalog.read::<Counts>(&closed)).transpose()?;
@@ -153,6 +172,7 @@ impl SledCatalog {
             |tree: &Tree| tree.iter().try_fold(0, |count, entry| entry.map(|_| count + 1)).map_err(self.failed("count entries"));
         Ok(Counts {
             files: self.files(&FileFilter::default())?.len(),
+            retired: self.retired_files(usize::MAX)?.len(),
             commits: entries(&self.commits)?,
             partitions: coverage.len(),
             rows_covered: coverage.values().flatten().map(|row| row.rows).fold(0, u64::wrapping_add),
@@ -163,6 +183,13 @@ impl SledCatalog {
 
     fn failed(&self, doing: &'static str) -> impl Fn(sled::Error) -> Error + '_ {
         move |source| Error::Store { doing, catalog: self.name.clone(), source }
+    }
+
+    fn aborted(&self, doing: &'static str) -> impl Fn(TransactionError<Error>) -> Error + '_ {
+        move |error| match error {
+            TransactionError::Abort(error) => error,
+            TransactionError::Storage(source) => self.failed(doing)(source),
+        }
     }
 
     fn read<T: DeserializeOwned>(&self, value: &[u8]) -> Result<T, Error> {
@@ -178,6 +205,9 @@ impl SledCatalog {
         let id = commit.commit_id.to_bytes();
         let digest = commit.digest().to_be_bytes();
         if let Some(known) = trees.commits.get(id)? {
+            if *known == *ABANDONED {
+                return abort(Error::Abandoned { commit_id: commit.commit_id.to_string() });
+            }
             let same = *known == digest;
             return if same {
                 Ok(Committed::AlreadyCommitted)
@@ -199,9 +229,8 @@ impl SledCatalog {
             trees.coverage.insert(key, json(&rows))?;
         }
         for file in &commit.files {
-            let work = IndexWork { file: file.file, group: file.group.clone(), path: file.path.clone() };
             trees.files.insert(&file.file.to_bytes(), json(file))?;
-            trees.index.insert(&file.file.to_bytes(), json(&work))?;
+            trees.index.insert(&file.file.to_bytes(), json(&work_of(file)))?;
         }
         trees.commits.insert(&id, &digest)?;
         Ok(Committed::New)
@@ -217,6 +246,14 @@ struct Trees<'a> {
 
 fn abort<T>(error: Error) -> Result<T, ConflictableTransactionError<Error>> {
     Err(ConflictableTransactionError::Abort(error))
+}
+
+fn standing_of(known: &[u8]) -> Standing {
+    if known == ABANDONED { Standing::Abandoned } else { Standing::Registered }
+}
+
+fn work_of(file: &FileRow) -> IndexWork {
+    IndexWork { file: file.file, group: file.group.clone(), path: file.path.clone() }
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -259,13 +296,27 @@ impl Catalog for SledCatalog {
         let trees = (&self.files, &self.commits, &self.coverage, &self.index);
         let committed = trees
             .transaction(|(files, commits, coverage, index)| self.transact(commit, &Trees { files, commits, coverage, index }));
-        let committed = committed.map_err(|error| match error {
-            TransactionError::Abort(error) => error,
-            TransactionError::Storage(source) => self.failed("commit")(source),
-        })?;
+        let committed = committed.map_err(self.aborted("commit"))?;
         // Also when it was there already: the attempt that brought it may have failed right here.
         self.flush("sync a commit")?;
         Ok(committed)
+    }
+
+    fn standing(&self, commit_id: Ulid) -> Result<Standing, Error> {
+        let known = self.commits.get(commit_id.to_bytes()).map_err(self.failed("look for a commit"))?;
+        Ok(known.map_or(Standing::Unknown, |known| standing_of(&known)))
+    }
+
+    fn abandon(&self, commit_id: Ulid, _group: &Group, _node: &str) -> Result<Standing, Error> {
+        let key = commit_id.to_bytes();
+        let abandoned = self.commits.compare_and_swap(key, None as Option<&[u8]>, Some(ABANDONED));
+        let known = abandoned.map_err(self.failed("give up a commit"))?.err().and_then(|error| error.current);
+        self.flush("sync a commit given up")?;
+        Ok(known.map_or(Standing::Abandoned, |known| standing_of(&known)))
+    }
+
+    fn complete_through(&self) -> Result<BTreeMap<PartitionKey, CompleteThrough>, Error> {
+        Ok(complete_through(&self.coverage()?))
     }
 
     fn coverage(&self) -> Result<BTreeMap<PartitionKey, Vec<CoverageRow>>, Error> {
@@ -294,14 +345,53 @@ impl Catalog for SledCatalog {
         Ok(files)
     }
 
+    fn retire_files(&self, files: &[Ulid]) -> Result<u64, Error> {
+        let mut count = 0;
+        for file in files {
+            let key = file.to_bytes();
+            let moved = (&self.files, &self.retired, &self.index).transaction(|(files, retired, index)| {
+                let Some(row) = files.remove(&key)? else { return Ok(false) };
+                index.remove(&key)?;
+                retired.insert(&key, row)?;
+                Ok(true)
+            });
+            count += u64::from(moved.map_err(self.aborted("retire a file"))?);
+        }
+        self.flush("sync retired files")?;
+        Ok(count)
+    }
+
+    fn retired_files(&self, limit: usize) -> Result<Vec<FileRow>, Error> {
+        let values = self.retired.iter().values().take(limit);
+        values.map(|value| self.read(&value.map_err(self.failed("list retired files"))?)).collect()
+    }
+
     fn remove_files(&self, files: &[Ulid]) -> Result<u64, Error> {
         let mut removed = 0;
         for file in files {
-            self.index.remove(file.to_bytes()).map_err(self.failed("remove index work"))?;
-            removed += u64::from(self.files.remove(file.to_bytes()).map_err(self.failed("remove a file"))?.is_some());
+            removed += u64::from(self.retired.remove(file.to_bytes()).map_err(self.failed("remove a file"))?.is_some());
         }
         self.flush("sync removed files")?;
         Ok(removed)
+    }
+
+    fn restore_files(&self, files: &[FileRow]) -> Result<u64, Error> {
+        let mut restored = 0;
+        for file in files {
+            let (key, work) = (file.file.to_bytes(), work_of(file));
+            let trees = (&self.files, &self.retired, &self.index);
+            let added = trees.transaction(|(files, retired, index)| {
+                if files.get(key)?.is_some() || retired.get(key)?.is_some() {
+                    return Ok(false);
+                }
+                files.insert(&key, json(file))?;
+                index.insert(&key, json(&work))?;
+                Ok(true)
+            });
+            restored += u64::from(added.map_err(self.aborted("restore a file"))?);
+        }
+        self.flush("sync restored files")?;
+        Ok(restored)
     }
 
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {

@@ -74,7 +74,7 @@ const MEDIAN_SAMPLE: usize = 65;
 const BYTES_MIN: usize = 1 << 20;
 
 /// Bytes of memory per winner, to guess how many fit: 32 for the winner, the rest for the table's entry and its empty neighbours.
-const BYTES_PER_WINNER: usize = 45;
+pub(super) const BYTES_PER_WINNER: usize = 45;
 
 /// A partition's number in one window, given by `Partitions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,6 +186,15 @@ struct Seen {
     winners: usize,
 }
 
+/// How long a winner is remembered, in progress.
+pub(super) fn kept_ms(window_ms: u64) -> u64 {
+    window_ms.saturating_add(TOLERANCE_GENERATIONS * generation_ms(window_ms))
+}
+
+fn generation_ms(window_ms: u64) -> u64 {
+    window_ms.div_ceil(GENERATIONS).max(1)
+}
+
 /// What one worker remembers of the keys it owns.
 pub struct Window {
     window_ms: u64,
@@ -214,7 +223,7 @@ impl Window {
         let open = Generation { opened_ms: 0, closed_ms: 0, first_winner: 0, entries: 0 };
         Window {
             window_ms,
-            generation_ms: window_ms.div_ceil(GENERATIONS).max(1),
+            generation_ms: generation_ms(window_ms),
             generation_entries_max: generation_entries_max.min(GENERATION_ENTRIES_MAX),
             bytes_max,
             winners: Winners::default(),
@@ -419,9 +428,8 @@ impl Window {
         }
     }
 
-    /// How long a winner is remembered, in progress.
     fn kept_ms(&self) -> u64 {
-        self.window_ms + TOLERANCE_GENERATIONS * self.generation_ms
+        kept_ms(self.window_ms)
     }
 
     /// Moves progress over a gap. What is alive came during the walk, after the gap: it counts as come now.

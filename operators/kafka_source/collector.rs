@@ -35,6 +35,8 @@ pub struct Message<'a> {
 #[derive(Debug)]
 pub struct Collector {
     partition: PartitionKey,
+    /// Where the first batch's coverage starts.
+    first: i64,
     /// Where the next batch's coverage starts: the end of the last one.
     start: i64,
     /// One past the last message collected; `start` when empty.
@@ -47,12 +49,17 @@ pub struct Collector {
 impl Collector {
     /// A collector for `partition`, whose first batch accounts for offsets from `start` on.
     pub fn new(partition: PartitionKey, start: i64) -> Self {
-        Collector { partition, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
+        Collector { partition, first: start, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
     }
 
     /// The partition.
     pub fn partition(&self) -> &PartitionKey {
         &self.partition
+    }
+
+    /// The partition, and the offsets that closed batches account for.
+    pub fn emitted(&self) -> (&PartitionKey, std::ops::Range<i64>) {
+        (&self.partition, self.first..self.start)
     }
 
     /// One past the last message seen.
@@ -86,6 +93,12 @@ impl Collector {
         self.records.push(RawRecord { offset: message.offset, timestamp_ms: message.timestamp_ms, key, payload, headers });
         self.next = message.offset + 1;
         Some(self.arena.len() - before)
+    }
+
+    /// Goes on at `offset`: what lies between is accounted for by no batch. Only while no batch is open.
+    pub fn skip_to(&mut self, offset: i64) {
+        debug_assert!(self.records.is_empty() && self.next <= offset, "{}: {} to {offset}", self.partition, self.next);
+        (self.start, self.next) = (offset, offset);
     }
 
     /// True if the batch has reached its size.
@@ -151,5 +164,10 @@ mod tests {
         collector.push(&message(14, b"d"), std::iter::empty(), &pool, 1_020);
         let batch = collector.close(&pool, &budget).expect("one message was pushed");
         assert_eq!((batch.start, batch.end), (14, 15));
+        // Offsets that are gone are nobody's.
+        collector.skip_to(100);
+        collector.push(&message(100, b"e"), std::iter::empty(), &pool, 1_030);
+        let batch = collector.close(&pool, &budget).expect("one message was pushed");
+        assert_eq!((batch.start, batch.end), (100, 101));
     }
 }

@@ -12,34 +12,35 @@
 //! of partitions that are no longer owned. A synchronous commit follows at revoke and at stop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::Statistics;
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, info, warn};
 
 use super::collector::{BatchLimits, Collector, Message};
+pub use super::context::Stats;
+use super::context::{Context, Rebalance, is_cooperative};
 use super::headers;
 use super::pool::ArenaPool;
 use super::resume::{self, Known, Reset};
 use super::topics::TopicPatterns;
-use crate::batch::RawBatch;
+use super::warm_up::{self, Gained, Round, WarmUp};
+use crate::batch::{RawBatch, RecalledBatch};
 use crate::budget::{Budget, Load};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::fault::Health;
 
 /// How long a call to the broker may take before it is tried again.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
 /// Longer blocks pause the partitions: a pause throws the client's prefetched messages away, so it is not for short ones.
@@ -51,6 +52,9 @@ const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
 pub trait Covered: Send + Sync {
     /// The covered offsets of `partition`; an error is retried.
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String>;
+
+    /// The offsets of `partition` in the local write-ahead log: the dedup window was warmed up with their keys at the start.
+    fn remembered(&self, partition: &PartitionKey) -> OffsetSet;
 }
 
 /// The consumer's settings.
@@ -73,6 +77,8 @@ pub struct Config {
     pub commit_resumed: bool,
     /// How long a revoke waits for its partitions to drain.
     pub revoke_wait: Duration,
+    /// How much of what a former owner read is read once more for its dedup keys; `None` where duplicates are wanted.
+    pub warm_up: Option<warm_up::Config>,
     /// Where the arenas come from.
     pub pool: ArenaPool,
 }
@@ -95,6 +101,8 @@ pub enum Command {
 pub enum Event {
     /// Messages of one partition.
     Batch(RawBatch),
+    /// Messages of one partition that a former owner has handled, for their dedup keys: they come before any message behind them.
+    Recalled(RecalledBatch),
     /// The group takes these partitions away: say `Drained` when what was emitted of them is committable.
     Revoked(u64, Vec<PartitionKey>),
     /// These partitions belong to somebody else already: nothing of them may be committed.
@@ -103,94 +111,6 @@ pub enum Event {
     Ended,
     /// The consumer has left the group; `Err` says which last commit failed.
     Closed(Result<(), String>),
-}
-
-/// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Messages emitted into the graph.
-    pub messages: AtomicUsize,
-    /// Their key, payload and header bytes.
-    pub bytes: AtomicUsize,
-    /// Times the partitions were paused.
-    pub pauses: AtomicUsize,
-    /// Times reading stopped because the budget was full.
-    pub buffer_full: AtomicUsize,
-    /// Commits the broker refused.
-    pub commit_errors: AtomicUsize,
-    /// Messages in Kafka behind the last committed position, by the client's own statistics; as of the last second or so.
-    pub lag: AtomicUsize,
-    /// Offsets that retention removed before they were read.
-    pub lost_offsets: AtomicUsize,
-    /// With `until_end`: messages between the start positions and the end offsets.
-    pub total: AtomicUsize,
-}
-
-enum Rebalance {
-    Assign(TopicPartitionList),
-    Revoke(TopicPartitionList),
-}
-
-/// Records rebalances instead of answering them: a revoke is answered only when its data is durable.
-struct Context {
-    rebalances: Mutex<Vec<Rebalance>>,
-    closing: AtomicBool,
-    stats: Arc<Stats>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                warn!(facility, "kafka client: {message}");
-            }
-            _ => debug!(facility, "kafka client: {message}"),
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        // Partitions of other members are reported without a lag, as -1.
-        let lags = statistics.topics.values().flat_map(|topic| topic.partitions.values()).map(|partition| partition.consumer_lag);
-        let lag: i64 = lags.filter(|lag| *lag > 0).sum();
-        self.stats.lag.store(lag as usize, Ordering::Relaxed);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // The end of a partition is asked for (see `note_end_of_partition`), not an error.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-            return;
-        }
-        warn!(%error, "kafka client: {reason}");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let assign = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            // Dropping the consumer polls until the group is left; an unanswered revoke would make it wait forever.
-            let answered =
-                if is_cooperative(consumer) && !assign { consumer.incremental_unassign(partitions) } else { consumer.unassign() };
-            answered.unwrap_or_else(|error| debug!(%error, "unassign while leaving the group"));
-            return;
-        }
-        let event = if assign { Rebalance::Assign(partitions.clone()) } else { Rebalance::Revoke(partitions.clone()) };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        // librdkafka repeats refused positions with the next timer commit, as they stay stored.
-        if let Err(error) = result
-            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
-        {
-            self.stats.commit_errors.fetch_add(1, Ordering::Relaxed);
-            debug!(%error, "offset commit refused, it will be repeated");
-        }
-    }
-}
-
-fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
-    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
 }
 
 /// The ends of the thread that the operator holds.
@@ -249,8 +169,16 @@ struct Revoking {
     since: Instant,
 }
 
+/// Where a partition starts.
+struct Started {
+    partition: PartitionKey,
+    offset: i64,
+    /// First offset that the group has handled and the broker still has.
+    handled_from: Option<i64>,
+}
+
 /// Something per topic and partition, as the client names them.
-type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
+pub(super) type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
 
 struct Thread<W> {
     config: Config,
@@ -264,6 +192,12 @@ struct Thread<W> {
     collectors: Places<Collector>,
     revoking: Option<Revoking>,
     next_revoke: u64,
+    /// Gained partitions that wait until the dedup window knows what came before.
+    warm_ups: Vec<WarmUp>,
+    /// What this process has emitted of partitions that it no longer owns.
+    handled: BTreeMap<PartitionKey, OffsetSet>,
+    /// First offsets that the broker had when the client last found some of its positions gone.
+    lows: Places<i64>,
     /// With `until_end`: partitions not at their end offset yet.
     ends: Option<Places<i64>>,
     /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
@@ -280,11 +214,17 @@ impl<W: Fn()> Thread<W> {
         for (name, value) in &config.client {
             client.set(name, value);
         }
-        let owned = [("enable.auto.commit", "true"), ("enable.auto.offset.store", "false"), ("enable.partition.eof", "true")];
+        let owned = [
+            ("enable.auto.commit", "true"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            // Every partition starts at a given offset, so this only says what follows offsets that retention removed: the oldest left.
+            ("auto.offset.reset", "earliest"),
+        ];
         for (name, value) in owned {
             client.set(name, value);
         }
-        let context = Context { rebalances: Mutex::default(), closing: AtomicBool::new(false), stats: ports.stats.clone() };
+        let context = Context::new(ports.stats.clone());
         let consumer: BaseConsumer<Context> =
             client.create_with_context(context).map_err(|error| format!("creating the Kafka consumer: {error}"))?;
         let mut thread = Thread {
@@ -298,6 +238,9 @@ impl<W: Fn()> Thread<W> {
             collectors: BTreeMap::new(),
             revoking: None,
             next_revoke: 0,
+            warm_ups: Vec::new(),
+            handled: BTreeMap::new(),
+            lows: BTreeMap::new(),
             ends: None,
             eofs: BTreeMap::new(),
             blocked_since: None,
@@ -393,7 +336,9 @@ impl<W: Fn()> Thread<W> {
                 }
             }
             self.answer_rebalances()?;
+            self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
+            self.warm_up()?;
             if !self.wait_for_room()? {
                 self.poll()?;
             }
@@ -417,6 +362,7 @@ impl<W: Fn()> Thread<W> {
             }
             Command::Stop => {
                 self.is_stopping = true;
+                self.warm_ups.clear();
                 self.discard_collected();
                 self.pause(true);
             }
@@ -430,9 +376,13 @@ impl<W: Fn()> Thread<W> {
         Ok(false)
     }
 
-    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned.
+    /// Hands positions to librdkafka's auto-commit, which refuses those of partitions no longer owned. Of a partition that was lost and
+    /// is owned again, positions of the former time may still be under way: they would move the group back over another owner's commits.
     fn store(&self, positions: &[(PartitionKey, i64)]) {
-        let owned = positions.iter().filter(|(partition, _)| self.collector_of(partition).is_some());
+        let is_current = |collector: &Collector, position: i64| collector.emitted().1.start <= position;
+        let owned = positions.iter().filter(|(partition, position)| {
+            self.collector_of(partition).is_some_and(|collector| is_current(collector, *position))
+        });
         let list = position_list(owned);
         if list.count() > 0
             && let Err(error) = self.consumer().store_offsets(&list)
@@ -495,8 +445,7 @@ impl<W: Fn()> Thread<W> {
             self.give_up_revoked(&[])?;
         }
         let context = self.consumer().context().clone();
-        let rebalances = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut rebalances = rebalances.into_iter();
+        let mut rebalances = context.take_rebalances().into_iter();
         for rebalance in rebalances.by_ref() {
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(partitions)?,
@@ -507,27 +456,29 @@ impl<W: Fn()> Thread<W> {
             }
         }
         // What came after a revoke waits until the revoke is answered.
-        let rest: Vec<Rebalance> = rebalances.collect();
-        context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).splice(0..0, rest);
+        context.put_back(rebalances.collect());
         Ok(())
     }
 
     fn assign(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
         let committed =
             self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
-        let (mut starts, mut resumed) = (TopicPartitionList::new(), Vec::new());
+        let (mut starts, mut resumed, mut gained) = (TopicPartitionList::new(), Vec::new(), Vec::new());
         for element in committed.elements() {
             let committed = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
             let topic: Arc<str> = element.topic().into();
-            let (partition, offset) = self.start_of(&topic, element.partition(), committed)?;
+            let Started { partition, offset, handled_from } = self.start_of(&topic, element.partition(), committed)?;
             let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
                 resumed.push((partition.clone(), offset));
+            }
+            if let Some(low) = handled_from.filter(|low| *low < offset) {
+                gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
             let collector = Collector::new(partition, offset);
             self.collectors.entry(topic).or_default().insert(element.partition(), collector);
@@ -536,6 +487,7 @@ impl<W: Fn()> Thread<W> {
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
         assigned.map_err(|error| format!("assigning partitions: {error}"))?;
         self.store(&resumed);
+        self.begin_warm_up(gained)?;
         if self.is_paused || self.is_stopping {
             self.pause(true);
         }
@@ -543,7 +495,58 @@ impl<W: Fn()> Thread<W> {
         Ok(())
     }
 
-    fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<(PartitionKey, i64), String> {
+    /// What this process knows of a partition from its log, or because it owned it before.
+    fn known(&self, partition: &PartitionKey) -> OffsetSet {
+        let mut known = self.ports.covered.remembered(partition);
+        for range in self.handled.get(partition).iter().flat_map(|set| set.ranges()) {
+            known.insert(range);
+        }
+        known
+    }
+
+    fn begin_warm_up(&mut self, gained: Vec<Gained>) -> Result<(), String> {
+        let Some(config) = self.config.warm_up.filter(|_| !self.is_stopping) else { return Ok(()) };
+        let Some(warm_up) = WarmUp::begin(&self.config.client, config, gained)? else { return Ok(()) };
+        self.consumer()
+            .pause(&warm_up.held())
+            .map_err(|error| format!("holding partitions until the dedup window is warm: {error}"))?;
+        self.warm_ups.push(warm_up);
+        Ok(())
+    }
+
+    /// Reads on for the dedup window's sake, and resumes the partitions that it now knows.
+    fn warm_up(&mut self) -> Result<(), String> {
+        if self.warm_ups.is_empty() || self.ports.budget.is_full() {
+            return Ok(());
+        }
+        let mut warm_ups = std::mem::take(&mut self.warm_ups);
+        let round = Round { messages_max: self.config.poll_records_max.max(1), ports: &self.ports, pool: &self.config.pool };
+        for warm_up in &mut warm_ups {
+            for batch in warm_up.poll(&round)? {
+                self.send(Event::Recalled(batch));
+            }
+        }
+        let (done, waiting): (Vec<_>, Vec<_>) = warm_ups.into_iter().partition(WarmUp::is_done);
+        self.warm_ups = waiting;
+        for warm_up in done {
+            warm_up.tell_end(&self.ports);
+            for Gained { partition, low, resume, .. } in warm_up.gained() {
+                self.handled.entry(partition.clone()).or_default().insert(*low..*resume);
+            }
+            if !self.is_paused {
+                let resumed = self.consumer().resume(&warm_up.held());
+                resumed.map_err(|error| format!("resuming partitions whose dedup window is warm: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True while a partition waits for the dedup window.
+    fn is_held(&self, topic: &str, partition: i32) -> bool {
+        self.warm_ups.iter().any(|warm_up| warm_up.holds(topic, partition))
+    }
+
+    fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<Started, String> {
         let (low, high) = self.watermarks(topic, partition)?;
         let mut incarnation = 0u32;
         loop {
@@ -559,16 +562,47 @@ impl<W: Fn()> Thread<W> {
             }
             let start = resume::start(&known, self.config.reset);
             if let Some(lost) = start.lost {
-                let count = (lost.end - lost.start) as usize;
-                self.ports.stats.lost_offsets.fetch_add(count, Ordering::Relaxed);
-                tracing::error!(partition = %key, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
+                note_lost(&self.ports.stats, &key, &lost);
             }
             if let Some(end) = self.ends.as_ref().and_then(|ends| ends.get(topic)?.get(&partition)) {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
                 self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
             }
-            return Ok((key, start.offset));
+            return Ok(Started { partition: key, offset: start.offset, handled_from: known.handled_from(self.config.reset) });
         }
+    }
+
+    /// After the client found a position gone: asks what the broker still has. The messages behind the gap are not handed out before,
+    /// as this thread polls for them.
+    fn look_for_lost_offsets(&mut self) -> Result<(), String> {
+        if !self.consumer().context().offset_reset.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let positions = self.collectors.values().flat_map(BTreeMap::values);
+        let positions: Vec<(PartitionKey, i64)> = positions.map(|at| (at.partition().clone(), at.next())).collect();
+        for (partition, next) in positions {
+            let (low, high) = self.watermarks(&partition.topic.name, partition.partition)?;
+            if high < next {
+                let message =
+                    format!("{partition} was read up to {next} and ends at {high} now: the topic was created anew, or cut");
+                self.ports.health.fail_curable(super::NAME, message);
+            }
+            self.lows.entry(partition.topic.name.clone()).or_default().insert(partition.partition, low);
+        }
+        Ok(())
+    }
+
+    /// Tells of offsets that retention removed before they were read, and leaves them out of all coverage, so that an audit finds them.
+    /// Those of `gap` that the broker still had are markers, or compacted away: they are accounted for as absent.
+    fn skip_lost(&mut self, topic: &str, number: i32, gap: Range<i64>) {
+        let low = self.lows.get(topic).and_then(|topic| topic.get(&number));
+        let lost = gap.start..low.map_or(gap.start, |low| *low.min(&gap.end));
+        let collector = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number));
+        let Some(collector) = collector.filter(|_| !lost.is_empty()) else { return };
+        note_lost(&self.ports.stats, collector.partition(), &lost);
+        let before = collector.close(&self.config.pool, &self.ports.budget);
+        collector.skip_to(lost.end);
+        before.into_iter().for_each(|batch| self.emit(batch));
     }
 
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
@@ -593,7 +627,9 @@ impl<W: Fn()> Thread<W> {
         for element in partitions.elements() {
             let collector = self.collectors.get_mut(element.topic()).and_then(|topic| topic.get_mut(&element.partition()));
             let Some(collector) = collector else { continue };
-            keys.push(collector.partition().clone());
+            let (partition, emitted) = collector.emitted();
+            self.handled.entry(partition.clone()).or_default().insert(emitted);
+            keys.push(partition.clone());
             // Collected messages hold no epoch: the next owner reads them again.
             drop(collector.close(&self.config.pool, &self.ports.budget));
         }
@@ -601,11 +637,24 @@ impl<W: Fn()> Thread<W> {
         self.next_revoke += 1;
         self.revoking = Some(Revoking { id: self.next_revoke, keys: keys.clone(), partitions, since: Instant::now() });
         if lost {
+            self.fence();
             self.send(Event::Lost(keys));
             return self.give_up_revoked(&[]);
         }
         self.send(Event::Revoked(self.next_revoke, keys));
         Ok(())
+    }
+
+    /// Takes positions back that librdkafka would commit as it gives partitions up: they are lost, and another owner has gone on.
+    fn fence(&self) {
+        let mut none = TopicPartitionList::new();
+        for element in self.revoking.iter().flat_map(|revoking| revoking.partitions.elements()) {
+            // Without an offset: nothing to be committed.
+            none.add_partition(element.topic(), element.partition());
+        }
+        if let Err(error) = self.consumer().store_offsets(&none) {
+            warn!(%error, "positions of lost partitions could not be taken back");
+        }
     }
 
     fn give_up_revoked(&mut self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
@@ -622,6 +671,7 @@ impl<W: Fn()> Thread<W> {
                 topic.remove(&element.partition());
             }
         }
+        self.warm_ups.iter_mut().for_each(|warm_up| warm_up.remove(&revoking.partitions));
         let cooperative = is_cooperative(self.consumer());
         let given_up =
             if cooperative { self.consumer().incremental_unassign(&revoking.partitions) } else { self.consumer().unassign() };
@@ -630,8 +680,16 @@ impl<W: Fn()> Thread<W> {
 
     fn pause(&mut self, pause: bool) {
         let consumer = self.consumer();
-        let result =
-            consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { consumer.resume(&assigned) });
+        let resume = |assigned: TopicPartitionList| {
+            let elements = assigned.elements();
+            let free = elements.iter().filter(|element| !self.is_held(element.topic(), element.partition()));
+            let mut list = TopicPartitionList::new();
+            for element in free {
+                list.add_partition(element.topic(), element.partition());
+            }
+            consumer.resume(&list)
+        };
+        let result = consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { resume(assigned) });
         if let Err(error) = result {
             warn!(%error, pause, "pausing or resuming partitions failed");
         }
@@ -689,6 +747,11 @@ impl<W: Fn()> Thread<W> {
         let mut result = Ok(());
         for _ in 0..messages_max {
             match consumer.poll(wait) {
+                Some(Ok(message)) if self.is_held(message.topic(), message.partition()) => {
+                    // Reading on would leave a hole in what is read; a new start does not.
+                    result = Err(format!("{}[{}] was read while it was paused", message.topic(), message.partition()));
+                    break;
+                }
                 Some(Ok(message)) => self.collect(&message, now_ms),
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.note_end_of_partition(partition),
                 Some(Err(error)) => {
@@ -722,6 +785,11 @@ impl<W: Fn()> Thread<W> {
         if self.is_stopping || self.revoking.as_ref().is_some_and(is_revoked) {
             // Not emitted, so never committed: it will be read again.
             return;
+        }
+        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
+        let gap = collector.next()..message.offset();
+        if !gap.is_empty() && !self.lows.is_empty() {
+            self.skip_lost(topic, number, gap);
         }
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let taken = Message {
@@ -798,6 +866,11 @@ impl<W: Fn()> Thread<W> {
         }
         closed.into_iter().for_each(|batch| self.emit(batch));
     }
+}
+
+fn note_lost(stats: &Stats, partition: &PartitionKey, lost: &Range<i64>) {
+    stats.lost_offsets.fetch_add((lost.end - lost.start) as usize, Ordering::Relaxed);
+    tracing::error!(%partition, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
 }
 
 fn position_list<'p>(positions: impl Iterator<Item = &'p (PartitionKey, i64)>) -> TopicPartitionList {

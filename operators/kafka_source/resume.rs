@@ -15,6 +15,18 @@ pub struct Known {
     pub covered: OffsetSet,
 }
 
+impl Known {
+    /// From where on the group is known to have handled the partition; `None` if it is not. What lies before a group that began at the
+    /// end of a topic was never handled, though it stands before the committed offset.
+    pub fn handled_from(&self, reset: Reset) -> Option<i64> {
+        if let Some(first) = self.covered.ranges().next() {
+            return Some(first.start.max(self.low));
+        }
+        let is_committed = self.committed.is_some_and(|committed| committed <= self.high);
+        (is_committed && reset == Reset::Earliest).then_some(self.low)
+    }
+}
+
 /// Where a partition without any history starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -84,6 +96,25 @@ mod tests {
         check(Some(50), &[(0, 60)], 70, 70, Some(60..70));
         // A commit of a former incarnation.
         check(Some(5_000), &[], 0, 0, None);
+    }
+
+    #[test]
+    fn what_nobody_of_the_group_has_handled_is_not_taken_for_handled() {
+        let check = |committed: Option<i64>, covered: &[(i64, i64)], reset: Reset, expected: Option<i64>| {
+            let mut set = OffsetSet::default();
+            covered.iter().for_each(|(start, end)| set.insert(*start..*end));
+            let known = Known { committed, low: 10, high: 100, covered: set };
+            assert_eq!(known.handled_from(reset), expected, "{known:?}");
+        };
+        check(None, &[], Reset::Earliest, None);
+        check(Some(50), &[], Reset::Earliest, Some(10));
+        // It may have begun at 50.
+        check(Some(50), &[], Reset::Latest, None);
+        check(Some(80), &[(50, 60)], Reset::Latest, Some(50));
+        check(Some(80), &[(50, 60)], Reset::Earliest, Some(50));
+        check(None, &[(0, 60)], Reset::Earliest, Some(10));
+        // A commit of a former incarnation.
+        check(Some(500), &[], Reset::Earliest, None);
     }
 
     #[test]

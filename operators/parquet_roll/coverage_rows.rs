@@ -23,6 +23,10 @@ pub struct CoverageRow {
     pub dispositions: Dispositions,
     /// Rows that the stored ones became: a message may hold none, one or thousands.
     pub rows: u64,
+    /// The greatest Kafka timestamp of those rows, in Unix milliseconds, if any has one. Where the broker stamps messages
+    /// (`LogAppendTime`), all that was appended before it lies below the range's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka_time_max_ms: Option<i64>,
 }
 
 impl CoverageRow {
@@ -61,6 +65,7 @@ fn merge_with_next(rows: &mut Vec<CoverageRow>, position: usize) {
         row.range.end = next.range.end;
         row.dispositions += next.dispositions;
         row.rows += next.rows;
+        row.kafka_time_max_ms = row.kafka_time_max_ms.max(next.kafka_time_max_ms);
     }
 }
 
@@ -76,6 +81,7 @@ mod tests {
         CoverageRow {
             partition: PartitionKey { topic: Arc::new(topic), partition: 0 },
             rows: 2 * dispositions.stored,
+            kafka_time_max_ms: Some(range.end),
             range,
             dispositions,
         }
@@ -98,6 +104,7 @@ mod tests {
             proptest::prop_assert_eq!(offsets, model.iter().copied().collect::<Vec<_>>());
             proptest::prop_assert!(rows.windows(2).all(|pair| pair[0].range.end < pair[1].range.start));
             proptest::prop_assert!(rows.iter().all(|row| row.is_valid() && row.rows == 2 * row.dispositions.stored));
+            proptest::prop_assert!(rows.iter().all(|row| row.kafka_time_max_ms == Some(row.range.end)));
         }
     }
 }

@@ -59,6 +59,9 @@ pub struct FileNote {
     pub time_max_ns: Option<i64>,
     /// Names its schema.
     pub schema_hash: Arc<str>,
+    /// The version of its schema; 0 in files that do not tell.
+    #[serde(default)]
+    pub schema_version: u32,
 }
 
 /// Why a footer or coverage object cannot be used.

@@ -4,7 +4,7 @@
 //!            admit                  rotate                 committed
 //! delivery ---------> open commit ---------> closing commit ---------> committed offsets
 //!                          \                     |
-//!                           \____________________| abandon (with all later ones of the group)
+//!           no room on disk \____________________| abandon (with all later ones of the group)
 //!                                                v
 //!                                       forgotten, to be delivered again
 //! ```
@@ -22,12 +22,13 @@ use ulid::Ulid;
 
 use crate::batch::{EncodedBatch, Group};
 use crate::coverage::{Coverage, OffsetSet, PartitionKey};
+use crate::fault::chain;
 use crate::parquet_roll::coverage_rows::{self, CoverageRow};
 use crate::parquet_roll::day::{self, Dated, Day};
 use crate::parquet_roll::footer::{self, CommitNote, FileNote};
 use crate::parquet_roll::ids::Ulids;
-use crate::parquet_roll::news::{self, Fault, Missing, News};
-use crate::parquet_roll::writer::{FileWriter, Layout, Shape, sync_folder};
+use crate::parquet_roll::news::{self, Fault, Found, Missing, News};
+use crate::parquet_roll::writer::{FileWriter, Layout, Shape, rows_file, sync_folder};
 use crate::parquet_roll::{ClosedCommit, Config, DeliveryId, Error, FileKind, Received, StableFile, time_column};
 
 /// What came of a delivery.
@@ -42,10 +43,21 @@ pub struct Admitted {
 /// What was given up with a commit that the catalog refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Abandoned {
-    /// The refused commit and the later ones of its group that were closed: drop them, and their objects.
+    /// The refused commit and the later ones of its group that were closed. Those on their way to the catalog are refused there.
     pub commits: Vec<Ulid>,
     /// Deliveries to refuse, so that their senders send them again.
     pub refused: Vec<DeliveryId>,
+}
+
+/// An open commit that was given up because the local disk is full.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Its group.
+    pub group: Group,
+    /// Deliveries to refuse, so that their senders send them again.
+    pub deliveries: Vec<DeliveryId>,
+    /// What the disk said.
+    pub cause: String,
 }
 
 /// Counters since the start, and what is held now.
@@ -75,6 +87,10 @@ pub struct Stats {
     pub early_row_groups: u64,
     /// Leftovers of a dead process discarded at start.
     pub discarded: u64,
+    /// Closed commits abandoned after a refusal.
+    pub abandoned: u64,
+    /// Open commits given up because the local disk was full.
+    pub given_up: u64,
     /// Groups open now.
     pub open_groups: u64,
     /// Files open now.
@@ -97,22 +113,30 @@ struct OpenCommit {
     commit_id: Ulid,
     opened_ms: u64,
     touched_ms: u64,
+    /// The ids of all files begun.
+    files: Vec<Ulid>,
     /// By day and schema, so that the latest day comes last.
     writers: BTreeMap<(Day, Arc<str>), FileWriter>,
+    /// Bytes of files whose writers are gone.
+    finished_bytes: u64,
     coverage: BTreeMap<PartitionKey, Vec<CoverageRow>>,
     deliveries: Vec<DeliveryId>,
 }
 
 impl OpenCommit {
     fn bytes(&self) -> u64 {
-        self.writers.values().map(|writer| writer.bytes).sum()
+        self.finished_bytes + self.writers.values().map(|writer| writer.bytes).sum::<u64>()
+    }
+
+    /// The ids of its files, the latest day last.
+    fn files_by_day(&self) -> Vec<Ulid> {
+        self.writers.values().map(|writer| writer.file).collect()
     }
 }
 
 struct Closing {
     group: Group,
     coverage: Vec<CoverageRow>,
-    files: Vec<PathBuf>,
     deliveries: Vec<DeliveryId>,
 }
 
@@ -130,6 +154,11 @@ pub struct Roller {
     open: BTreeMap<Group, OpenCommit>,
     /// By id, so in the order of closing within a group.
     closing: BTreeMap<Ulid, Closing>,
+    /// How often commits of a group were refused; none where it has no entry.
+    generations: BTreeMap<Group, u64>,
+    given_up: Vec<GivenUp>,
+    /// Bytes at which a group closes: `file_bytes_max`, or less after the disk was full.
+    file_bytes: u64,
     /// The schemas in use, few: compared by pointer first, as batches of one Flight stream share theirs.
     layouts: Vec<Layout>,
     poisoned: Option<String>,
@@ -160,6 +189,7 @@ impl Roller {
         Ok(Roller {
             ids: Ulids::new(config.seed),
             node: config.node_id.as_str().into(),
+            file_bytes: config.file_bytes_max,
             config,
             active,
             stable,
@@ -168,13 +198,16 @@ impl Roller {
             accepted: BTreeMap::new(),
             open: BTreeMap::new(),
             closing: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            given_up: Vec::new(),
             layouts: Vec::new(),
             poisoned: None,
             stats: Stats { discarded, ..Stats::default() },
         })
     }
 
-    /// Takes a delivery: all of it, or with an error for which `is_refusal` holds, nothing.
+    /// Takes a delivery: all of it, or with an error for which `is_refusal` holds, nothing. Look at `take_given_up` afterwards, as after
+    /// `tick` and `flush`: it may be there.
     pub fn admit(&mut self, received: Received, now_ms: u64) -> Result<Admitted, Error> {
         self.check_usable()?;
         let admitted = self.try_admit(received, now_ms);
@@ -196,6 +229,11 @@ impl Roller {
     /// Closes everything: at shutdown, or when all input has come.
     pub fn flush(&mut self) -> Result<Vec<ClosedCommit>, Error> {
         self.rotate_all(self.open.keys().cloned().collect())
+    }
+
+    /// Open commits that the local disk had no room for since the last call.
+    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// When `tick` has something to do, if nothing else comes.
@@ -225,10 +263,12 @@ impl Roller {
             self.forget_accepted(&row.partition, &row.range);
             self.committed.entry(row.partition).or_default().insert(row.range);
         }
+        self.file_bytes = self.file_bytes.saturating_mul(2).min(self.config.file_bytes_max);
     }
 
     /// Gives up a commit that the catalog refused because another node had covered some of its offsets first, and with it all later
-    /// commits of the group, which may rest on it. `committed` is what the catalog covers now.
+    /// commits of the group, which may rest on it. `committed` is what the catalog covers now. The group's next commits are of a new
+    /// generation; files of closed ones stay until the catalog has refused each of them, as they may be on their way there.
     pub fn abandon(&mut self, commit_id: Ulid, committed: BTreeMap<PartitionKey, OffsetSet>) -> Result<Abandoned, Error> {
         self.check_usable()?;
         for (partition, offsets) in committed {
@@ -244,16 +284,40 @@ impl Roller {
         for id in later {
             let Some(closing) = self.closing.remove(&id) else { continue };
             closing.coverage.iter().for_each(|row| self.forget_accepted(&row.partition, &row.range));
-            closing.files.iter().try_for_each(|path| remove(path))?;
+            self.stats.abandoned += 1;
             abandoned.commits.push(id);
             abandoned.refused.extend(closing.deliveries);
         }
         if let Some(open) = self.open.remove(&group) {
-            open.coverage.values().flatten().for_each(|row| self.forget_accepted(&row.partition, &row.range));
-            open.writers.into_values().try_for_each(FileWriter::discard)?;
-            abandoned.refused.extend(open.deliveries);
+            abandoned.refused.extend(self.forget_open(open)?);
         }
+        *self.generations.entry(group).or_default() += 1;
         Ok(abandoned)
+    }
+
+    /// Forgets an open commit and removes its files, finished or not; returns its deliveries.
+    fn forget_open(&mut self, open: OpenCommit) -> Result<Vec<DeliveryId>, Error> {
+        let OpenCommit { commit_id, files, writers, coverage, deliveries, .. } = open;
+        coverage.values().flatten().for_each(|row| self.forget_accepted(&row.partition, &row.range));
+        drop(writers);
+        for folder in [&self.active, &self.stable] {
+            remove(&coverage_file(folder, commit_id))?;
+            files.iter().try_for_each(|file| remove(&rows_file(folder, *file)))?;
+        }
+        Ok(deliveries)
+    }
+
+    /// Gives up a group's open commit if `error` says that the disk is full; other errors are handed back.
+    ///
+    /// Its rows are still in a log. Where the group alone is larger than the disk this would go on for ever, so commits close early until
+    /// some have got through.
+    fn give_up_if_full(&mut self, group: &Group, open: Option<OpenCommit>, error: Error) -> Result<(), Error> {
+        let Some(open) = open.filter(|_| error.is_full()) else { return Err(error) };
+        self.file_bytes = self.file_bytes.min(open.bytes() / 2).max(1);
+        let deliveries = self.forget_open(open)?;
+        self.stats.given_up += 1;
+        self.given_up.push(GivenUp { group: group.clone(), deliveries, cause: chain(&error) });
+        Ok(())
     }
 
     fn forget_accepted(&mut self, partition: &PartitionKey, range: &Range<i64>) {
@@ -300,7 +364,7 @@ impl Roller {
             rests_on_accepted |= rests;
             missing.push(Missing { coverage, ranges });
         }
-        let News { rows: counts, batches } = match news::select(batches, &missing) {
+        let News { ranges: counts, batches } = match news::select(batches, &missing) {
             Ok(news) => news,
             Err(Fault::Malformed(detail)) => return Err(malformed(detail)),
             Err(Fault::Arrow(source)) => return Err(Error::Arrow { id, source }),
@@ -315,11 +379,16 @@ impl Roller {
             return self.admit_nothing_new(id, group, rests_on_accepted);
         }
 
-        // 3. Rows, then coverage: an error in between poisons the roller.
-        self.append(&group, dated, now_ms)?;
+        // 3. Rows, then coverage: an error in between gives the open commit up, or poisons the roller.
         let open = self.open_commit(&group, now_ms);
         open.touched_ms = now_ms;
         open.deliveries.push(id);
+        if let Err(error) = self.append(&group, dated, now_ms) {
+            let open = self.open.remove(&group);
+            self.give_up_if_full(&group, open, error)?;
+            return Ok(Admitted::default());
+        }
+        let open = self.open_commit(&group, now_ms);
         for row in new {
             let rows = open.coverage.entry(row.partition.clone()).or_default();
             coverage_rows::add(rows, row).unwrap_or_else(|known| panic!("accepted offsets {known:?} twice in delivery {id}"));
@@ -376,14 +445,19 @@ impl Roller {
         // What it rests on is closing: an empty commit right behind carries the acknowledgement.
         let closed = ClosedCommit {
             commit_id: self.ids.next(0),
+            generation: self.generation(&group),
             group: group.clone(),
             node: self.node.clone(),
             files: vec![],
             coverage: vec![],
             deliveries: vec![id],
         };
-        self.closing.insert(closed.commit_id, Closing { group, coverage: vec![], files: vec![], deliveries: vec![id] });
+        self.closing.insert(closed.commit_id, Closing { group, coverage: vec![], deliveries: vec![id] });
         Ok(Admitted { closed: vec![closed], published: None })
+    }
+
+    fn generation(&self, group: &Group) -> u64 {
+        self.generations.get(group).copied().unwrap_or(0)
     }
 
     fn open_commit(&mut self, group: &Group, now_ms: u64) -> &mut OpenCommit {
@@ -392,7 +466,9 @@ impl Roller {
             commit_id: ids.next(now_ms),
             opened_ms: now_ms,
             touched_ms: now_ms,
+            files: vec![],
             writers: BTreeMap::new(),
+            finished_bytes: 0,
             coverage: BTreeMap::new(),
             deliveries: vec![],
         })
@@ -404,7 +480,10 @@ impl Roller {
             let key = (dated.day, layout.hash.clone());
             let known = self.open_commit(group, now_ms).writers.contains_key(&key);
             if !known {
-                let writer = FileWriter::create(&self.active, self.ids.next(now_ms), &layout)?;
+                let file = self.ids.next(now_ms);
+                // Noted first: what cannot be begun leaves a file all the same.
+                self.open_commit(group, now_ms).files.push(file);
+                let writer = FileWriter::create(&self.active, file, &layout)?;
                 self.open_commit(group, now_ms).writers.insert(key.clone(), writer);
             }
             if let Some(writer) = self.open_commit(group, now_ms).writers.get_mut(&key) {
@@ -434,15 +513,19 @@ impl Roller {
 
     fn enforce_bounds(&mut self, group: &Group) -> Result<Vec<ClosedCommit>, Error> {
         while self.stats().memory_bytes > self.config.memory_bytes_max as u64 {
-            let writers = self.open.values_mut().flat_map(|open| open.writers.values_mut());
-            let Some(largest) = writers.max_by_key(|writer| writer.memory_bytes).filter(|writer| writer.memory_bytes > 0) else {
-                break;
-            };
-            largest.end_row_group()?;
+            let writers =
+                self.open.iter_mut().flat_map(|(group, open)| open.writers.values_mut().map(move |writer| (group, writer)));
+            let largest = writers.max_by_key(|(_, writer)| writer.memory_bytes).filter(|(_, writer)| writer.memory_bytes > 0);
+            let Some((group, largest)) = largest else { break };
             self.stats.early_row_groups += 1;
+            if let Err(error) = largest.end_row_group() {
+                let group = group.clone();
+                let open = self.open.remove(&group);
+                self.give_up_if_full(&group, open, error)?;
+            }
         }
         let mut closed = Vec::new();
-        if self.open.get(group).is_some_and(|open| open.bytes() >= self.config.file_bytes_max) {
+        if self.open.get(group).is_some_and(|open| open.bytes() >= self.file_bytes) {
             closed.extend(self.rotate(group)?);
         }
         while self.stats().open_writers > self.config.open_writers_max as u64 {
@@ -464,34 +547,43 @@ impl Roller {
         closed
     }
 
-    /// Finishes all files of a group's open commit.
+    /// Closes a group's open commit; `None` if it has none, or the disk no room for it.
     fn rotate(&mut self, group: &Group) -> Result<Option<ClosedCommit>, Error> {
-        let Some(open) = self.open.remove(group) else { return Ok(None) };
-        let OpenCommit { commit_id, writers, coverage, deliveries, .. } = open;
-        let coverage: Vec<CoverageRow> = coverage.into_values().flatten().collect();
-        let ids = writers.values().map(|writer| writer.file).collect();
-        let note = CommitNote::new(commit_id, group.clone(), self.node.clone(), ids, coverage);
-        let json = note.to_json().map_err(|error| unwritable(&self.stable, error))?;
-        let mut files = Vec::with_capacity(writers.len().max(1));
-        for ((day, schema_hash), writer) in writers {
-            files.push(self.finish(group, &json, day, schema_hash, writer)?);
-        }
-        if files.is_empty() {
-            files.push(self.write_coverage(&note, &json)?);
-        }
-        sync_folder(&self.stable)?;
+        let Some(mut open) = self.open.remove(group) else { return Ok(None) };
+        let coverage: Vec<CoverageRow> = open.coverage.values().flatten().cloned().collect();
+        let note = CommitNote::new(open.commit_id, group.clone(), self.node.clone(), open.files_by_day(), coverage);
+        let files = match self.finish_all(&note, &mut open) {
+            Ok(files) => files,
+            Err(error) => {
+                self.give_up_if_full(group, Some(open), error)?;
+                return Ok(None);
+            }
+        };
         self.stats.commits += 1;
         self.stats.files += files.len() as u64;
         self.stats.file_bytes += files.iter().map(|file| file.bytes).sum::<u64>();
-        let closing = Closing {
-            group: group.clone(),
-            coverage: note.coverage.clone(),
-            files: files.iter().map(|file| file.local.clone()).collect(),
-            deliveries: deliveries.clone(),
-        };
+        let OpenCommit { commit_id, deliveries, .. } = open;
+        let (coverage, generation) = (note.coverage, self.generation(group));
+        let closing = Closing { group: group.clone(), coverage: coverage.clone(), deliveries: deliveries.clone() };
         self.closing.insert(commit_id, closing);
-        let coverage = note.coverage;
-        Ok(Some(ClosedCommit { commit_id, group: group.clone(), node: self.node.clone(), files, coverage, deliveries }))
+        let (group, node) = (group.clone(), self.node.clone());
+        Ok(Some(ClosedCommit { commit_id, group, generation, node, files, coverage, deliveries }))
+    }
+
+    /// Finishes all files of an open commit, which keeps everything but its writers.
+    fn finish_all(&self, note: &CommitNote, open: &mut OpenCommit) -> Result<Vec<StableFile>, Error> {
+        let json = note.to_json().map_err(|error| unwritable(&self.stable, error))?;
+        open.finished_bytes = open.bytes();
+        let writers = std::mem::take(&mut open.writers);
+        let mut files = Vec::with_capacity(writers.len().max(1));
+        for ((day, schema_hash), writer) in writers {
+            files.push(self.finish(&note.group, &json, day, schema_hash, writer)?);
+        }
+        if files.is_empty() {
+            files.push(self.write_coverage(note, &json)?);
+        }
+        sync_folder(&self.stable)?;
+        Ok(files)
     }
 
     fn finish(
@@ -503,8 +595,8 @@ impl Roller {
         writer: FileWriter,
     ) -> Result<StableFile, Error> {
         let (file, rows) = (writer.file, writer.rows);
-        let (time_min_ns, time_max_ns) = (writer.time_min_ns, writer.time_max_ns);
-        let note = FileNote { file, day, time_min_ns, time_max_ns, schema_hash: schema_hash.clone() };
+        let (time_min_ns, time_max_ns, schema_version) = (writer.time_min_ns, writer.time_max_ns, writer.schema_version);
+        let note = FileNote { file, day, time_min_ns, time_max_ns, schema_hash: schema_hash.clone(), schema_version };
         let notes = footer::pairs(commit, &note).map_err(|error| unwritable(&self.stable, error))?;
         let finished = writer.finish(notes, &self.stable)?;
         let path = day::object_path(&self.config.prefix, group, day, &self.config.node_id, file);
@@ -519,13 +611,14 @@ impl Roller {
             time_min_ns,
             time_max_ns,
             schema_hash,
+            schema_version,
         })
     }
 
     /// A commit without rows has no footer to speak for it.
     fn write_coverage(&self, note: &CommitNote, json: &str) -> Result<StableFile, Error> {
-        let name = format!("{}.json", note.commit_id.to_string());
-        let (written, local) = (self.active.join(&name), self.stable.join(&name));
+        let written = coverage_file(&self.active, note.commit_id);
+        let local = coverage_file(&self.stable, note.commit_id);
         let done = std::fs::write(&written, json)
             .and_then(|()| File::open(&written)?.sync_all())
             .and_then(|()| std::fs::rename(&written, &local));
@@ -542,12 +635,13 @@ impl Roller {
             time_min_ns: None,
             time_max_ns: None,
             schema_hash: "".into(),
+            schema_version: 0,
         })
     }
 }
 
-/// The coverage rows of what is missing; `counts` holds the rows of each missing range.
-fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<u64>>) -> Vec<CoverageRow> {
+/// The coverage rows of what is missing; `counts` holds what was found of each missing range.
+fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<Found>>) -> Vec<CoverageRow> {
     let mut rows = Vec::new();
     for (missing, counts) in missing.iter().zip(counts) {
         for (range, count) in missing.ranges.iter().zip(counts) {
@@ -556,7 +650,8 @@ fn coverage_of(missing: &[Missing<'_>], counts: Vec<Vec<u64>>) -> Vec<CoverageRo
                 partition: missing.coverage.partition.clone(),
                 range: range.clone(),
                 dispositions,
-                rows: count,
+                rows: count.rows,
+                kafka_time_max_ms: count.kafka_time_max_ms,
             });
         }
     }
@@ -593,6 +688,10 @@ fn discard_leftovers(folder: &Path) -> Result<u64, Error> {
         }
     }
     Ok(discarded)
+}
+
+fn coverage_file(folder: &Path, commit_id: Ulid) -> PathBuf {
+    folder.join(format!("{}.json", commit_id.to_string()))
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

@@ -391,14 +391,17 @@ fn an_abandoned_commit_takes_with_it_whatever_rests_on_it() {
     covered.insert(0..3);
     let abandoned = roller.abandon(first.commit_id, BTreeMap::from([(orders.clone(), covered)])).unwrap();
     assert_eq!(abandoned, Abandoned { commits: vec![first.commit_id, second.commit_id], refused: vec![id(1), id(3), id(4)] });
-    assert!(!first.files[0].local.exists() && !second.files[0].local.exists() && events.files[0].local.exists());
+    assert!(first.files[0].local.exists() && second.files[0].local.exists(), "they may be on their way to the catalog");
+    assert_eq!(std::fs::read_dir(folder.path().join("active")).unwrap().count(), 0, "what was open is gone");
+    assert_eq!((first.generation, second.generation), (0, 0));
     assert_eq!((roller.stats().open_groups, roller.stats().closing), (0, 1), "the other group goes on");
     roller.committed(events);
     roller.committed(first);
     for (sequence, range) in [(1, 0..5), (3, 4..7), (4, 2..9)] {
         roller.admit(delivery(sequence, &name, &orders, range), 4).unwrap();
     }
-    assert_eq!(offsets(&roller.flush().unwrap()[0]), [3, 4, 5, 6, 7, 8]);
+    let again = roller.flush().unwrap().remove(0);
+    assert_eq!((offsets(&again), again.generation), (vec![3, 4, 5, 6, 7, 8], 1));
     assert_eq!(roller.abandon(first.commit_id, BTreeMap::new()).unwrap(), Abandoned::default(), "once is enough");
 }
 
@@ -505,6 +508,19 @@ fn an_error_while_writing_stops_the_roller_for_good() {
     std::fs::create_dir_all(folder.path().join("active")).unwrap();
     let again = roller.admit(delivery(1, &group("orders"), &partition("orders", 0), 0..5), 1);
     assert!(matches!(again, Err(Error::Poisoned { .. })) && matches!(roller.flush(), Err(Error::Poisoned { .. })));
+}
+
+#[test]
+fn a_full_disk_is_told_from_other_failures() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let batch = record_batch(&noon_rows(&partition("orders", 0), 0..9));
+    let mut writer = parquet::arrow::ArrowWriter::try_new(full(), batch.schema(), None).unwrap();
+    let source = writer.write(&batch).and_then(|()| writer.finish().map(|_| ())).expect_err("the device is full");
+    let error = Error::Parquet { doing: "write the footer of", path: "/dev/full".into(), source };
+    assert!(error.is_full() && !error.is_refusal(), "{error:?}");
+    let io = |source| Error::Io { doing: "write", path: "/dev/full".into(), source };
+    assert!(io(std::io::Write::write_all(&mut full(), b"x").expect_err("full")).is_full());
+    assert!(!io(std::io::Error::other("broken")).is_full());
 }
 
 mod days {

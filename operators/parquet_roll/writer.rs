@@ -41,6 +41,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnDescriptor;
 use ulid::Ulid;
 
+use crate::arrow_encode::schema::VERSION_KEY;
 use crate::parquet_roll::day::Dated;
 use crate::parquet_roll::{Compression, Error, footer};
 
@@ -75,6 +76,8 @@ pub struct Layout {
     pub schema: SchemaRef,
     /// Equal for equal field names, types and nullability.
     pub hash: Arc<str>,
+    /// The version that the schema's metadata tells; 0 where it does not.
+    pub version: u32,
     properties: WriterProperties,
 }
 
@@ -82,7 +85,8 @@ impl Layout {
     /// The layout of files of `schema`.
     pub fn new(schema: SchemaRef, shape: Shape) -> Result<Self, ParquetError> {
         let properties = properties(&schema, shape)?;
-        Ok(Layout { hash: schema_hash(&schema).into(), schema, properties })
+        let version = schema.metadata().get(VERSION_KEY).and_then(|version| version.parse().ok()).unwrap_or(0);
+        Ok(Layout { hash: schema_hash(&schema).into(), version, schema, properties })
     }
 }
 
@@ -147,6 +151,8 @@ pub struct FileWriter {
     pub time_min_ns: Option<i64>,
     /// The greatest event time so far.
     pub time_max_ns: Option<i64>,
+    /// The version of its schema.
+    pub schema_version: u32,
     /// Bytes so far, those of the row group in memory estimated.
     pub bytes: u64,
     /// Memory held by the row group being built.
@@ -158,11 +164,21 @@ pub struct FileWriter {
 impl FileWriter {
     /// Creates `file` in the folder `active`.
     pub fn create(active: &Path, file: Ulid, layout: &Layout) -> Result<Self, Error> {
-        let path = active.join(format!("{}.parquet", file.to_string()));
+        let path = rows_file(active, file);
         let handle = File::create_new(&path).map_err(|source| Error::Io { doing: "create", path: path.clone(), source })?;
         let writer = ArrowWriter::try_new(handle, layout.schema.clone(), Some(layout.properties.clone()))
             .map_err(|source| Error::Parquet { doing: "start", path: path.clone(), source })?;
-        Ok(FileWriter { file, rows: 0, time_min_ns: None, time_max_ns: None, bytes: 0, memory_bytes: 0, writer, path })
+        Ok(FileWriter {
+            file,
+            rows: 0,
+            time_min_ns: None,
+            time_max_ns: None,
+            schema_version: layout.version,
+            bytes: 0,
+            memory_bytes: 0,
+            writer,
+            path,
+        })
     }
 
     /// Appends rows.
@@ -202,14 +218,9 @@ impl FileWriter {
         self.writer.finish().map_err(|error| parquet("write the footer of")(&self.path, error))?;
         self.writer.inner().sync_all().map_err(|error| io("sync")(&self.path, error))?;
         let bytes = read_back(&self.path, self.rows, &notes)?;
-        let path = stable.join(format!("{}.parquet", self.file.to_string()));
+        let path = rows_file(stable, self.file);
         std::fs::rename(&self.path, &path).map_err(|error| io("rename")(&self.path, error))?;
         Ok(Finished { path, bytes })
-    }
-
-    /// Gives the file up.
-    pub fn discard(self) -> Result<(), Error> {
-        std::fs::remove_file(&self.path).map_err(|source| Error::Io { doing: "remove", path: self.path.clone(), source })
     }
 }
 
@@ -240,6 +251,11 @@ fn read_back(path: &Path, rows: u64, notes: &[KeyValue]) -> Result<u64, Error> {
     let readable = footer::read(&metadata);
     readable.map_err(|error| Error::Readback { path: path.into(), detail: error.to_string() })?;
     Ok(bytes)
+}
+
+/// Where a file of rows lies in `folder`.
+pub fn rows_file(folder: &Path, file: Ulid) -> PathBuf {
+    folder.join(format!("{}.parquet", file.to_string()))
 }
 
 /// Makes renames and new files in `folder` survive a power failure.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openwit_graphs::catalog;
 use openwit_operators::catalog_commit::audit::{Audit, Expected, audit as balance};
-use openwit_operators::catalog_commit::{FileFilter, FileRow};
+use openwit_operators::catalog_commit::{CompleteThrough, FileFilter, FileRow};
 use openwit_operators::coverage::{OffsetSet, PartitionKey, TopicKey};
 use openwit_operators::fault::chain;
 use openwit_operators::object_upload;
@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::{Ended, Failure, load};
 use crate::cli::AuditArgs;
 use crate::config::{AutoOffsetReset, Config};
+use crate::generate::time;
 use crate::plan::{catalog_location, consumer_properties, object_store, topics};
 
 /// How long the broker may take to answer one question.
@@ -60,8 +61,24 @@ pub struct Audited {
     pub files: usize,
     /// Files of the catalog that are not in the object store, or not with their size.
     pub missing_objects: Vec<String>,
+    /// How far each partition is published without a gap.
+    pub complete_through: Vec<Complete>,
     /// True if nothing is missing or doubled.
     pub clean: bool,
+}
+
+/// How far a partition is published without a gap.
+#[derive(Debug, Serialize)]
+pub struct Complete {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id.
+    pub topic_id: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// Up to where.
+    #[serde(flatten)]
+    pub through: CompleteThrough,
 }
 
 impl Audited {
@@ -69,8 +86,21 @@ impl Audited {
     pub fn verdict(&self) -> Ended {
         match self.clean {
             true => Ok(()),
-            false => Err(Failure::difference("the audit found a difference")),
+            false => Err(Failure::difference(format!("the audit found a difference: {}", self.first_findings()))),
         }
+    }
+
+    /// The first of all that is wrong; the report has the rest.
+    fn first_findings(&self) -> String {
+        const SHOWN_MAX: usize = 5;
+        let partitions = self.balance.partitions.iter();
+        let offsets = partitions.filter_map(|one| one.findings().map(|found| format!("{}: {found}", one.name())));
+        let objects = self.missing_objects.iter().map(|object| format!("missing in the object store: {object}"));
+        let pending = self.pending.iter().map(|(partition, offsets)| format!("{partition}: {offsets} offsets not published"));
+        let all: Vec<String> = offsets.chain(objects).chain(pending).collect();
+        let more = all.len().saturating_sub(SHOWN_MAX);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        all[..all.len().min(SHOWN_MAX)].join("; ") + &more
     }
 }
 
@@ -79,6 +109,13 @@ impl fmt::Display for Audited {
         write!(f, "{}", self.balance)?;
         for (partition, offsets) in &self.pending {
             writeln!(f, "{partition}: {offsets} offsets are in the write-ahead log and not published yet")?;
+        }
+        for Complete { topic, partition, through, .. } in &self.complete_through {
+            write!(f, "{topic}[{partition}]: complete from {} to {}", through.start, through.offset)?;
+            match through.kafka_time_max_ms.and_then(|time_ms| u64::try_from(time_ms).ok()) {
+                Some(time_ms) => writeln!(f, ", Kafka time {}", rfc3339(time_ms))?,
+                None => writeln!(f)?,
+            }
         }
         for object in &self.missing_objects {
             writeln!(f, "missing in the object store: {object}")?;
@@ -94,18 +131,32 @@ impl fmt::Display for Audited {
     }
 }
 
+fn rfc3339(unix_ms: u64) -> String {
+    let mut text = Vec::new();
+    time::push_rfc3339(&mut text, unix_ms.saturating_mul(1_000_000));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Audits what `config` reads and stores.
 pub fn audit(config: &Config, scope: Scope) -> Result<Audited, Failure> {
     let catalog = catalog::open(&catalog_location(config)).map_err(|error| Failure::fault(chain(&error)))?;
     let coverage = catalog.coverage().map_err(|error| Failure::fault(chain(&error)))?;
     let files = catalog.files(&FileFilter::default()).map_err(|error| Failure::fault(chain(&error)))?;
+    let complete = catalog.complete_through().map_err(|error| Failure::fault(chain(&error)))?;
+    let complete_through = complete.into_iter().map(|(PartitionKey { topic, partition }, through)| Complete {
+        topic: topic.name.to_string(),
+        topic_id: topic.id.to_string(),
+        partition,
+        through,
+    });
+    let complete_through = complete_through.collect();
     let (expected, lag) = if config.has_ingest() { expectations(config, &coverage)? } else { (BTreeMap::new(), 0) };
     let mut balance = balance(&coverage, &expected);
     let pending = set_aside_pending(config, &mut balance)?;
     let missing_objects = missing_objects(config, &files)?;
     let is_all_published = scope == Scope::Committed || pending.is_empty();
     let clean = balance.clean && missing_objects.is_empty() && is_all_published;
-    Ok(Audited { balance, pending, lag, files: files.len(), missing_objects, clean })
+    Ok(Audited { balance, pending, lag, files: files.len(), missing_objects, complete_through, clean })
 }
 
 type Coverage<T> = BTreeMap<PartitionKey, T>;

@@ -29,6 +29,10 @@ fn edges(config: &Config) -> Vec<Edge> {
         edges.push(("kafka_source", "normalize", "RawBatch"));
         let logged_from = if config.processing.dedup_enabled {
             edges.push(("normalize", "dedup_window", "NormalizedBatch"));
+            if config.processing.dedup_warm_up {
+                edges.push(("kafka_source", "recall", "RecalledBatch"));
+                edges.push(("recall", "dedup_window", "Recalled"));
+            }
             "dedup_window"
         } else {
             "normalize"

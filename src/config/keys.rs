@@ -593,6 +593,10 @@ section! {
         dedup_max_bytes: u64 = Key::bytes("64MiB", MIB, BYTES_MAX)
             .too_small("the window is shorter than dedup_window_seconds")
             .too_large("memory");
+        /// When a partition comes from another process, reads what that one read last once more, two windows of it and no more than
+        /// `dedup_max_bytes` holds, so that duplicates of it are still found; the partition waits for that. `false` begins at
+        /// once, and stores duplicates of what was handled elsewhere.
+        dedup_warm_up: bool = Key::bool("true");
         /// The short-term and long-term logs.
         wal: Wal;
     }
@@ -676,7 +680,7 @@ section! {
     /// An object store in the place of the folder. Several nodes may share it.
     LongTermStore {
         /// `fs`: the folder `directory`. `s3`: S3 or a store that speaks its protocol.
-        scheme: ObjectStoreScheme = Key::choice("fs", ObjectStoreScheme::NAMES);
+        scheme: LongTermScheme = Key::choice("fs", LongTermScheme::NAMES);
         /// The bucket, for `s3`.
         bucket: Option<String> = Key::text("null", rule::BUCKET).or_null();
         /// The URL of the store, for `s3` that is not Amazon's.
@@ -775,6 +779,8 @@ section! {
         rotation: Rotation;
         /// How indexers learn of new files.
         index_trigger: IndexTrigger;
+        /// Keeps catalog and object store tidy, beside the running graph.
+        janitor: Janitor;
     }
 }
 
@@ -808,6 +814,10 @@ section! {
         attempts_max: u32 = Key::number("12", 1, 1_000, "attempts")
             .too_small("a short outage of the store stops the process")
             .too_large("nobody notices an outage but by its lag");
+        /// A request that brings nothing for this long has failed, and is tried again.
+        timeout_seconds: u64 = Key::number("60", 1, 3_600, "seconds")
+            .too_small("a slow store is taken for one that hangs: parts are sent again and again")
+            .too_large("a store that hangs is noticed late");
         /// First wait between attempts; it doubles each time.
         backoff_ms: u64 = Key::number("200", 1, 600_000, "ms")
             .too_small("load on a store that is in trouble")
@@ -834,18 +844,37 @@ section! {
 }
 
 section! {
+    /// Keeps catalog and object store tidy, beside the running graph.
+    Janitor {
+        /// Time between two passes, each of which lists the object store. 0 makes none: run `openwit-ingest janitor` instead.
+        interval_seconds: u64 = Key::number("3600", 0, SECONDS_MAX, "seconds")
+            .too_small("requests to the store")
+            .too_large("leftovers and old files take room for longer");
+        /// Objects of a commit that was never finished are removed when the youngest is this old. The commit is given up: a node that
+        /// still meant to finish it has its rows delivered again.
+        grace_seconds: u64 = Key::number("86400", 60, SECONDS_MAX, "seconds")
+            .too_small("commits are given up during an outage of the store or the catalog, and their rows written once more")
+            .too_large("leftovers take room for longer");
+        /// Removes files all of whose rows are of days before the last so many, for good. 0 keeps everything.
+        retention_days: u32 = Key::number("0", 0, 36_500, "days")
+            .too_small("data that is still wanted is gone")
+            .too_large("room, and slower listings");
+    }
+}
+
+section! {
     /// Where finished files go.
     ObjectStore {
-        /// `fs`: a folder. `s3`: S3 or a store that speaks its protocol.
-        scheme: ObjectStoreScheme = Key::choice_with("fs", ObjectStoreScheme::NAMES, &[
-            ("gcs", "Google Cloud Storage is not built in; its S3 interface works with s3 and an endpoint"),
-            ("azblob", "Azure Blob Storage is not built in"),
-        ]);
+        /// `fs`: a folder. `s3`: S3 or a store that speaks its protocol. `gcs`: Google Cloud Storage. `azblob`: Azure Blob Storage.
+        scheme: ObjectStoreScheme = Key::choice("fs", ObjectStoreScheme::NAMES);
         /// The folder, for `fs`.
         root: PathBuf = Key::path("{data_directory}/objects");
-        /// The bucket, for `s3`.
+        /// The bucket, for `s3` and `gcs`.
         bucket: Option<String> = Key::text("null", rule::BUCKET).or_null();
-        /// The URL of the store, for `s3` that is not Amazon's.
+        /// The container, for `azblob`.
+        container: Option<String> = Key::text("null", rule::CONTAINER).or_null();
+        /// The URL of the store: for `azblob` that of the account, `https://ACCOUNT.blob.core.windows.net`; for `s3` that is not
+        /// Amazon's; for `gcs` that of an emulator, which is spoken to unsigned where no credential_path is given.
         endpoint: Option<String> = Key::text("null", rule::URL).or_null();
         /// The region, for `s3`.
         region: String = Key::text("us-east-1", rule::NAME);
@@ -854,8 +883,25 @@ section! {
         access_key_id: Option<Secret> = Key::secret();
         /// Its secret. Give it as `${VARIABLE}`.
         secret_access_key: Option<Secret> = Key::secret();
+        /// The JSON file of a service account, for `gcs`; without it the credentials of the environment or the machine are taken.
+        credential_path: Option<PathBuf> = Key::path("null").or_null();
+        /// The name of the account, for `azblob`.
+        account_name: Option<String> = Key::text("null", rule::NAME).or_null();
+        /// The key of the account, for `azblob`; without it the credentials of the environment or the machine are taken. Give it as
+        /// `${VARIABLE}`.
+        account_key: Option<Secret> = Key::secret();
         /// The front of every object's path.
         prefix: String = Key::text("", rule::OBJECT_PREFIX);
+    }
+}
+
+choices! {
+    /// Where a long-term log may be.
+    LongTermScheme {
+        /// A folder.
+        Fs = "fs",
+        /// S3 and its like.
+        S3 = "s3",
     }
 }
 
@@ -866,6 +912,10 @@ choices! {
         Fs = "fs",
         /// S3 and its like.
         S3 = "s3",
+        /// Google Cloud Storage.
+        Gcs = "gcs",
+        /// Azure Blob Storage.
+        Azblob = "azblob",
     }
 }
 
@@ -943,6 +993,37 @@ section! {
         schema: String = Key::text("openwit", rule::SCHEMA);
         /// The address, for `postgres`: `postgres://user:password@host:5432/database`. Give it as `${VARIABLE}`; it is not shown.
         url: Option<Secret> = Key::secret();
+        /// Encryption, for `postgres`.
+        tls: MetastoreTls;
+    }
+}
+
+section! {
+    /// Encryption, for `postgres`.
+    MetastoreTls {
+        /// `disable`: none. `prefer`: if the server offers it, unchecked. `require`: always, unchecked. `verify-full`: always, and the
+        /// server's certificate must lead to a known authority and name the host.
+        mode: TlsMode = Key::choice("prefer", TlsMode::NAMES);
+        /// PEM file of the authorities that the server's certificate is checked against; `null` takes those of the system.
+        ca_location: Option<PathBuf> = Key::path("null").or_null();
+        /// PEM file of this client's own certificate, where the server asks for one.
+        certificate_location: Option<PathBuf> = Key::path("null").or_null();
+        /// PEM file of the certificate's private key, without a password.
+        key_location: Option<PathBuf> = Key::path("null").or_null();
+    }
+}
+
+choices! {
+    /// When a connection is encrypted, and what is checked.
+    TlsMode {
+        /// Never.
+        Disable = "disable",
+        /// If the server offers it.
+        Prefer = "prefer",
+        /// Always, with whoever answers.
+        Require = "require",
+        /// Always, with the host that the certificate names.
+        VerifyFull = "verify-full",
     }
 }
 

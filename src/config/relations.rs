@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::key::bytes_text;
 use openwit_operators::batch::Signal;
 
-use super::keys::{CommitMode, Config, Format, MetastoreType, ObjectStoreScheme};
+use super::keys::{CommitMode, Config, Format, LongTermScheme, MetastoreType, ObjectStoreScheme, TlsMode};
 use super::layers::default_of;
 use super::print;
 use super::problem::{Place, Problem, Problems};
@@ -140,6 +140,12 @@ impl Relations<'_> {
                 consumer.max_poll_interval_ms
             );
             self.refuse(&[revoke_key, "ingestion.kafka.consumer.max_poll_interval_ms"], message);
+        } else if consumer.revoke_wait_ms > consumer.session_timeout_ms {
+            let message = format!(
+                "above session_timeout_ms, {} ms: the group waits longer for a slow member than for a dead one",
+                consumer.session_timeout_ms
+            );
+            self.warn(&[revoke_key, session], message);
         }
         let (fetch_min, fetch_max) = ("ingestion.kafka.fetch_min_bytes", "ingestion.kafka.fetch_max_bytes");
         if kafka.fetch_min_bytes > kafka.fetch_max_bytes {
@@ -334,7 +340,7 @@ impl Relations<'_> {
                 self.warn_unused(&format!("wal_cleanup.{name}"), "wal_cleanup.enabled is false");
             }
         }
-        if store.scheme == ObjectStoreScheme::Fs {
+        if store.scheme == LongTermScheme::Fs {
             let why = "processing.wal.long_term.object_store.scheme is fs";
             keys[1..].iter().for_each(|name| self.warn_unused(&at(name), why));
             return;
@@ -379,13 +385,34 @@ impl Relations<'_> {
     fn object_store(&mut self) {
         let store = &self.config.storage.object_store;
         let at = |name: &str| format!("storage.object_store.{name}");
+        let used: &[&str] = match store.scheme {
+            ObjectStoreScheme::Fs => &["root"],
+            ObjectStoreScheme::S3 => &["bucket", "endpoint", "region", "access_key_id", "secret_access_key"],
+            ObjectStoreScheme::Gcs => &["bucket", "endpoint", "credential_path"],
+            ObjectStoreScheme::Azblob => &["container", "endpoint", "account_name", "account_key"],
+        };
+        let scheme = store.scheme.name();
+        let all = [
+            "bucket",
+            "container",
+            "endpoint",
+            "region",
+            "access_key_id",
+            "secret_access_key",
+            "credential_path",
+            "account_name",
+            "account_key",
+        ];
+        for name in all.iter().filter(|name| !used.contains(name)) {
+            self.warn_unused(&at(name), &format!("storage.object_store.scheme is {scheme}"));
+        }
         if store.scheme == ObjectStoreScheme::Fs {
-            for name in ["bucket", "endpoint", "region", "access_key_id", "secret_access_key"] {
-                self.warn_unused(&at(name), "storage.object_store.scheme is fs");
-            }
             return;
         }
-        self.warn_unused(&at("root"), "storage.object_store.scheme is s3; the front of paths is storage.object_store.prefix");
+        self.warn_unused(
+            &at("root"),
+            &format!("storage.object_store.scheme is {scheme}; the front of paths is storage.object_store.prefix"),
+        );
         // S3 takes at most 10,000 parts of an object.
         let (chunk, file) = (self.config.storage.upload.chunk_bytes, self.config.storage.rotation.file_bytes_max);
         if file / chunk >= 10_000 {
@@ -395,7 +422,24 @@ impl Relations<'_> {
             );
             self.refuse(&["storage.upload.chunk_bytes", "storage.rotation.file_bytes_max"], message);
         }
-        self.bucket(&at, store.bucket.is_some(), [store.access_key_id.is_some(), store.secret_access_key.is_some()]);
+        match store.scheme {
+            ObjectStoreScheme::Azblob => {
+                let needed = [("container", store.container.is_some()), ("endpoint", store.endpoint.is_some())];
+                for (name, _) in needed.iter().filter(|(_, is_there)| !is_there) {
+                    self.refuse(&[&at(name)], format!("must be given for scheme {scheme}"));
+                }
+            }
+            ObjectStoreScheme::Gcs if store.bucket.is_none() => {
+                self.refuse(&[&at("bucket")], format!("must be given for scheme {scheme}"));
+            }
+            ObjectStoreScheme::S3 => {
+                self.bucket(&at, store.bucket.is_some(), [store.access_key_id.is_some(), store.secret_access_key.is_some()]);
+            }
+            _ => {}
+        }
+        if store.account_key.is_some() && store.account_name.is_none() {
+            self.refuse(&[&at("account_name")], "must be given with account_key");
+        }
     }
 
     fn rotation(&mut self) {
@@ -443,8 +487,38 @@ impl Relations<'_> {
                 if !is_known {
                     self.refuse(&[url_key], "must begin with postgres://, postgresql:// or host=");
                 }
+                if url.expose().contains("sslmode=") || url.expose().contains("sslrootcert=") {
+                    self.refuse(
+                        &[url_key],
+                        "must not say how to encrypt: that is for metastore.tls.mode and metastore.tls.ca_location",
+                    );
+                }
                 self.warn_unused("metastore.path", "metastore.type is postgres");
             }
+        }
+        self.catalog_tls();
+    }
+
+    fn catalog_tls(&mut self) {
+        let (metastore, tls) = (&self.config.metastore, &self.config.metastore.tls);
+        let at = |name: &str| format!("metastore.tls.{name}");
+        let names = ["mode", "ca_location", "certificate_location", "key_location"];
+        if metastore.r#type == MetastoreType::Sled {
+            names.iter().for_each(|name| self.warn_unused(&at(name), "metastore.type is sled"));
+            return;
+        }
+        if tls.mode == TlsMode::Disable {
+            names[1..].iter().for_each(|name| self.warn_unused(&at(name), "metastore.tls.mode is disable"));
+        } else if tls.mode != TlsMode::VerifyFull {
+            self.warn_unused(&at("ca_location"), "only metastore.tls.mode verify-full checks the server's certificate");
+        }
+        if tls.certificate_location.is_some() != tls.key_location.is_some() {
+            let (missing, other) = if tls.key_location.is_none() {
+                ("key_location", "certificate_location")
+            } else {
+                ("certificate_location", "key_location")
+            };
+            self.refuse(&[&at(missing)], format!("must be given with {other}: a certificate and its key belong together"));
         }
     }
 

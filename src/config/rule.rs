@@ -80,6 +80,15 @@ pub(super) const BUCKET: Rule = Rule {
     },
 };
 
+/// The name of a container of Azure.
+pub(super) const CONTAINER: Rule = Rule {
+    says: "a container name: 3 to 63 of a-z 0-9 -",
+    holds: |text| {
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (3..=63).contains(&text.len()) && text.bytes().all(is_allowed)
+    },
+};
+
 /// The front of every object's path; may be empty.
 pub(super) const OBJECT_PREFIX: Rule = Rule {
     says: "empty, or names joined by / without one at either end, each of a-z A-Z 0-9 . _ - = and not begin with a dot",

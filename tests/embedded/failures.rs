@@ -1,8 +1,6 @@
 //! Disks and stores that fail: what was read is kept, and delivered once they are mended.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
 
 use openwit_ingest::config::{CommitMode, Config};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
@@ -11,7 +9,8 @@ use openwit_operators::batch::Signal;
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, sent};
-use crate::support::{self, lake};
+use crate::support::disk::Disk;
+use crate::support::lake;
 
 /// A load, and a configuration to read it with.
 struct Setup {
@@ -82,51 +81,12 @@ fn an_object_store_that_cannot_be_opened_stops_the_start_before_anything_is_comm
     delivered(&setup.config, &sent(&setup.load));
 }
 
-/// A file system of its own that is soon full; unmounted when dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None`, with the reason told, where this process may not mount.
-    fn mount(bytes: u64) -> Option<Self> {
-        let folder = TempDir::new().unwrap();
-        let output = mount(&["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"], folder.path());
-        match output {
-            Ok(()) => Some(SmallDisk(folder)),
-            Err(why) => {
-                support::skipped("a full disk under the write-ahead log", &why);
-                None
-            }
-        }
-    }
-
-    /// Bytes that its files take up.
-    fn used(&self) -> u64 {
-        lake::files(self.0.path(), "").iter().filter_map(|path| Some(path.metadata().ok()?.blocks() * 512)).sum()
-    }
-
-    fn grow(&self, bytes: u64) {
-        mount(&["-o", &format!("remount,size={bytes}")], self.0.path()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a failed test may still have files open.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-fn mount(args: &[&str], at: &Path) -> Result<(), String> {
-    let output = Command::new("mount").args(args).arg(at).output().map_err(|error| format!("mount: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
-}
-
 #[test]
 fn a_full_disk_under_the_write_ahead_log_holds_the_run_and_loses_nothing() {
     let (too_small, large) = (1 << 20, 64 << 20);
-    let Some(disk) = SmallDisk::mount(too_small) else { return };
+    let Some(disk) = Disk::mount(too_small) else { return };
     let mut setup = Setup::new();
-    setup.config.processing.wal.directory = disk.0.path().join("wal");
+    setup.config.processing.wal.directory = disk.path().join("wal");
     // Nothing is published before the end, so that no space comes back by itself.
     setup.config.storage.rotation.file_bytes_max = 64 << 20;
     let mut running = Running::start(&setup.config, 2, Until::End);
@@ -134,6 +94,19 @@ fn a_full_disk_under_the_write_ahead_log_holds_the_run_and_loses_nothing() {
     running.wait_for("all messages in the graph", |positions| positions.emitted == setup.messages());
     disk.grow(large);
     running.finish();
+    delivered(&setup.config, &sent(&setup.load));
+}
+
+#[test]
+fn a_full_disk_under_storage_is_waited_for_and_commits_that_fit_get_through() {
+    // Too small for the load in one commit; what is published makes room again.
+    let Some(disk) = Disk::mount(160 << 10) else { return };
+    let mut setup = Setup::with(|load| load.count = Some(1_200));
+    setup.config.storage.local_directory = disk.path().join("local");
+    setup.config.storage.rotation.file_bytes_max = 64 << 20;
+    setup.config.storage.parquet.row_group_rows = 200;
+    let control = run_to_the_end(&setup.config, 2);
+    assert!(control.counters.sink.resent.load(Relaxed) > 0, "the disk was never full");
     delivered(&setup.config, &sent(&setup.load));
 }
 

@@ -99,9 +99,14 @@ pub fn sent(load: &Plan) -> BTreeMap<Place, Sent> {
 
 /// A configuration whose every limit is small, so that a small load meets many batches, epochs, segments, files and commits.
 pub fn config(broker: &EmbeddedBroker, load: &Plan, folder: &TempDir) -> Config {
+    config_at(broker.brokers(), load, folder)
+}
+
+/// The same, for a broker at `brokers`.
+pub fn config_at(brokers: &str, load: &Plan, folder: &TempDir) -> Config {
     let mut config = Config::embedded(folder.path());
     let kafka = &mut config.ingestion.kafka;
-    kafka.brokers = vec![broker.brokers().into()];
+    kafka.brokers = brokers.split(',').map(str::to_owned).collect();
     kafka.topics = load.topics.iter().map(|topic| topic.name.clone()).collect();
     kafka.topic_index_config.default_index_position = 3;
     kafka.telemetry_type = load.signal;

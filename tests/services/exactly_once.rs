@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::kafka::Kafka;
 use crate::setup::{Setup, root, service};
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::random::Random;
@@ -62,6 +63,41 @@ fn without_kafkas_memory_of_the_group_nothing_is_stored_twice() {
     let summary = other.run_to_end().json();
     assert_eq!((&summary["messages"], &summary["rows"]), (&0.into(), &0.into()), "{summary}");
     other.audit();
+}
+
+/// Kills a process under way, changes what Kafka knows of its group by `forget`, and starts it again.
+fn check_killed_and_forgotten(test: &str, forget: impl Fn(&Setup)) {
+    let Some(setup) = Setup::new(test, "traces") else { return };
+    setup.generate("otlp", 800, 17);
+    let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]);
+    process.wait_for("flight stream open");
+    process.kill();
+    forget(&setup);
+    setup.run_to_end();
+    setup.verify("otlp", None);
+    setup.audit();
+    // And once more when all is stored: nothing is read again.
+    forget(&setup);
+    let summary = setup.run_to_end().json();
+    assert_eq!((&summary["messages"], &summary["rows"]), (&0.into(), &0.into()), "{summary}");
+    setup.audit();
+}
+
+#[test]
+fn killed_and_without_the_groups_offsets_nothing_is_stored_twice() {
+    check_killed_and_forgotten("offsets-deleted", |setup| {
+        // Refused while the killed member counts as one.
+        let deleted = || Kafka::at(&setup.brokers).delete_group(&setup.group);
+        wait::until("the group to be deleted", PATIENCE, deleted);
+    });
+}
+
+#[test]
+fn killed_and_with_the_group_reset_to_the_beginning_nothing_is_stored_twice() {
+    check_killed_and_forgotten("group-reset", |setup| {
+        let reset = || Kafka::at(&setup.brokers).reset_group(&setup.group, &setup.topic, 8);
+        wait::until("the group to be reset", PATIENCE, reset);
+    });
 }
 
 #[test]

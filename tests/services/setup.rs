@@ -101,14 +101,19 @@ impl Setup {
 
     /// Checks Parquet files and dead letters against Kafka with the independent reader, and the group's lag.
     pub fn verify(&self, format: &str, parquet: Option<&str>) {
+        self.verify_letters(format, parquet, &self.path("data/dead-letter"));
+    }
+
+    /// The same where the dead letters lie elsewhere.
+    pub fn verify_letters(&self, format: &str, parquet: Option<&str>, letters: &Path) {
         let Some(python) = service("verify.py", "OPENWIT_TEST_PYTHON") else { return };
-        let (objects, letters) = (self.path("data/objects"), self.path("data/dead-letter"));
+        let objects = self.path("data/objects");
         let objects = parquet.map_or_else(|| objects.display().to_string(), str::to_owned);
         let checked = Command::new(python)
             .arg(root().join("tests/tools/verify.py"))
             .args(["--brokers", &self.brokers, "--topics", &self.topic, "--signal", self.signal, "--format", format])
             .args(["--parquet", &objects, "--group", &self.group, "--dead-letter-dir"])
-            .arg(&letters)
+            .arg(letters)
             .output()
             .expect("python can be run");
         let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));

@@ -55,8 +55,13 @@ pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 
 /// The rows of all Parquet files below `folder`.
 pub fn rows(folder: &Path) -> Vec<Row> {
+    rows_of(files(folder, ".parquet"))
+}
+
+/// The rows of these Parquet files.
+pub fn rows_of(files: impl IntoIterator<Item = PathBuf>) -> Vec<Row> {
     let mut rows = Vec::new();
-    for path in files(folder, ".parquet") {
+    for path in files {
         let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
         for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {

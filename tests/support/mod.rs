@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod binary;
+pub mod disk;
 pub mod lake;
+pub mod proxy;
 pub mod random;
 pub mod wait;
 

@@ -15,6 +15,11 @@ impl Random {
         Random(seed)
     }
 
+    /// A generator with this seed.
+    pub fn of_seed(seed: u64) -> Self {
+        Random(seed)
+    }
+
     /// The next number.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

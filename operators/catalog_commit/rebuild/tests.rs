@@ -13,18 +13,18 @@ use crate::object_upload::{self, ObjectStore, build_operator, remove_local, uplo
 use crate::parquet_roll::tests::{DAY_MS, NOON_MS, config, delivery, group, noon_rows, partition, received};
 use crate::parquet_roll::{ClosedCommit, Roller};
 
-type Everything = (Vec<FileRow>, BTreeMap<PartitionKey, Vec<CoverageRow>>, Vec<IndexWork>);
+pub(in crate::catalog_commit) type Everything = (Vec<FileRow>, BTreeMap<PartitionKey, Vec<CoverageRow>>, Vec<IndexWork>);
 
-struct Node {
-    folder: tempfile::TempDir,
-    runtime: tokio::runtime::Runtime,
-    operator: Operator,
-    roller: Roller,
-    sequence: u64,
+pub(in crate::catalog_commit) struct Node {
+    pub(in crate::catalog_commit) folder: tempfile::TempDir,
+    pub(in crate::catalog_commit) runtime: tokio::runtime::Runtime,
+    pub(in crate::catalog_commit) operator: Operator,
+    pub(in crate::catalog_commit) roller: Roller,
+    pub(in crate::catalog_commit) sequence: u64,
 }
 
 impl Node {
-    fn new() -> Node {
+    pub(in crate::catalog_commit) fn new() -> Node {
         let folder = tempfile::tempdir().unwrap();
         let operator = build_operator(&ObjectStore::Fs { root: folder.path().join("store") }).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -32,16 +32,16 @@ impl Node {
         Node { folder, runtime, operator, roller, sequence: 0 }
     }
 
-    fn catalog_folder(&self) -> PathBuf {
+    pub(in crate::catalog_commit) fn catalog_folder(&self) -> PathBuf {
         self.folder.path().join("catalog")
     }
 
-    fn catalog(&self) -> SledCatalog {
+    pub(in crate::catalog_commit) fn catalog(&self) -> SledCatalog {
         SledCatalog::open(&self.catalog_folder()).unwrap()
     }
 
     /// One commit of `group`: a partition's rows over as many days, or with no day a commit without rows.
-    fn close(&mut self, index: &str, start: i64, days: i64) -> ClosedCommit {
+    pub(in crate::catalog_commit) fn close(&mut self, index: &str, start: i64, days: i64) -> ClosedCommit {
         let partition = partition(index, 0);
         self.sequence += 1;
         let mut rows = noon_rows(&partition, start..start + 5 * days.min(1));
@@ -55,12 +55,18 @@ impl Node {
         self.roller.flush().unwrap().remove(0)
     }
 
-    fn upload(&self, commit: &ClosedCommit) {
+    pub(in crate::catalog_commit) fn upload(&self, commit: &ClosedCommit) {
         self.runtime.block_on(upload_commit(&self.operator, commit, &object_upload::Config::default())).unwrap();
     }
 
     /// The whole way of a commit.
-    fn publish(&mut self, catalog: &dyn Catalog, index: &str, start: i64, days: i64) -> ClosedCommit {
+    pub(in crate::catalog_commit) fn publish(
+        &mut self,
+        catalog: &dyn Catalog,
+        index: &str,
+        start: i64,
+        days: i64,
+    ) -> ClosedCommit {
         let closed = self.close(index, start, days);
         self.upload(&closed);
         assert_eq!(catalog.commit(&Commit::of(&closed)).unwrap(), Committed::New);
@@ -69,16 +75,16 @@ impl Node {
         closed
     }
 
-    fn rebuild(&self, catalog: &dyn Catalog) -> Report {
+    pub(in crate::catalog_commit) fn rebuild(&self, catalog: &dyn Catalog) -> Report {
         rebuild_from_footers(&self.operator, "lake", catalog, self.runtime.handle()).unwrap()
     }
 
-    fn store(&self, path: &str) -> PathBuf {
+    pub(in crate::catalog_commit) fn store(&self, path: &str) -> PathBuf {
         self.folder.path().join("store").join(path)
     }
 }
 
-fn everything(catalog: &dyn Catalog) -> Everything {
+pub(in crate::catalog_commit) fn everything(catalog: &dyn Catalog) -> Everything {
     (catalog.files(&FileFilter::default()).unwrap(), catalog.coverage().unwrap(), catalog.index_pending(10_000).unwrap())
 }
 
@@ -151,7 +157,9 @@ fn a_commit_whose_upload_died_is_not_registered() {
     node.upload(&part);
     let report = node.rebuild(&catalog);
     let paths: Vec<String> = part.files.iter().map(|file| file.path.clone()).collect();
-    assert_eq!((report.registered, report.incomplete), (0, paths));
+    let [incomplete] = &report.incomplete[..] else { panic!("{report:?}") };
+    assert_eq!((report.registered, incomplete.commit_id, &incomplete.paths), (0, closed.commit_id, &paths));
+    assert!(incomplete.modified_ms > 1_700_000_000_000, "the store tells when: {}", incomplete.modified_ms);
     assert!(catalog.coverage().unwrap().is_empty());
     // The node lives on: whoever comes first, the commit is there once.
     node.upload(&closed);
@@ -179,7 +187,9 @@ fn objects_whose_rows_are_stored_elsewhere_are_reported_and_not_registered() {
     let rest = Commit { commit_id: Ulid::from_parts(1, 2), coverage: vec![wide(&abandoned, 4..9)], ..other };
     catalog.commit(&rest).unwrap();
     let report = node.rebuild(&catalog);
-    assert_eq!((report.registered, report.conflicting.len(), report.superseded), (0, 0, vec![abandoned.files[0].path.clone()]));
+    let [superseded] = &report.superseded[..] else { panic!("{report:?}") };
+    assert_eq!((report.registered, report.conflicting.len()), (0, 0));
+    assert_eq!(superseded.paths, [abandoned.files[0].path.clone()]);
     node.runtime.block_on(object_upload::remove_objects(&node.operator, &abandoned)).unwrap();
     assert_eq!(node.rebuild(&catalog).objects, 0);
 }
@@ -187,33 +197,42 @@ fn objects_whose_rows_are_stored_elsewhere_are_reported_and_not_registered() {
 fn wide(commit: &ClosedCommit, range: std::ops::Range<i64>) -> CoverageRow {
     let stored = (range.end - range.start) as u64;
     let dispositions = crate::coverage::Dispositions { stored, ..Default::default() };
-    CoverageRow { partition: commit.coverage[0].partition.clone(), range, dispositions, rows: stored }
+    CoverageRow { partition: commit.coverage[0].partition.clone(), range, dispositions, rows: stored, kafka_time_max_ms: None }
 }
 
 #[test]
-fn retention_removes_rows_then_objects_and_what_a_crash_leaves_is_found() {
+fn a_catalog_that_lost_entries_is_restored_or_said_to_be_damaged() {
     let mut node = Node::new();
     let catalog = node.catalog();
     let closed = node.publish(&catalog, "orders", 0, 3);
-    let lost = node.publish(&catalog, "events", 0, 1);
-    std::fs::remove_file(node.store(&lost.files[0].path)).unwrap();
-    let kept = std::fs::read(node.store(&closed.files[0].path)).unwrap();
-    let before = closed.files[2].day;
-    let expired = expire(&node.operator, &catalog, node.runtime.handle(), &group("orders"), before).unwrap();
-    assert_eq!((expired, catalog.files(&FileFilter::default()).unwrap().len()), (2, 2));
-    let report = node.rebuild(&catalog);
-    assert_eq!((report.known, report.unreferenced.len(), report.absent.len()), (1, 0, 2));
-    assert_eq!(report.missing_objects, [lost.files[0].path.clone()]);
-    // A crash after the rows and before the object.
-    std::fs::write(node.store(&closed.files[0].path), kept).unwrap();
-    assert_eq!(node.rebuild(&catalog).unreferenced, [closed.files[0].path.clone()]);
-    assert_eq!(expire(&node.operator, &catalog, node.runtime.handle(), &group("orders"), before).unwrap(), 0);
-    // After a rebuild from nothing the commit is still complete: the latest day goes last.
+    let before = everything(&catalog);
     drop(catalog);
-    std::fs::remove_dir_all(node.catalog_folder()).unwrap();
+    let lose = |tree: &str, key: &[u8]| {
+        let db = sled::open(node.catalog_folder()).unwrap();
+        assert!(db.open_tree(tree).unwrap().remove(key).unwrap().is_some());
+        db.flush().unwrap();
+    };
+    // A file's row and work: put back.
+    lose("files", &closed.files[1].file.to_bytes());
+    lose("index", &closed.files[1].file.to_bytes());
     let catalog = node.catalog();
-    assert_eq!(node.rebuild(&catalog).registered, 1);
-    assert_eq!(catalog.files(&FileFilter::default()).unwrap().len(), 2);
+    let report = node.rebuild(&catalog);
+    assert_eq!((&report.restored, report.damaged.len()), (&vec![closed.files[1].path.clone()], 0));
+    assert_eq!(everything(&catalog), before);
+    drop(catalog);
+    // The commit itself: its files are no leftovers.
+    lose("commits", &closed.commit_id.to_bytes());
+    let catalog = node.catalog();
+    let report = node.rebuild(&catalog);
+    assert!(report.superseded.is_empty() && report.damaged[0].contains("its commit"), "{report:?}");
+    drop(catalog);
+    // Its coverage.
+    let db = sled::open(node.catalog_folder()).unwrap();
+    db.open_tree("commits").unwrap().insert(closed.commit_id.to_bytes(), b"sixteen bytes...").unwrap();
+    db.open_tree("coverage").unwrap().clear().unwrap();
+    drop(db);
+    let report = node.rebuild(&node.catalog());
+    assert!(report.restored.is_empty() && report.damaged[0].contains("not covered"), "{report:?}");
 }
 
 #[test]

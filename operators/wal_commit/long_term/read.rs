@@ -248,10 +248,8 @@ impl Frames {
 
     fn next_piece(&mut self) -> Option<Result<Piece, Error>> {
         loop {
-            if let Some(pieces) = &mut self.current {
-                if let Some(piece) = pieces.next() {
-                    return Some(piece);
-                }
+            if let Some(piece) = self.current.as_mut().and_then(Iterator::next) {
+                return Some(piece);
             }
             self.current = Some(Pieces::new(self.shelf.clone(), self.copies.pop_front()?));
         }

@@ -153,7 +153,10 @@ impl Shelf for Store {
                 Err(error) if is_passing(&error) && attempts < READ_ATTEMPTS_MAX => {
                     attempts += 1;
                     let wait = backoff.next_wait();
-                    self.run(async { Ok(tokio::time::sleep(wait).await) })?;
+                    self.run(async {
+                        tokio::time::sleep(wait).await;
+                        Ok(())
+                    })?;
                 }
                 read => return read,
             }

@@ -1,0 +1,118 @@
+//! The network between ingest and storage, storage and S3, storage and PostgreSQL: cut, stalled, slow, half open. Nothing is lost or
+//! doubled, and it goes on by itself.
+
+use std::time::Duration;
+
+use crate::setup::{Setup, service};
+use crate::support::binary::{PATIENCE, Process, openwit};
+use crate::support::proxy::{Network, Proxy};
+use crate::support::wait;
+
+/// How long each state of the network lasts where nothing tells that it had its effect.
+const WHILE: Duration = Duration::from_millis(700);
+
+/// Long against a local round trip, short against every timeout.
+const SLOW: Network = Network::Slow(Duration::from_millis(20));
+
+fn keep(proxy: &Proxy, network: Network) {
+    proxy.set(network);
+    wait::until_or_late(WHILE, || false);
+}
+
+#[test]
+fn a_network_between_ingest_and_storage_that_is_cut_stalled_slow_or_half_open_loses_and_doubles_nothing() {
+    let Some(setup) = Setup::new("cut-flight", "traces") else { return };
+    let Some(postgres) = service("cut-flight", "OPENWIT_TEST_POSTGRES") else { return };
+    let schema = format!("n{}", std::process::id());
+    // Small deliveries, so that each state of the network meets some; commits soon, so that acks are under way, too.
+    let setup = setup.with(&format!(
+        "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nprocessing: {{flush_size_messages: 20}}\nstorage: \
+         {{rotation: {{file_bytes_max: 64KiB}}}}\n"
+    ));
+    setup.generate("otlp", 400, 31);
+    let config = setup.config();
+    let mut storage = Process::start(["run", "--config", &config, "--set", "graph=storage"]);
+    assert!(storage.wait_for("Arrow Flight is served"), "{}", storage.stderr());
+    let proxy = Proxy::start(&served_at(&storage.stderr()));
+    proxy.set(Network::Cut);
+    let endpoints = format!("storage.endpoints=[\"http://{}\"]", proxy.address());
+    let data = format!("node.data_directory={}", setup.path("ingest").display());
+    let common = ["run", "--config", &config, "--set", "graph=ingest", "--set", &endpoints, "--set", &data];
+    let mut ingest = Process::start(common);
+    ingest.wait_for("flight send failed, trying again");
+    keep(&proxy, Network::Stalled);
+    proxy.set(Network::Deaf);
+    wait::until("storage has answered and nobody heard", PATIENCE, || proxy.lost() > 0);
+    proxy.set(Network::Whole);
+    ingest.wait_for("flight stream open");
+    setup.generate("otlp", 400, 32);
+    keep(&proxy, SLOW);
+    setup.generate("otlp", 400, 33);
+    proxy.set(Network::Deaf);
+    keep(&proxy, Network::Cut);
+    proxy.set(Network::Whole);
+    ingest.signal(libc::SIGTERM);
+    ingest.wait(PATIENCE).expect(0);
+    // What the stop left in Kafka is read now.
+    openwit(common.iter().copied().chain(["--until-end"])).expect(0);
+    storage.signal(libc::SIGTERM);
+    storage.wait(PATIENCE).expect(0);
+    let audited = openwit(["audit", "--config", &config, "--json"]).expect(0).json();
+    assert_eq!(audited["balance"]["covered"], 1_200, "{audited}");
+    let letters = setup.path("ingest/dead-letter");
+    setup.verify_letters("otlp", None, &letters);
+}
+
+/// The address in the log line that says where Flight is served.
+fn served_at(stderr: &str) -> String {
+    let (_, rest) = stderr.split_once("address=").expect("the line names the address");
+    rest.split_whitespace().next().expect("an address").to_owned()
+}
+
+#[test]
+fn s3_and_postgresql_that_cannot_be_reached_hold_publication_and_lose_nothing() {
+    let needed = [
+        "OPENWIT_TEST_POSTGRES",
+        "OPENWIT_TEST_S3_ENDPOINT",
+        "OPENWIT_TEST_S3_BUCKET",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ];
+    let found: Vec<String> = needed.iter().filter_map(|variable| service("cut-stores", variable)).collect();
+    let [postgres, endpoint, bucket, key, secret] = &found[..] else { return };
+    let Some(setup) = Setup::new("cut-stores", "traces") else { return };
+    let (host, database) = postgres.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL with a user");
+    let (catalog, store) = (Proxy::start(host), Proxy::start(endpoint.trim_start_matches("http://")));
+    let (prefix, schema) = (setup.group.clone(), format!("o{}", std::process::id()));
+    let setup = setup.with(&format!(
+        "metastore: {{type: postgres, url: \"postgresql://postgres@{}/{database}\", schema: {schema}}}\nstorage:\n  rotation: \
+         {{file_bytes_max: 64KiB}}\n  upload: {{attempts_max: 2, backoff_ms: 50, backoff_max_ms: 200}}\n  object_store: {{scheme: s3, bucket: \
+         {bucket}, endpoint: \"http://{}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}\n",
+        catalog.address(),
+        store.address()
+    ));
+    setup.generate("otlp", 600, 34);
+    catalog.set(Network::Cut);
+    store.set(Network::Cut);
+    let mut process = Process::start(["run", "--config", &setup.config(), "--workers", "2", "--until-end"]);
+    assert!(process.wait_for("the catalog cannot be reached, trying again"), "{}", process.stderr());
+    catalog.set(Network::Whole);
+    // The object store first: files wait locally, the catalog hears of none.
+    assert!(process.wait_for("upload failed, trying again"), "{}", process.stderr());
+    let audited = openwit(["audit", "--config", &setup.config(), "--json"]).json();
+    assert_eq!(audited["files"], 0, "nothing is published before its files are there: {audited}");
+    // Then the catalog: the files are uploaded, their commits wait.
+    catalog.set(Network::Cut);
+    store.set(SLOW);
+    assert!(process.wait_for(" doing="), "{}", process.stderr());
+    // An answer that is lost: was the commit written or not? It is sent again, and known.
+    catalog.set(Network::Deaf);
+    wait::until("PostgreSQL has answered and nobody heard", PATIENCE, || catalog.lost() > 0);
+    keep(&store, Network::Stalled);
+    for proxy in [&catalog, &store] {
+        proxy.set(Network::Whole);
+    }
+    process.wait(PATIENCE).expect(0);
+    setup.verify("otlp", Some(&format!("s3://{bucket}/{prefix}")));
+    setup.audit();
+}
