@@ -12,6 +12,7 @@ pub mod desk;
 pub mod epoch;
 pub mod fault;
 pub mod flight;
+pub mod kafka_client;
 pub mod otlp;
 
 // The ingest graph, and what stands in for its source in a replay.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use openwit_ingest::generate::{Format, Generator, Kind, Message, Plan, Ppm, Topic};
 use openwit_operators::batch::Signal;
+use openwit_operators::kafka_client::{BrokerWatch, STATISTICS_INTERVAL_MS};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -110,15 +111,22 @@ pub struct Progress {
 }
 
 /// Counts delivery reports.
-struct Reports<'a>(&'a Progress);
+struct Reports<'a> {
+    progress: &'a Progress,
+    brokers: BrokerWatch,
+}
 
-impl ClientContext for Reports<'_> {}
+impl ClientContext for Reports<'_> {
+    fn stats(&self, statistics: rdkafka::Statistics) {
+        self.brokers.note(&statistics);
+    }
+}
 
 impl ProducerContext for Reports<'_> {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
-        let counter = if result.is_ok() { &self.0.acknowledged } else { &self.0.refused };
+        let counter = if result.is_ok() { &self.progress.acknowledged } else { &self.progress.refused };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -136,10 +144,12 @@ pub fn send(brokers: &str, feeds: &[Feed], stop: &AtomicBool, progress: &Progres
         .set("queue.buffering.max.kbytes", "65536")
         .set("queue.buffering.max.messages", "200000")
         .set("reconnect.backoff.max.ms", "500")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
         // No message expires.
         .set("message.timeout.ms", "0")
         .set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
-    let producer = BaseProducer::from_config_and_context(&config, Reports(progress)).context("creating the producer")?;
+    let producer = BaseProducer::from_config_and_context(&config, Reports { progress, brokers: BrokerWatch::default() })
+        .context("creating the producer")?;
     let mut cursors = feeds.iter().map(Cursor::new).collect::<anyhow::Result<Vec<_>>>()?;
     let since = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -148,9 +158,15 @@ pub fn send(brokers: &str, feeds: &[Feed], stop: &AtomicBool, progress: &Progres
             cursor.catch_up(elapsed, &producer, stop)?;
         }
         producer.poll(PAUSE);
+        producer.context().brokers.revive(producer.client(), brokers);
         anyhow::ensure!(progress.refused.load(Ordering::Relaxed) == 0, "the broker refused a message of the load");
     }
-    producer.flush(FLUSH_PATIENCE).context("waiting for the broker to acknowledge the load")?;
+    let since = Instant::now();
+    while producer.in_flight_count() > 0 {
+        producer.poll(PAUSE);
+        producer.context().brokers.revive(producer.client(), brokers);
+        anyhow::ensure!(since.elapsed() < FLUSH_PATIENCE, "the broker did not acknowledge the load within {FLUSH_PATIENCE:?}");
+    }
     let sent: u64 = cursors.iter().map(|cursor| cursor.next).sum();
     let acknowledged = progress.acknowledged.load(Ordering::Relaxed);
     anyhow::ensure!(acknowledged == sent, "{sent} messages were sent, {acknowledged} acknowledged");

@@ -25,6 +25,7 @@ use super::{Error, Sink};
 use crate::batch::Reject;
 use crate::clock::Clock;
 use crate::coverage::PartitionKey;
+use crate::kafka_client::{BrokerWatch, STATISTICS_INTERVAL_MS};
 
 /// A bare letter keeps key and headers up to this size: well below every sensible limit of a topic.
 const BARE_BYTES_MAX: usize = 64 << 10;
@@ -94,7 +95,7 @@ impl Config {
         for (key, value) in self.client.iter().filter(|(key, _)| !OURS.contains(&key.as_str())) {
             client.set(key, value);
         }
-        client.set("enable.idempotence", "true").set("acks", "all");
+        client.set("enable.idempotence", "true").set("acks", "all").set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         client.set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
         // The limit is the topic's, not the client's; and a batch of one letter is all that must fit there.
         client.set("message.max.bytes", "1000000000");
@@ -131,9 +132,16 @@ pub struct Stats {
 type Reports = Arc<Mutex<Vec<(u64, Option<KafkaError>)>>>;
 
 /// Collects the delivery reports of one producer.
-struct Context(Reports);
+struct Context {
+    reports: Reports,
+    brokers: BrokerWatch,
+}
 
 impl ClientContext for Context {
+    fn stats(&self, statistics: rdkafka::Statistics) {
+        self.brokers.note(&statistics);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "dead letter producer");
     }
@@ -144,7 +152,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let error = result.as_ref().err().map(|(error, _)| error.clone());
-        lock(&self.0).push((id as u64, error));
+        lock(&self.reports).push((id as u64, error));
     }
 }
 
@@ -191,6 +199,8 @@ impl Kafka {
                 break;
             }
         }
+        let servers = self.config.client.get("bootstrap.servers").map_or("", String::as_str);
+        self.producer.context().brokers.revive(self.producer.client(), servers);
         let mut results = self.take_reports();
         if let Err(error) = self.replace_if_fatal() {
             results.push(Err(error));
@@ -292,7 +302,8 @@ impl Sink for Kafka {
 }
 
 fn produce(config: &Config, reports: &Reports) -> Result<BaseProducer<Context>, Error> {
-    let producer: KafkaResult<_> = config.client_config().create_with_context(Context(reports.clone()));
+    let producer: KafkaResult<_> =
+        config.client_config().create_with_context(Context { reports: reports.clone(), brokers: BrokerWatch::default() });
     producer.map_err(|source| Error::Producer { topic: config.topic.clone(), source })
 }
 

@@ -335,6 +335,7 @@ impl<W: Fn()> Thread<W> {
                     return Ok(());
                 }
             }
+            self.revive_client();
             self.answer_rebalances()?;
             self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
@@ -343,6 +344,11 @@ impl<W: Fn()> Thread<W> {
                 self.poll()?;
             }
         }
+    }
+
+    fn revive_client(&self) {
+        let servers = self.config.client.get("bootstrap.servers").map_or("", String::as_str);
+        self.consumer().context().brokers.revive(self.consumer().client(), servers);
     }
 
     fn send(&self, event: Event) {

@@ -13,6 +13,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, warn};
 
+use crate::kafka_client::BrokerWatch;
+
 /// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -59,13 +61,15 @@ pub(super) struct Context {
     pub closing: AtomicBool,
     /// Set when the client found a position that the broker does not have, and went to the first one it has.
     pub offset_reset: AtomicBool,
+    /// Sees when the client has lost all its brokers.
+    pub brokers: BrokerWatch,
     stats: Arc<Stats>,
 }
 
 impl Context {
     pub fn new(stats: Arc<Stats>) -> Self {
         let (closing, offset_reset) = (AtomicBool::new(false), AtomicBool::new(false));
-        Context { rebalances: Mutex::default(), closing, offset_reset, stats }
+        Context { rebalances: Mutex::default(), closing, offset_reset, brokers: BrokerWatch::default(), stats }
     }
 
     /// Rebalances that were not answered yet, in their order.
@@ -97,6 +101,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.brokers.note(&statistics);
         // Partitions of other members are reported without a lag, as -1.
         let lags = statistics.topics.values().flat_map(|topic| topic.partitions.values()).map(|partition| partition.consumer_lag);
         let lag: i64 = lags.filter(|lag| *lag > 0).sum();

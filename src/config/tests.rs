@@ -298,8 +298,8 @@ fn keys_without_effect_yet_accept_only_their_default() {
 
 #[test]
 fn the_inactive_value_of_a_key_without_effect_is_accepted() {
-    assert!(problems(TOPICS, &["processing.wal.long_term.enabled=true"]).contains("not supported yet: the long-term log"));
-    assert!(parse(TOPICS, &["processing.wal.long_term={enabled: false, directory: '{data_directory}/wal/long'}"]).is_ok());
+    assert!(problems(TOPICS, &["processing.wal.enabled=false"]).contains("not supported yet: running without a write-ahead log"));
+    assert!(parse(TOPICS, &["processing.wal.enabled=true"]).is_ok());
 }
 
 #[test]
