@@ -24,10 +24,13 @@ pub struct BrokerWatch {
 impl BrokerWatch {
     /// Takes what the client says of itself, every `STATISTICS_INTERVAL_MS`.
     pub fn note(&self, statistics: &Statistics) {
+        self.note_sources(statistics.brokers.values().map(|broker| broker.source.as_str()));
+    }
+
+    fn note_sources<'s>(&self, mut sources: impl Iterator<Item = &'s str>) {
         // Logical brokers, like the group's coordinator, have no address of their own.
-        let has_address = |source: &str| source == "learned" || source == "configured";
-        let is_lost = !statistics.brokers.values().any(|broker| has_address(&broker.source));
-        self.has_lost_all.store(is_lost, Ordering::Release);
+        let has_address = sources.any(|source| source == "learned" || source == "configured");
+        self.has_lost_all.store(!has_address, Ordering::Release);
     }
 
     /// Names the bootstrap servers again if the client has lost all brokers. Cheap otherwise: call it wherever the client is polled.
@@ -57,27 +60,6 @@ mod tests {
     use rdkafka::config::{ClientConfig, FromClientConfig};
     use rdkafka::producer::{BaseProducer, Producer};
 
-    fn statistics(sources: &[&str]) -> Statistics {
-        let broker = |source: &&str| {
-            let zeros = "\"outbuf_cnt\":0,\"outbuf_msg_cnt\":0,\"waitresp_cnt\":0,\"waitresp_msg_cnt\":0,\"tx\":0,\"txbytes\":0,\
-                         \"txerrs\":0,\"txretries\":0,\"req_timeouts\":0,\"rx\":0,\"rxbytes\":0,\"rxerrs\":0,\"rxcorriderrs\":0,\
-                         \"rxpartial\":0,\"req\":{},\"zbuf_grow\":0,\"buf_grow\":0,\"wakeups\":0,\"toppars\":{}";
-            format!(
-                "\"{source}\":{{\"name\":\"{source}\",\"nodeid\":1,\"nodename\":\"n\",\"source\":\"{source}\",\"state\":\"UP\",\
-                 \"stateage\":0,{zeros}}}"
-            )
-        };
-        let brokers: Vec<String> = sources.iter().map(broker).collect();
-        let text = format!(
-            "{{\"name\":\"c\",\"client_id\":\"c\",\"type\":\"consumer\",\"ts\":0,\"time\":0,\"age\":0,\"replyq\":0,\"msg_cnt\":0,\
-             \"msg_size\":0,\"msg_max\":0,\"msg_size_max\":0,\"tx\":0,\"tx_bytes\":0,\"rx\":0,\"rx_bytes\":0,\"txmsgs\":0,\
-             \"txmsg_bytes\":0,\"rxmsgs\":0,\"rxmsg_bytes\":0,\"simple_cnt\":0,\"metadata_cache_cnt\":0,\"topics\":{{}},\
-             \"brokers\":{{{}}}}}",
-            brokers.join(",")
-        );
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-    }
-
     #[test]
     fn a_client_without_any_broker_of_an_address_begins_anew() {
         let watch = BrokerWatch::default();
@@ -85,7 +67,7 @@ mod tests {
         for (sources, is_lost) in
             [(&["learned", "logical"][..], false), (&["configured"], false), (&["logical"], true), (&[], true)]
         {
-            watch.note(&statistics(sources));
+            watch.note_sources(sources.iter().copied());
             assert_eq!(watch.has_lost_all.load(Ordering::Acquire), is_lost, "{sources:?}");
             watch.revive(producer.client(), "127.0.0.1:1,127.0.0.1:2");
             assert!(!watch.has_lost_all.load(Ordering::Acquire));

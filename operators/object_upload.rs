@@ -358,7 +358,13 @@ pub async fn upload_file(operator: &Operator, file: &StableFile, config: &Config
             return Err(error);
         }
         let wait = backoff.next_wait();
-        tracing::warn!(path = file.path, failures, wait_ms = wait.as_millis() as u64, error = chain(&error), "upload failed");
+        tracing::warn!(
+            path = file.path,
+            failures,
+            wait_ms = wait.as_millis() as u64,
+            error = chain(&error),
+            "upload failed, trying again"
+        );
         tokio::time::sleep(wait).await;
     }
 }

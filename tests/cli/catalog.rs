@@ -114,7 +114,7 @@ fn change_in_postgres(url: &str, schema: &str, change: Change) -> i64 {
     let mut client = postgres::Client::connect(url, postgres::NoTls).unwrap();
     client.batch_execute(&format!("SET search_path = {schema}, public")).unwrap();
     let of_first = "partition_id = (SELECT id FROM partitions WHERE partition = 0)";
-    let select = format!("SELECT upper(offsets) FROM coverage WHERE {of_first}");
+    let select = format!("SELECT max(upper(offsets)) FROM coverage WHERE {of_first}");
     let end: i64 = client.query_one(&select, &[]).unwrap().get(0);
     let moved = |by: i64| {
         format!(

@@ -96,6 +96,8 @@ fn messages_that_retention_removed_before_they_were_read_are_told() {
     assert!(kafka.delete_records(&setup.topic, 0, 3_000));
     ingest.signal(libc::SIGCONT);
     assert!(ingest.wait_for("the broker's retention removed offsets before they were read"));
+    // What is left of them is read.
+    wait::until("what is left to be committed", PATIENCE, || crate::disks::committed(&setup) == "3080");
     ingest.signal(libc::SIGTERM);
     let ended = ingest.wait(PATIENCE).expect(0);
     let told = ended.stderr.lines().find(|line| line.contains("retention removed")).expect("it was seen");

@@ -68,7 +68,7 @@ fn partitions(setup: &Setup) -> TopicPartitionList {
 }
 
 /// The sum of the group's committed offsets.
-fn committed(setup: &Setup) -> String {
+pub fn committed(setup: &Setup) -> String {
     let committed = consumer(setup).committed_offsets(partitions(setup), PATIENCE);
     let elements =
         committed.map(|list| list.elements().iter().filter_map(|at| at.offset().to_raw()).filter(|at| *at > 0).sum::<i64>());
