@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::setup::Setup;
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::disk::Disk;
-use crate::support::lake;
+use crate::support::{lake, wait};
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named_at_the_start_and_nothing_is_lost() {
@@ -35,7 +35,7 @@ fn a_folder_that_cannot_be_written_is_named_at_the_start_and_nothing_is_lost() {
 }
 
 /// Kills a process whose object store refuses all files when everything is in its log; returns the segments in use.
-fn killed_with_a_full_log(setup: &Setup, messages: &str) -> Vec<PathBuf> {
+fn killed_with_a_full_log(setup: &Setup, messages: u64) -> Vec<PathBuf> {
     let store = setup.path("data/objects");
     fs::create_dir_all(store.parent().expect("it is below the folder")).expect("the folder is writable");
     // A folder of this name is what the store needs.
@@ -44,7 +44,12 @@ fn killed_with_a_full_log(setup: &Setup, messages: &str) -> Vec<PathBuf> {
     fs::write(store.join(index), b"in the way").expect("the folder is writable");
     let mut process = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
     assert!(process.wait_for("upload failed, trying again"), "{}", process.stderr());
-    crate::support::wait::until("all offsets to be committed", PATIENCE, || committed(setup) == messages);
+    let committed_all =
+        |messages: u64| wait::until("all offsets to be committed", PATIENCE, || committed(setup) == messages.to_string());
+    committed_all(messages);
+    // Frames written later prove that the earlier ones were durable: without any, damage could not be told from a torn end.
+    setup.generate("otlp", 40, 44);
+    committed_all(messages + 40);
     process.kill();
     fs::remove_file(store.join(index)).expect("it is there");
     let mut segments = lake::files(&setup.path("data/wal/short"), ".wal");
@@ -79,14 +84,12 @@ pub fn committed(setup: &Setup) -> String {
 fn rewind(setup: &Setup) {
     let mut list = partitions(setup);
     list.set_all_offsets(Offset::Offset(0)).expect("the offset is valid");
-    crate::support::wait::until("the killed member to leave the group", PATIENCE, || {
-        consumer(setup).commit(&list, CommitMode::Sync).is_ok()
-    });
+    wait::until("the killed member to leave the group", PATIENCE, || consumer(setup).commit(&list, CommitMode::Sync).is_ok());
 }
 
 fn damage(setup: &Setup, damage: impl Fn(&Path)) {
     setup.generate("otlp", 600, 42);
-    let segments = killed_with_a_full_log(setup, "600");
+    let segments = killed_with_a_full_log(setup, 600);
     damage(&segments[0]);
     // What is damaged is told, the rest is published, and what is missing is a finding, not a silence.
     let ended = openwit(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]).expect(3);
