@@ -126,6 +126,7 @@ fn batch(payloads: &[Vec<u8>]) -> RawBatch {
         end,
         arena: arena.into(),
         records,
+        polled_ms: 0,
         charge: Default::default(),
     }
 }

@@ -111,6 +111,8 @@ pub struct RawBatch {
     pub arena: Bytes,
     /// The messages.
     pub records: Vec<RawRecord>,
+    /// When the first of them was polled, in Unix milliseconds.
+    pub polled_ms: u64,
     /// Their share of the memory budget. It stays in its process.
     #[serde(skip)]
     pub charge: Charge,

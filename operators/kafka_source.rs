@@ -26,6 +26,7 @@ pub mod collector;
 pub mod consumer;
 mod context;
 mod headers;
+pub mod latency;
 pub mod ledger;
 pub mod pool;
 pub mod resume;
@@ -228,6 +229,8 @@ struct Source {
     ledger: Ledger,
     draining: Option<Draining>,
     emitted: BTreeMap<PartitionKey, i64>,
+    /// Of epochs that are not committable: when messages were polled, and how many.
+    polled: BTreeMap<Epoch, Vec<(u64, u64)>>,
     is_closing: bool,
     is_closed: bool,
 }
@@ -256,6 +259,7 @@ impl Source {
             ledger: Ledger::default(),
             draining: None,
             emitted: BTreeMap::new(),
+            polled: BTreeMap::new(),
             is_closing: false,
             is_closed: false,
         };
@@ -278,6 +282,7 @@ impl Source {
     fn retire(&mut self, commit: Option<Epoch>) {
         let moved = self.ledger.retire_committable(commit);
         self.config.status.note(&moved, &std::mem::take(&mut self.emitted));
+        self.note_latencies(commit);
         if !moved.is_empty() {
             self.command(Command::Store(moved.into_iter().collect()));
         }
@@ -288,6 +293,15 @@ impl Source {
         }
         if self.ports.health.stopping() {
             self.stop_reading();
+        }
+    }
+
+    fn note_latencies(&mut self, commit: Option<Epoch>) {
+        let now_ms = self.ports.clock.now_ms();
+        while let Some(entry) = self.polled.first_entry().filter(|entry| commit.is_none_or(|commit| *entry.key() < commit)) {
+            for (polled_ms, messages) in entry.remove() {
+                self.ports.stats.committable.note(now_ms.saturating_sub(polled_ms), messages);
+            }
         }
     }
 
@@ -330,6 +344,7 @@ impl Source {
         self.ledger.emit(capability.epoch(), &batch.partition, batch.end);
         self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
         self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
+        self.polled.entry(capability.epoch()).or_default().push((batch.polled_ms, batch.records.len() as u64));
         self.emitted.insert(batch.partition.clone(), batch.end);
         let mut session = output.session(&capability.raw);
         session.give(batch);

@@ -377,7 +377,7 @@ impl Normalizer {
     /// If the records are not ascending inside `batch.start..batch.end`: their coverage would be a lie.
     pub fn normalize(&mut self, batch: RawBatch) -> Normalized {
         let topic = self.topic(&batch.partition.topic.name);
-        let RawBatch { partition, start, end, arena, records: raw, charge } = batch;
+        let RawBatch { partition, start, end, arena, records: raw, charge, .. } = batch;
         let mut coverage = Coverage::stored(partition, start..end);
         let mut written = written_arena(topic.format, &raw, &arena);
         let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());

@@ -28,6 +28,10 @@ pub struct Totals {
     pub skipped: u64,
     /// Parquet files published.
     pub files: u64,
+    /// Milliseconds from the poll of a message until its offset could be committed: half of all messages took less.
+    pub committable_ms_p50: u64,
+    /// The same for 99 of 100.
+    pub committable_ms_p99: u64,
 }
 
 /// What the process used so far.
@@ -75,6 +79,11 @@ pub struct Summary {
     pub skipped: u64,
     /// Parquet files published.
     pub files: u64,
+    /// Milliseconds from the poll of a message until its offset could be committed: half of all messages took less. The upper bound
+    /// of a bucket; 0 without messages.
+    pub committable_ms_p50: u64,
+    /// The same for 99 of 100.
+    pub committable_ms_p99: u64,
     /// Seconds by the clock.
     pub seconds: f64,
     /// Processor seconds used during the run, of all threads.
@@ -92,7 +101,7 @@ pub struct Summary {
 impl Summary {
     /// The summary of a run that took `elapsed` and began with the usage `before`, which is subtracted.
     pub fn new(totals: Totals, elapsed: Duration, before: Usage, after: Usage) -> Self {
-        let Totals { messages, records, rows, bytes, duplicates, rejects, skipped, files } = totals;
+        let Totals { messages, records, rows, bytes, duplicates, rejects, skipped, files, .. } = totals;
         let seconds = elapsed.as_secs_f64();
         let cpu_seconds = (after.cpu_seconds - before.cpu_seconds).max(0.0);
         let ratio = |amount: f64, of: f64| if of > 0.0 { amount / of } else { 0.0 };
@@ -105,6 +114,8 @@ impl Summary {
             rejects,
             skipped,
             files,
+            committable_ms_p50: totals.committable_ms_p50,
+            committable_ms_p99: totals.committable_ms_p99,
             seconds,
             cpu_seconds,
             rss_max_bytes: after.rss_max_bytes,
@@ -134,6 +145,11 @@ impl fmt::Display for Summary {
             ("rows published", grouped(self.rows), format!("in {} files", grouped(self.files))),
             ("MB read", megabytes(self.bytes), format!("{:.1} MB/s", self.mb_per_second)),
             ("seconds", format!("{:.2}", self.seconds), String::new()),
+            (
+                "ms to commit",
+                grouped(self.committable_ms_p99),
+                format!("99 of 100 messages; half in {}", self.committable_ms_p50),
+            ),
             ("CPU seconds", format!("{:.2}", self.cpu_seconds), format!("{:.2} per GB read", self.cpu_seconds_per_gb)),
             ("peak memory MB", megabytes(self.rss_max_bytes), String::new()),
         ];
@@ -159,6 +175,8 @@ mod tests {
             rejects: 20,
             skipped: 0,
             files: 3,
+            committable_ms_p50: 20,
+            committable_ms_p99: 50,
         };
         let before = Usage { cpu_seconds: 1.0, rss_max_bytes: 1 };
         let after = Usage { cpu_seconds: 2.72, rss_max_bytes: 256_000_000 };
@@ -187,6 +205,8 @@ mod tests {
             "records",
             "rows",
             "bytes",
+            "committable_ms_p50",
+            "committable_ms_p99",
             "duplicates",
             "rejects",
             "skipped",

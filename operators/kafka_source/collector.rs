@@ -121,7 +121,15 @@ impl Collector {
         let charge = budget.seal(Load { bytes: self.arena.len(), messages: records.len() });
         let arena = pool.seal(std::mem::take(&mut self.arena));
         let start = std::mem::replace(&mut self.start, self.next);
-        Some(RawBatch { partition: self.partition.clone(), start, end: self.next, arena, records, charge })
+        Some(RawBatch {
+            partition: self.partition.clone(),
+            start,
+            end: self.next,
+            arena,
+            records,
+            polled_ms: self.opened_at_ms,
+            charge,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, warn};
 
+use super::latency::Histogram;
 use crate::kafka_client::BrokerWatch;
 
 /// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
@@ -36,6 +37,8 @@ pub struct Stats {
     pub recalled: AtomicUsize,
     /// Milliseconds that gained partitions waited for their warm-up, all assignments together.
     pub warm_up_ms: AtomicUsize,
+    /// How long messages took from the poll until their offsets could be committed.
+    pub committable: Histogram,
     /// With `until_end`: messages between the start positions and the end offsets.
     pub total: AtomicUsize,
 }

@@ -62,6 +62,7 @@ fn batch(topic: &str, start: i64, end: i64, messages: &[Message<'_>]) -> RawBatc
         end,
         arena: arena.into(),
         records,
+        polled_ms: 0,
         charge: Default::default(),
     }
 }

@@ -54,7 +54,10 @@ pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Fail
         Ok(_) => {}
         Err(fault) => return Err(Failure::fault(format!("{fault}\n{}", unfinished(control)))),
     }
-    Ok(Summary::new(totals(control), started.elapsed(), before, Usage::now()))
+    let totals = totals(control);
+    let (p50, p99) = (totals.committable_ms_p50, totals.committable_ms_p99);
+    info!(messages = totals.messages, p50, p99, "milliseconds from poll to committable");
+    Ok(Summary::new(totals, started.elapsed(), before, Usage::now()))
 }
 
 /// Prints a summary and audits the result.
@@ -96,6 +99,8 @@ fn totals(control: &Control) -> Totals {
         rejects: counters.normalize.rejected.load(Ordering::Relaxed),
         skipped: counters.normalize.skipped.load(Ordering::Relaxed),
         files: counters.catalog.files.load(Ordering::Relaxed),
+        committable_ms_p50: counters.source.committable.quantile_ms(0.5),
+        committable_ms_p99: counters.source.committable.quantile_ms(0.99),
     }
 }
 
