@@ -1,7 +1,7 @@
 //! `run`: a process with the graph of a configuration, from start to a clean stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control, Plan};
@@ -57,7 +57,26 @@ pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Fail
     let totals = totals(control);
     let (p50, p99) = (totals.committable_ms_p50, totals.committable_ms_p99);
     info!(messages = totals.messages, p50, p99, "milliseconds from poll to committable");
+    tell_detours(control);
     Ok(Summary::new(totals, started.elapsed(), before, Usage::now()))
+}
+
+/// Says what took another way than the shortest, if anything did.
+fn tell_detours(control: &Control) {
+    let (backlog, sink, catalog) = (&control.counters.backlog, &control.counters.sink, &control.counters.catalog);
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (spilled, recalled) = (of(&backlog.spilled), of(&backlog.recalled));
+    let (resent, rerouted, refused) = (of(&sink.resent), of(&sink.rerouted), of(&catalog.refused));
+    if spilled + recalled + resent + rerouted + refused > 0 {
+        info!(
+            spilled,
+            recalled,
+            resent,
+            rerouted,
+            refused,
+            "batches kept in the log alone and read back; deliveries sent again, to another node; commits given up"
+        );
+    }
 }
 
 /// Prints a summary and audits the result.
