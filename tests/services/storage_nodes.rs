@@ -79,7 +79,9 @@ fn a_storage_node_that_hangs_is_replaced_and_loses_to_the_catalog_when_it_wakes_
     hanging.signal(libc::SIGSTOP);
     nodes.setup.generate("otlp", 400, 52);
     assert!(ingest.wait_for("others stand in"), "{}", ingest.stderr());
-    wait::until("everything to be published by the other node", PATIENCE, || nodes.published() == 800);
+    // A hanging peer is noticed by keep-alives, which takes 15 seconds for each attempt to reach it.
+    let is_published = wait::until_or_late(2 * PATIENCE, || nodes.published() == 800);
+    assert!(is_published, "published {}; ingest:\n{}\nthe other node:\n{}", nodes.published(), ingest.stderr(), other.stderr());
     // It wakes up with rows that are published by now.
     hanging.signal(libc::SIGCONT);
     hanging.signal(libc::SIGTERM);
