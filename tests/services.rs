@@ -27,5 +27,3 @@ mod long_term;
 mod network;
 #[path = "services/setup.rs"]
 mod setup;
-#[path = "services/storage_nodes.rs"]
-mod storage_nodes;
