@@ -23,6 +23,8 @@ use openwit_operators::wal_commit::{Config, Job, Log, Sync, Writer};
 const PAYLOAD_BYTES: usize = 344;
 const BLOCK: usize = 4096;
 const ROUNDS: usize = 3;
+/// What the bare loop writes from: more than a processor caches.
+const SOURCE_BYTES: usize = 64 << 20;
 /// A way that is slow on this machine is cut off, its rate being known by then.
 const ROUND_MAX: Duration = Duration::from_secs(5);
 /// Jobs at the writer at any time, as from a few workers.
@@ -73,11 +75,12 @@ fn open_raw(path: &Path, direct: bool) -> File {
     options.open(path).expect("the bench's folder is writable")
 }
 
-/// Writes and syncs `group` bytes again and again over a file that was written before.
+/// Writes and syncs `group` bytes again and again over a file that was written before. The bytes come from ever other memory, as those
+/// of a log do: what stays in the processor's cache is written faster than anything real.
 fn raw(directory: &Path, direct: bool, group: usize, total: u64) -> Run {
     const FILE_BYTES: u64 = 128 << 20;
     let file = open_raw(&directory.join("raw"), direct);
-    let storage: Vec<u8> = (0..(1 << 20) + group + BLOCK).map(|byte| ((byte * 31) >> 3) as u8).collect();
+    let storage: Vec<u8> = (0..SOURCE_BYTES + group + BLOCK).map(|byte| ((byte * 31) >> 3) as u8).collect();
     let start = storage.as_ptr().addr().next_multiple_of(BLOCK) - storage.as_ptr().addr();
     if file.metadata().expect("the file is open").len() < FILE_BYTES {
         for at in 0..FILE_BYTES >> 20 {
@@ -85,13 +88,13 @@ fn raw(directory: &Path, direct: bool, group: usize, total: u64) -> Run {
         }
         file.sync_all().expect("the disk works");
     }
-    let buffer = &storage[start..start + group];
     let (begin, mut bytes, mut at) = (Instant::now(), 0, 0);
     while bytes < total && begin.elapsed() < ROUND_MAX {
         if at + group as u64 > FILE_BYTES {
             at = 0;
         }
-        for (index, part) in buffer.chunks(1 << 20).enumerate() {
+        let from = start + bytes as usize % SOURCE_BYTES;
+        for (index, part) in storage[from..from + group].chunks(1 << 20).enumerate() {
             file.write_all_at(part, at + ((index as u64) << 20)).expect("there is space");
         }
         file.sync_data().expect("the disk works");

@@ -229,7 +229,7 @@ fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<()
         .map_err(|error| fault(format!("starting the I/O runtime: {error}")))?;
     let opened = open(plan, control, &health, clock, runtime.handle())?;
     control.enter(&health, opened.server.clone());
-    let ended = execute(plan.workers, opened.clone(), &health);
+    let ended = execute(plan.workers, &opened, &health);
     let result = match (health.fault(), ended) {
         (Some(fault), _) => Err(fault),
         (None, Err(message)) => Err(fault(message)),
@@ -486,16 +486,42 @@ fn report_recovery(report: &wal_commit::recovery::Report, directory: &PathBuf) {
     }
 }
 
+/// One of the two graphs of a process. Each has workers of its own: what storage encodes and compresses for a tenth of a second at a
+/// time must not keep messages from being acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Ingest or replay.
+    Source,
+    Storage,
+}
+
 /// Runs the graphs on all workers until they are done or one has failed.
-fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String> {
+fn execute(workers: usize, opened: &Opened, health: &Health) -> Result<(), String> {
+    let has_source = opened.ingest.is_some() || opened.replay.is_some();
+    let sides = [(Side::Storage, opened.storage.is_some()), (Side::Source, has_source)];
+    let sides = sides.into_iter().filter_map(|(side, is_there)| is_there.then_some(side));
+    let started: Vec<_> = sides.map(|side| start_workers(side, workers, opened.clone(), health.clone())).collect();
+    let join = |guards: timely::communication::WorkerGuards<()>| {
+        guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+    };
+    let ended: Vec<_> = started.into_iter().map(|guards| guards.and_then(join)).collect();
+    ended.into_iter().collect()
+}
+
+fn start_workers(
+    side: Side,
+    workers: usize,
+    opened: Opened,
+    health: Health,
+) -> Result<timely::communication::WorkerGuards<()>, String> {
     let communication =
         if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
     let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
     let on_workers = health.clone();
-    let guards = timely::execute(config, move |worker| {
+    let started = timely::execute(config, move |worker| {
         on_workers.register_worker();
         // A panicking operator ends its worker alone, and the others would wait for its frontier forever.
-        let work = AssertUnwindSafe(|| work(worker, &opened, &on_workers));
+        let work = AssertUnwindSafe(|| work(worker, side, &opened, &on_workers));
         if let Err(panic) = catch_unwind(work) {
             on_workers.fail(STAGE, format!("worker {} panicked: {}", worker.index(), panic_text(panic.as_ref())));
             drop_dataflows(worker);
@@ -505,8 +531,12 @@ fn execute(workers: usize, opened: Opened, health: &Health) -> Result<(), String
             // Without this, timely goes on stepping until no dataflow is left.
             drop_dataflows(worker);
         }
-    })?;
-    guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+    });
+    if let Err(error) = &started {
+        // The other side's workers must not wait for these.
+        health.fail(STAGE, format!("starting the workers: {error}"));
+    }
+    started
 }
 
 fn drop_dataflows(worker: &mut Worker) {
@@ -515,34 +545,32 @@ fn drop_dataflows(worker: &mut Worker) {
     }
 }
 
-/// Builds the graphs on one worker and steps them.
-fn work(worker: &mut Worker, opened: &Opened, health: &Health) {
-    let mut ingest_dataflow = None;
-    // All workers build the graphs in the same order: channels are numbered by position.
-    if let Some((config, ports)) = opened.storage.clone() {
-        worker.dataflow_named::<Epoch, _, _>("storage", |scope| storage::storage(scope, config, ports));
-    }
-    if let Some((config, ports)) = opened.ingest.clone() {
-        ingest_dataflow = Some(worker.next_dataflow_index());
-        worker.dataflow_named::<Epoch, _, _>("ingest", |scope| ingest::ingest(scope, config, ports));
-    }
-    if let Some((config, ports)) = opened.replay.clone() {
-        ingest_dataflow = Some(worker.next_dataflow_index());
-        worker.dataflow_named::<Epoch, _, _>("replay", |scope| replay::replay(scope, config, ports));
-    }
-    while worker.has_dataflows() && !health.failed() {
-        worker.step_or_park(None);
-        let is_done = ingest_dataflow.is_some_and(|dataflow| !worker.installed_dataflows().contains(&dataflow));
-        if is_done {
-            ingest_dataflow = None;
-            if opened.ingesting.fetch_sub(1, Ordering::AcqRel) == 1 {
-                close_storage(opened);
+/// Builds a side's graph on one worker and steps it.
+fn work(worker: &mut Worker, side: Side, opened: &Opened, health: &Health) {
+    match side {
+        Side::Storage => {
+            if let Some((config, ports)) = opened.storage.clone() {
+                worker.dataflow_named::<Epoch, _, _>("storage", |scope| storage::storage(scope, config, ports));
             }
         }
-        let is_storage_only = opened.ingest.is_none() && opened.replay.is_none();
+        Side::Source => {
+            if let Some((config, ports)) = opened.ingest.clone() {
+                worker.dataflow_named::<Epoch, _, _>("ingest", |scope| ingest::ingest(scope, config, ports));
+            }
+            if let Some((config, ports)) = opened.replay.clone() {
+                worker.dataflow_named::<Epoch, _, _>("replay", |scope| replay::replay(scope, config, ports));
+            }
+        }
+    }
+    let is_storage_only = opened.ingest.is_none() && opened.replay.is_none();
+    while worker.has_dataflows() && !health.failed() {
+        worker.step_or_park(None);
         if is_storage_only && health.stopping() {
             close_storage(opened);
         }
+    }
+    if side == Side::Source && opened.ingesting.fetch_sub(1, Ordering::AcqRel) == 1 {
+        close_storage(opened);
     }
 }
 

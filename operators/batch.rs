@@ -254,6 +254,17 @@ impl NormalizedBatch {
         }
     }
 
+    /// All payloads, in the records' order; those that lie side by side as one.
+    pub fn payload_runs(&self) -> impl Iterator<Item = &[u8]> {
+        let end = |record: &Record| record.payload.start.wrapping_add(record.payload.len);
+        let runs = self.records.chunk_by(move |one, next| one.arena == next.arena && end(one) == next.payload.start);
+        runs.filter_map(move |run| {
+            let (first, last) = run.first().zip(run.last())?;
+            let whole = Span { start: first.payload.start, len: end(last) - first.payload.start };
+            Some(self.payload(&Record { payload: whole, ..*first }))
+        })
+    }
+
     /// Bytes of all payloads.
     pub fn payload_bytes(&self) -> usize {
         self.records.iter().map(|record| record.payload.len as usize).sum()

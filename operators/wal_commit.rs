@@ -61,6 +61,8 @@ use crate::epoch::Epoch;
 mod buffer;
 mod codec;
 pub mod disk;
+mod engine;
+mod flush;
 pub mod frame;
 pub mod inspect;
 pub mod keys;

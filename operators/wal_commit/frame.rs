@@ -159,10 +159,24 @@ pub struct Place {
     pub segment: u64,
     /// The frame's first byte in the segment's file.
     pub position: u64,
-    /// Everything before this position is durable.
-    pub synced: u64,
     /// The batch's epoch.
     pub epoch: Epoch,
+}
+
+/// A frame in a buffer whose header is still missing: what was durable is only known when the buffer is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unsealed {
+    /// Where the frame starts in the buffer.
+    pub(super) at: usize,
+    header: Header,
+}
+
+impl Unsealed {
+    /// Writes the header. Everything before `synced` is durable.
+    pub(super) fn seal(self, synced: u64, buffer: &mut AlignedBuffer) {
+        let header = Header { synced, ..self.header };
+        header.write(&mut buffer.bytes_mut()[self.at..self.at + HEADER_BYTES]);
+    }
 }
 
 impl<'a> Prepared<'a> {
@@ -183,21 +197,19 @@ impl<'a> Prepared<'a> {
         frame_bytes(self.meta.len() as u32, self.payload_bytes)
     }
 
-    /// Appends the frame to `out`.
-    pub(super) fn write(&self, place: Place, out: &mut AlignedBuffer) {
+    /// Appends the frame to `out`, without its header.
+    pub(super) fn write(&self, place: Place, out: &mut AlignedBuffer) -> Unsealed {
         let start = out.len();
         out.reserve(self.frame_bytes() as usize);
         out.extend_zeros(HEADER_BYTES);
         out.extend(self.meta);
         let payload = out.len();
-        for record in &self.batch.records {
-            out.extend(self.batch.payload(record));
-        }
+        self.batch.payload_runs().for_each(|run| out.extend(run));
         out.extend_zeros(self.frame_bytes() as usize - (out.len() - start));
         let header = Header {
             segment: place.segment,
             position: place.position,
-            synced: place.synced,
+            synced: 0,
             epoch: place.epoch,
             meta_bytes: self.meta.len() as u32,
             payload_bytes: self.payload_bytes,
@@ -205,7 +217,7 @@ impl<'a> Prepared<'a> {
             payload_crc: crc32c::crc32c(&out.bytes()[payload..]),
             records: self.batch.records.len() as u32,
         };
-        header.write(&mut out.bytes_mut()[start..start + HEADER_BYTES]);
+        Unsealed { at: start, header }
     }
 }
 

@@ -8,9 +8,10 @@
 //!                            0..............synced........written.....end
 //! ```
 //!
-//! Frames are gathered in a buffer and written in whole blocks, so that direct I/O can be used. The last block of a write is
-//! rarely full: it is kept, and written again, longer, with the next. The bytes it already held do not change, so a write that
-//! is torn by a crash cannot harm them as long as the disk writes sectors whole.
+//! Frames are gathered in a buffer and written in whole blocks, so that direct I/O can be used. While one buffer is on its way to the
+//! disk ([`super::flush`]), frames are gathered in the other. The last block of a write is rarely full: it is kept, and written again,
+//! longer, with the next. The bytes it already held do not change, so a write that is torn by a crash cannot harm them as long as the
+//! disk writes sectors whole.
 //!
 //! Segments are released, and so reused, oldest first. Reuse is what makes syncs cheap: overwriting blocks that were written
 //! before needs no journal commit, which doubles the throughput of an idle disk and is worth more on a busy one.
@@ -18,11 +19,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::buffer::AlignedBuffer;
 use super::disk::{self, Access, BLOCK_BYTES, Directory, Disk, File, Lock};
-use super::frame::{self, Place, Prepared};
+use super::flush::{Flush, Outcome, Write};
+use super::frame::{self, Place, Prepared, Unsealed};
 use super::long_term::cleanup::Horizon;
 use super::read::{Frames, Position, Reader, Run};
 use super::recovery::{self, Recovery, Surveyed};
@@ -31,9 +33,7 @@ use super::{Config, Error, keys, long_term};
 use crate::batch::NormalizedBatch;
 use crate::epoch::Epoch;
 
-/// The buffer is written when it holds this much. Writes of 1 MiB reach the disk's full rate; larger ones only cost memory.
-const WRITE_BYTES: usize = 1 << 20;
-/// Buffers above this are given back after a huge frame. Well above a usual one: memory that is given back and taken again costs more
+/// A buffer above this is given back after a huge frame. Well above a usual one: memory that is given back and taken again costs more
 /// than the copy into it.
 const BUFFER_BYTES_MAX: usize = 32 << 20;
 /// Free segments kept for reuse; more are removed. Enough for a second at full rate between two releases.
@@ -106,7 +106,7 @@ pub struct Stats {
 /// The segment being written. end >= written >= synced, in order of appending, writing, syncing.
 struct Active {
     number: u64,
-    file: Box<dyn File>,
+    file: Arc<dyn File>,
     file_bytes: u64,
     end: u64,
     written: u64,
@@ -167,6 +167,14 @@ pub struct Log {
     buffer: AlignedBuffer,
     /// Where the buffer's first byte belongs in the active segment.
     buffer_start: u64,
+    /// Frames in the buffer that have no header yet.
+    unsealed: Vec<Unsealed>,
+    /// The other buffer, while no flush has it.
+    spare: AlignedBuffer,
+    /// A flush that writes is under way.
+    is_writing: bool,
+    /// A flush that syncs is under way.
+    is_syncing: bool,
     meta: Vec<u8>,
     poisoned: bool,
     stats: Stats,
@@ -204,6 +212,10 @@ impl Log {
             names_changed: true,
             buffer: AlignedBuffer::default(),
             buffer_start: 0,
+            unsealed: Vec::new(),
+            spare: AlignedBuffer::default(),
+            is_writing: false,
+            is_syncing: false,
             meta: Vec::new(),
             poisoned: false,
             stats: Stats { direct_io: disk.direct(), ..Stats::default() },
@@ -308,25 +320,42 @@ impl Log {
     /// there is room.
     pub fn append(&mut self, epoch: Epoch, batch: &NormalizedBatch) -> Result<Position, Error> {
         self.usable()?;
+        assert!(!self.is_flushing(), "with a flush under way only `try_append` can tell that it must wait");
+        loop {
+            match self.try_append(epoch, batch)? {
+                Some(position) => return Ok(position),
+                None => self.sync()?,
+            }
+        }
+    }
+
+    /// As `append`, but `None`, without having done anything, if the active segment must be closed and is not synced to its end.
+    pub(super) fn try_append(&mut self, epoch: Epoch, batch: &NormalizedBatch) -> Result<Option<Position>, Error> {
+        self.usable()?;
         let mut meta = std::mem::take(&mut self.meta);
         let appended = Prepared::new(batch, &mut meta).and_then(|frame| self.append_prepared(epoch, batch, &frame));
         self.meta = meta;
         appended
     }
 
-    fn append_prepared(&mut self, epoch: Epoch, batch: &NormalizedBatch, frame: &Prepared<'_>) -> Result<Position, Error> {
+    fn append_prepared(
+        &mut self,
+        epoch: Epoch,
+        batch: &NormalizedBatch,
+        frame: &Prepared<'_>,
+    ) -> Result<Option<Position>, Error> {
         let bytes = frame.frame_bytes();
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write()?;
-        }
         let fits = self.active.as_ref().is_some_and(|active| active.end + bytes <= active.file_bytes);
         if !fits {
+            if self.is_dirty() || self.is_writing || self.is_syncing {
+                return Ok(None);
+            }
             self.next_segment(bytes)?;
         }
         let Some(active) = self.active.as_mut() else { return Err(Error::Poisoned) };
         assert!(active.end + bytes <= active.file_bytes, "segment {} has no room for the frame", active.number);
-        let Active { number: segment, end: position, synced, .. } = *active;
-        frame.write(Place { segment, position, synced, epoch }, &mut self.buffer);
+        let Active { number: segment, end: position, .. } = *active;
+        self.unsealed.push(frame.write(Place { segment, position, epoch }, &mut self.buffer));
         active.end += bytes;
         assert_eq!(self.buffer_start + self.buffer.len() as u64, active.end, "segment {segment}: buffer and end differ");
         (active.epoch_min, active.epoch_max) = (active.epoch_min.min(epoch), active.epoch_max.max(epoch));
@@ -338,50 +367,112 @@ impl Log {
         self.stats.records += batch.records.len() as u64;
         self.stats.payload_bytes += batch.payload_bytes() as u64;
         self.stats.frame_bytes += bytes;
-        Ok(Position { segment, at: position, bytes: bytes as u32 })
+        Ok(Some(Position { segment, at: position, bytes: bytes as u32 }))
     }
 
     /// Hands everything appended to the operating system. On `Error::Full` all of it is kept and written by the next call.
     pub fn write(&mut self) -> Result<(), Error> {
-        self.usable()?;
-        let Some(active) = self.active.as_mut().filter(|active| active.written < active.end) else { return Ok(()) };
-        // Zeros for one header more, so that the end of the log can be told from whatever the file held before.
-        let terminated = (self.buffer.len() + frame::HEADER_BYTES) as u64;
-        let room = active.file_bytes - self.buffer_start;
-        let padded = terminated.next_multiple_of(BLOCK_BYTES).min(room);
-        let written = active.file.write_all_at(self.buffer.padded(padded as usize), self.buffer_start);
-        let (number, end) = (active.number, active.end);
-        if let Err(error) = written {
-            return Err(self.failed("write", &segment_name(number), error));
-        }
-        active.written = end;
-        self.stats.written_bytes += padded;
-        let whole_blocks = end / BLOCK_BYTES * BLOCK_BYTES - self.buffer_start;
-        self.buffer.keep_from(whole_blocks as usize);
-        self.buffer_start += whole_blocks;
-        self.buffer.shrink_to(BUFFER_BYTES_MAX);
-        Ok(())
+        self.flush(false)
     }
 
     /// Makes everything appended durable.
     pub fn sync(&mut self) -> Result<(), Error> {
-        self.write()?;
-        let Some(active) = self.active.as_mut().filter(|active| active.synced < active.end) else { return Ok(()) };
-        assert_eq!(active.written, active.end, "segment {} is synced before it is written", active.number);
-        let start = Instant::now();
-        let synced = active.file.sync();
-        let (elapsed, number) = (start.elapsed(), active.number);
-        if let Err(source) = synced {
-            return Err(self.failed_sync(&segment_name(number), source));
+        self.flush(true)
+    }
+
+    fn flush(&mut self, sync: bool) -> Result<(), Error> {
+        self.usable()?;
+        let Some(mut flush) = self.begin(sync) else { return Ok(()) };
+        flush.run();
+        self.finish(flush)
+    }
+
+    /// Takes out what was appended and not written, to be written and, if `sync`, synced with all before it. `None` if there is
+    /// nothing to do, or if a flush that does the same is under way. Give it back to `finish` when it was run.
+    pub(super) fn begin(&mut self, sync: bool) -> Option<Flush> {
+        let active = self.active.as_mut().filter(|_| !(self.is_writing || sync && self.is_syncing))?;
+        let has_bytes = (active.written < active.end).then(|| {
+            let synced = active.synced;
+            self.unsealed.drain(..).for_each(|frame| frame.seal(synced, &mut self.buffer));
+            // Zeros for one header more, so that the end of the log can be told from whatever the file held before.
+            let terminated = (self.buffer.len() + frame::HEADER_BYTES) as u64;
+            let room = active.file_bytes - self.buffer_start;
+            let padded = terminated.next_multiple_of(BLOCK_BYTES).min(room);
+            let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
+            let write = Write { buffer, start: self.buffer_start, padded };
+            let whole_blocks = write.whole_blocks();
+            self.buffer.clear();
+            self.buffer.extend(&write.buffer.bytes()[whole_blocks..]);
+            self.buffer_start += whole_blocks as u64;
+            write
+        });
+        let end = if has_bytes.is_some() { active.end } else { active.written };
+        if has_bytes.is_none() && !(sync && active.synced < end) {
+            return None;
         }
-        active.synced = active.end;
-        self.stats.count_sync(elapsed);
+        (self.is_writing, self.is_syncing) = (has_bytes.is_some(), self.is_syncing || sync);
+        let (file, segment) = (active.file.clone(), active.number);
+        Some(Flush { file, segment, write: has_bytes, sync, end, outcome: Outcome::Pending })
+    }
+
+    /// Takes a flush back. On `Error::Full` all its bytes are the log's again, to be written by the next.
+    pub(super) fn finish(&mut self, flush: Flush) -> Result<(), Error> {
+        let Flush { segment, write, sync, end, outcome, .. } = flush;
+        let is_write = write.is_some();
+        (self.is_writing, self.is_syncing) = (self.is_writing && !is_write, self.is_syncing && !sync);
+        self.usable()?;
+        match outcome {
+            Outcome::Pending => panic!("a flush of segment {segment} was not run"),
+            Outcome::NotWritten(error) => {
+                write.into_iter().for_each(|write| self.take_back(write));
+                return Err(self.failed("write", &segment_name(segment), error));
+            }
+            Outcome::NotSynced(error) => return Err(self.failed_sync(&segment_name(segment), error)),
+            Outcome::Done(synced_in) => {
+                let Some(active) = self.active.as_mut() else { return Err(Error::Poisoned) };
+                assert_eq!(active.number, segment, "a segment is closed while it is flushed");
+                active.written = active.written.max(end);
+                if let Some(elapsed) = synced_in {
+                    active.synced = active.synced.max(end);
+                    self.stats.count_sync(elapsed);
+                }
+            }
+        }
+        if let Some(Write { buffer, padded, .. }) = write {
+            self.stats.written_bytes += padded;
+            self.spare = buffer;
+            self.spare.clear();
+            self.spare.shrink_to(BUFFER_BYTES_MAX);
+        }
         Ok(())
+    }
+
+    /// Puts bytes that could not be written before those that were appended meanwhile.
+    fn take_back(&mut self, write: Write) {
+        let whole_blocks = write.whole_blocks();
+        let Write { buffer: mut whole, start, .. } = write;
+        let kept = whole.len() - whole_blocks;
+        whole.extend(&self.buffer.bytes()[kept..]);
+        self.unsealed.iter_mut().for_each(|frame| frame.at += whole_blocks);
+        self.spare = std::mem::replace(&mut self.buffer, whole);
+        self.buffer_start = start;
     }
 
     /// True if something was appended and not synced.
     pub fn is_dirty(&self) -> bool {
         self.active.as_ref().is_some_and(|active| active.synced < active.end)
+    }
+
+    /// Bytes appended, and not yet on their way to the disk.
+    pub(super) fn gathered_bytes(&self) -> u64 {
+        let is_unwritten = self.active.as_ref().is_some_and(|active| active.written < active.end);
+        let is_gathered = if self.is_writing { !self.unsealed.is_empty() } else { is_unwritten };
+        if is_gathered { self.buffer.len() as u64 } else { 0 }
+    }
+
+    /// True while a flush is under way.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.is_writing || self.is_syncing
     }
 
     /// States that every frame of an epoch before `epoch` is published. Sealed segments without other frames are made free.
@@ -509,7 +600,6 @@ impl Log {
     /// Seals the active segment and starts one that has room for `frame_bytes`. It is sealed even if there is no room for the
     /// next: it may be the one whose release makes room.
     fn next_segment(&mut self, frame_bytes: u64) -> Result<(), Error> {
-        self.sync()?;
         let needed = (FRAMES_START + frame_bytes).next_multiple_of(BLOCK_BYTES);
         if needed > self.config.bytes_max {
             return Err(Error::FrameTooLarge { bytes: frame_bytes, bytes_max: self.config.bytes_max });
@@ -578,6 +668,7 @@ impl Log {
             None => self.stats.segments_created += 1,
         }
         let (end, epoch_min, epoch_max, keys) = (FRAMES_START, Epoch(u64::MAX), Epoch(0), keys::Builder::default());
+        let file = file.into();
         Ok(Active { number, file, file_bytes, end, written: end, synced: end, epoch_min, epoch_max, keys })
     }
 

@@ -9,12 +9,12 @@ use crate::wal_commit::frame::{Place, Prepared};
 fn encoded(place: Place, batch: &NormalizedBatch) -> Bytes {
     let (mut meta, mut out) = (Vec::new(), AlignedBuffer::default());
     let prepared = Prepared::new(batch, &mut meta).unwrap();
-    prepared.write(place, &mut out);
+    prepared.write(place, &mut out).seal(4096, &mut out);
     assert_eq!(out.len() as u64, prepared.frame_bytes());
     Bytes::copy_from_slice(out.bytes())
 }
 
-const PLACE: Place = Place { segment: 3, position: 8192, synced: 4096, epoch: Epoch(1_790_000_000_020) };
+const PLACE: Place = Place { segment: 3, position: 8192, epoch: Epoch(1_790_000_000_020) };
 
 /// A batch with every disposition of offsets, and one whose numbers are as far apart as they can be.
 fn golden_batches() -> [NormalizedBatch; 2] {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::object_upload::ObjectStore;
+use crate::wal_commit::flush::{Flush, Outcome};
 use crate::wal_commit::long_term::copier::copy;
 use crate::wal_commit::long_term::memory::MemoryShelf;
 use crate::wal_commit::long_term::read::{Frames as CopiedFrames, Selection};
@@ -20,6 +21,12 @@ enum Step {
     },
     Write,
     Sync,
+    /// A flush begins, and is run now or when it ends: what comes until then happens beside it.
+    Begin {
+        sync: bool,
+        run: bool,
+    },
+    Finish,
     SaveKeys,
     NextEpoch,
     /// A segment is copied to the long-term log, where one of the next calls fails. Nothing without such a log.
@@ -50,7 +57,9 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..3, 0usize..6, 0usize..1_500).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
         1 => (0..3, 3usize..6, 5_000usize..9_000).prop_map(|(partition, count, bytes)| Step::Append { partition, count, bytes }),
         1 => Just(Step::Write),
-        4 => Just(Step::Sync),
+        3 => Just(Step::Sync),
+        3 => (any::<bool>(), any::<bool>()).prop_map(|(sync, run)| Step::Begin { sync, run }),
+        2 => Just(Step::Finish),
         2 => Just(Step::SaveKeys),
         2 => Just(Step::NextEpoch),
         2 => (0u64..12).prop_map(|after| Step::Copy { after }),
@@ -71,6 +80,8 @@ struct Model {
     /// Segments that the log wants copied.
     uncopied: std::collections::VecDeque<long_term::Job>,
     appended: Vec<Content>,
+    /// The flush under way, and how many frames had been appended when it began.
+    flush: Option<(Flush, usize)>,
     /// The epoch whose release frees each of them: its own, or that of the run it was recovered by.
     epochs: Vec<Epoch>,
     synced: usize,
@@ -98,7 +109,21 @@ impl Model {
         let (synced, released, epoch, next_offsets) = (0, Epoch(0), 1_000, [0; 3]);
         let log = Some(open(&disk, &config, epoch).0);
         let keys = BTreeSet::new();
-        Model { disk, config, log, shelf, uncopied, appended, epochs, synced, keys, released, epoch: epoch + 1, next_offsets }
+        Model {
+            disk,
+            config,
+            log,
+            shelf,
+            uncopied,
+            appended,
+            flush: None,
+            epochs,
+            synced,
+            keys,
+            released,
+            epoch: epoch + 1,
+            next_offsets,
+        }
     }
 
     /// A failure for want of space changes nothing; any other closes the log.
@@ -107,6 +132,7 @@ impl Model {
             Ok(value) => Some(value),
             Err(error) if error.is_full() => None,
             Err(_) => {
+                self.flush = None;
                 let log = self.log.as_mut().unwrap();
                 assert!(matches!(log.append(Epoch(self.epoch), &batch(0, 0, 1, 1)), Err(Error::Poisoned)));
                 assert!(matches!(log.sync(), Err(Error::Poisoned)));
@@ -121,18 +147,35 @@ impl Model {
                 let start = self.next_offsets[partition as usize];
                 let batch = batch(partition, start, count, bytes);
                 let epoch = Epoch(self.epoch);
-                let result = self.log.as_mut().unwrap().append(epoch, &batch);
+                let mut result = self.log.as_mut().unwrap().try_append(epoch, &batch);
+                if matches!(result, Ok(None)) {
+                    // The segment must be closed.
+                    self.finish();
+                    result = self.log.as_mut().unwrap().append(epoch, &batch).map(Some);
+                }
                 if self.settle(result).is_some() {
                     self.appended.push(content(epoch, &batch));
                     self.epochs.push(epoch);
                     self.next_offsets[partition as usize] += count as i64;
                 }
             }
+            Step::Begin { sync, run } => {
+                self.finish();
+                if let Some(mut flush) = self.log.as_mut().unwrap().begin(sync) {
+                    if run {
+                        flush.run();
+                    }
+                    self.flush = Some((flush, self.appended.len()));
+                }
+            }
+            Step::Finish => self.finish(),
             Step::Write => {
+                self.finish();
                 let result = self.log.as_mut().unwrap().write();
                 self.settle(result);
             }
             Step::Sync => {
+                self.finish();
                 let result = self.log.as_mut().unwrap().sync();
                 if self.settle(result).is_some() {
                     self.synced = self.appended.len();
@@ -154,11 +197,26 @@ impl Model {
             }
             Step::Fault { after } => self.disk.fail(after, Fault::Io),
             Step::Full { after, reached } => self.disk.fail(after, Fault::Full(reached)),
-            Step::Reopen => self.reopen(self.disk.clone()),
+            Step::Reopen => {
+                self.finish();
+                self.reopen(self.disk.clone());
+            }
             Step::Crash { seed } => {
                 let crashed = self.disk.crash(&mut chooser(seed));
                 self.reopen(crashed);
             }
+        }
+    }
+
+    fn finish(&mut self) {
+        let Some((mut flush, appended)) = self.flush.take() else { return };
+        if matches!(flush.outcome, Outcome::Pending) {
+            flush.run();
+        }
+        let is_sync = flush.sync;
+        let result = self.log.as_mut().unwrap().finish(flush);
+        if self.settle(result).is_some() && is_sync {
+            self.synced = self.synced.max(appended);
         }
     }
 
@@ -175,7 +233,7 @@ impl Model {
     }
 
     fn reopen(&mut self, disk: Memory) {
-        self.log = None;
+        (self.log, self.flush) = (None, None);
         self.uncopied.clear();
         // A store keeps what it has confirmed, whatever becomes of this machine.
         self.shelf = self.shelf.healed();
