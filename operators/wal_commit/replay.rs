@@ -9,8 +9,8 @@
 //!
 //! # Holds
 //! Of the last run a capability at the replay epoch it stands at: replay epochs count from 1, far below those of live data, and each
-//! holds a few MiB. Of what was spilled a capability for each run of frames that is not read back, at the epoch of its first. So the
-//! published frontier stays below both, and the segments are kept.
+//! holds a few MiB. Of what was spilled a capability for each segment with frames that are not read back, at the epoch of the first of
+//! them. So the published frontier stays below both, and the segments are kept.
 //!
 //! # Closes when
 //! The frames are exhausted and the input is done.
@@ -21,9 +21,10 @@
 //! # Invariants
 //! - Frames read back and not yet received by storage are bounded by `budget::RECALLED_BYTES_MAX`: a backlog as large as the disk is
 //!   drained in constant memory. The bound is not shared with live data, so neither starves the other (I-16).
-//! - What is held for each spilled run is independent of its length.
+//! - What is held for a spilled run, 16 bytes, is independent of its length; runs are joined where no other worker's frames lie between.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 use tracing::info;
 
-use super::read::{Frames, Reader, RecoveredFrame};
+use super::read::{Frames, Reader, RecoveredFrame, Run};
 use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches};
 use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
@@ -164,7 +165,7 @@ pub fn wal_replay<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Por
             // 1. Note what was spilled.
             input.for_each(|capability, spilled| {
                 let capability = capability.retain_least(0).expect("every run is sent under a capability");
-                spilled.drain(..).for_each(|spilled| backlog.push(capability.clone(), spilled));
+                spilled.drain(..).for_each(|spilled| backlog.push(&capability, spilled));
             });
             // 2. Read back what there is room for: first the last run, which is older. A frame that cannot be read keeps its
             // capability.
@@ -230,41 +231,40 @@ fn arm_timer(next: &mut Option<Instant>, activator: &Activator) {
     }
 }
 
-/// A stretch of frames that are not read back.
-struct Stretch {
+/// Frames of one segment that are not read back. The other workers' frames lie among them, so they are many runs; and since segments
+/// are released whole, one capability is enough for all, however long storage is away.
+struct Chapter {
     /// At the epoch of its first frame, the least.
     capability: Capability<Epoch>,
-    spilled: SpilledBatches,
+    segment: u64,
+    /// What lies back to back, joined.
+    runs: Vec<Range<u64>>,
 }
 
 /// What this worker has let go, oldest first.
 struct Backlog {
     reader: Reader,
-    stretches: VecDeque<Stretch>,
+    chapters: VecDeque<Chapter>,
     current: Option<(Capability<Epoch>, Frames)>,
 }
 
 impl Backlog {
     fn new(reader: Reader) -> Self {
-        Backlog { reader, stretches: VecDeque::new(), current: None }
+        Backlog { reader, chapters: VecDeque::new(), current: None }
     }
 
-    /// Frames that lie back to back become one stretch, which stands at the epoch of the first: it is held a little longer than need
-    /// be, and costs the same however long storage is away.
-    fn push(&mut self, capability: Capability<Epoch>, spilled: SpilledBatches) {
-        let last = self.stretches.back_mut().map(|last| &mut last.spilled);
-        let joined = last.filter(|last| last.run.segment == spilled.run.segment && last.run.bytes.end == spilled.run.bytes.start);
-        match joined {
-            Some(last) => {
-                last.run.bytes.end = spilled.run.bytes.end;
-                last.batches += spilled.batches;
-            }
-            None => self.stretches.push_back(Stretch { capability, spilled }),
+    fn push(&mut self, capability: &Capability<Epoch>, SpilledBatches { run: Run { segment, bytes }, .. }: SpilledBatches) {
+        match self.chapters.back_mut().filter(|last| last.segment == segment) {
+            Some(Chapter { runs, .. }) => match runs.last_mut().filter(|last| last.end == bytes.start) {
+                Some(last) => last.end = bytes.end,
+                None => runs.push(bytes),
+            },
+            None => self.chapters.push_back(Chapter { capability: capability.clone(), segment, runs: vec![bytes] }),
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.current.is_none() && self.stretches.is_empty()
+        self.current.is_none() && self.chapters.is_empty()
     }
 
     fn next(&mut self, stats: &Stats) -> Option<Read> {
@@ -279,8 +279,9 @@ impl Backlog {
                     None => self.current = None,
                 }
             }
-            let Stretch { capability, spilled } = self.stretches.pop_front()?;
-            self.current = Some((capability, self.reader.frames([spilled.run])));
+            let Chapter { capability, segment, runs } = self.chapters.pop_front()?;
+            let runs = runs.into_iter().map(|bytes| Run { segment, bytes });
+            self.current = Some((capability, self.reader.frames(runs)));
         }
     }
 }
