@@ -113,7 +113,7 @@ fn the_catalog_in_postgresql_and_files_in_s3_are_as_exact() {
     let [postgres, endpoint, bucket, key, secret] = &found[..] else { return };
     let Some(setup) = Setup::new("postgres-s3", "traces") else { return };
     let prefix = setup.group.clone();
-    let schema = format!("t{}", std::process::id());
+    let schema = setup.schema();
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{scheme: s3, bucket: {bucket}, endpoint: \
          \"{endpoint}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}}}\n"
@@ -137,7 +137,7 @@ fn ingest_and_storage_as_two_processes_survive_the_death_of_storage() {
     let config = setup.config();
     let metastore = service("split", "OPENWIT_TEST_POSTGRES");
     let Some(postgres) = metastore else { return };
-    let schema = format!("s{}", std::process::id());
+    let schema = setup.schema();
     let common = [
         format!("metastore={{type: postgres, url: \"{postgres}\", schema: {schema}}}"),
         format!("service_ports.arrow_flight={port}"),

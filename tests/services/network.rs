@@ -23,7 +23,7 @@ fn keep(proxy: &Proxy, network: Network) {
 fn a_network_between_ingest_and_storage_that_is_cut_stalled_slow_or_half_open_loses_and_doubles_nothing() {
     let Some(setup) = Setup::new("cut-flight", "traces") else { return };
     let Some(postgres) = service("cut-flight", "OPENWIT_TEST_POSTGRES") else { return };
-    let schema = format!("n{}", std::process::id());
+    let schema = setup.schema();
     // Small deliveries, so that each state of the network meets some; commits soon, so that acks are under way, too.
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nprocessing: {{flush_size_messages: 20}}\nstorage: \
@@ -83,7 +83,7 @@ fn s3_and_postgresql_that_cannot_be_reached_hold_publication_and_lose_nothing() 
     let Some(setup) = Setup::new("cut-stores", "traces") else { return };
     let (host, database) = postgres.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL with a user");
     let (catalog, store) = (Proxy::start(host), Proxy::start(endpoint.trim_start_matches("http://")));
-    let (prefix, schema) = (setup.group.clone(), format!("o{}", std::process::id()));
+    let (prefix, schema) = (setup.group.clone(), setup.schema());
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"postgresql://postgres@{}/{database}\", schema: {schema}}}\nstorage:\n  rotation: \
          {{file_bytes_max: 64KiB}}\n  upload: {{attempts_max: 2, backoff_ms: 50, backoff_max_ms: 200}}\n  object_store: {{scheme: s3, bucket: \
