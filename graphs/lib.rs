@@ -14,5 +14,6 @@ pub mod process;
 pub mod recovery;
 pub mod replay;
 pub mod storage;
+mod workers;
 
 pub use process::{Control, Counters, Outcome, Plan, run};

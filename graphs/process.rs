@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +20,7 @@ use openwit_operators::clock::{Clock, SystemClock};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dead_letter;
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::{Fault, Health, chain, panic_text};
+use openwit_operators::fault::{Fault, Health, chain};
 use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::frame_source::{self, Feed};
@@ -37,7 +36,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::{ingest, janitor, replay, storage};
+use crate::{ingest, janitor, replay, storage, workers};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -500,49 +499,13 @@ fn execute(workers: usize, opened: &Opened, health: &Health) -> Result<(), Strin
     let has_source = opened.ingest.is_some() || opened.replay.is_some();
     let sides = [(Side::Storage, opened.storage.is_some()), (Side::Source, has_source)];
     let sides = sides.into_iter().filter_map(|(side, is_there)| is_there.then_some(side));
-    let started: Vec<_> = sides.map(|side| start_workers(side, workers, opened.clone(), health.clone())).collect();
-    let join = |guards: timely::communication::WorkerGuards<()>| {
-        guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+    let start = |side: Side| {
+        let (opened, on_workers) = (opened.clone(), health.clone());
+        workers::start(workers, STAGE, health, move |worker| work(worker, side, &opened, &on_workers))
     };
-    let ended: Vec<_> = started.into_iter().map(|guards| guards.and_then(join)).collect();
+    let started: Vec<_> = sides.map(start).collect();
+    let ended: Vec<_> = started.into_iter().map(|guards| guards.and_then(workers::join)).collect();
     ended.into_iter().collect()
-}
-
-fn start_workers(
-    side: Side,
-    workers: usize,
-    opened: Opened,
-    health: Health,
-) -> Result<timely::communication::WorkerGuards<()>, String> {
-    let communication =
-        if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
-    let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
-    let on_workers = health.clone();
-    let started = timely::execute(config, move |worker| {
-        on_workers.register_worker();
-        // A panicking operator ends its worker alone, and the others would wait for its frontier forever.
-        let work = AssertUnwindSafe(|| work(worker, side, &opened, &on_workers));
-        if let Err(panic) = catch_unwind(work) {
-            on_workers.fail(STAGE, format!("worker {} panicked: {}", worker.index(), panic_text(panic.as_ref())));
-            drop_dataflows(worker);
-            resume_unwind(panic);
-        }
-        if on_workers.failed() {
-            // Without this, timely goes on stepping until no dataflow is left.
-            drop_dataflows(worker);
-        }
-    });
-    if let Err(error) = &started {
-        // The other side's workers must not wait for these.
-        health.fail(STAGE, format!("starting the workers: {error}"));
-    }
-    started
-}
-
-fn drop_dataflows(worker: &mut Worker) {
-    for dataflow in worker.installed_dataflows() {
-        worker.drop_dataflow(dataflow);
-    }
 }
 
 /// Builds a side's graph on one worker and steps it.

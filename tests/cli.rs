@@ -6,6 +6,8 @@
 
 mod support;
 
+#[path = "cli/broker.rs"]
+mod broker;
 #[path = "cli/catalog.rs"]
 mod catalog;
 

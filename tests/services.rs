@@ -27,3 +27,5 @@ mod long_term;
 mod network;
 #[path = "services/setup.rs"]
 mod setup;
+#[path = "services/storage_nodes.rs"]
+mod storage_nodes;

@@ -53,8 +53,9 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections kept open. The registrar's thread and the janitor's use the catalog, each one at a time: two are never waited for, and a
 /// third would idle. More callers than that open connections of their own and close them.
 const IDLE_MAX: usize = 2;
-/// A commit takes milliseconds. One that waits longer for a lock is rolled back and repeated.
-const SESSION: &str = "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \
+/// A commit takes milliseconds. One that waits longer for a lock is rolled back and repeated. A node that is stopped in the middle of
+/// one (a paused machine) holds its partitions' locks: the server takes them back soon, or the nodes that stand in would wait as long.
+const SESSION: &str = "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '5s'; \
                        SET default_transaction_isolation = 'read committed'; SET synchronous_commit = 'on';";
 
 /// How to reach the database.

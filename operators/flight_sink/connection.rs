@@ -32,6 +32,9 @@ use crate::wal_commit::read::{Position, Reader};
 /// First and longest wait between two attempts to reach a storage node.
 const WAIT_MIN_MS: u64 = 50;
 const WAIT_MAX_MS: u64 = 5_000;
+/// Storage answers a new stream at once, before it takes anything from it. One that takes a connection and says nothing has stalled:
+/// its kernel took the connection. Waiting for keep-alives would cost three times as much, at each attempt.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The waits between attempts to reach a storage node; those of different lanes differ.
 pub(super) fn backoff(key: LaneKey) -> Backoff {
@@ -88,8 +91,8 @@ enum Broken {
 pub(super) async fn connect(endpoint: &str) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(endpoint.to_owned())?
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        // A peer that has stalled, or whose network is cut, is noticed within 15 seconds.
+        .connect_timeout(OPEN_TIMEOUT)
+        // A peer that stalls, or whose network is cut, while a stream is open is noticed within 15 seconds.
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
@@ -173,9 +176,10 @@ impl Connection {
         if requests.send(encoder.schema_message()).await.is_err() {
             return Broken::Retry("the request stream closed".into());
         }
-        let mut answers = match client.do_put(requests_stream).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return judge(&status),
+        let mut answers = match tokio::time::timeout(OPEN_TIMEOUT, client.do_put(requests_stream)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return judge(&status),
+            Err(_) => return Broken::Retry(format!("no answer to a new stream within {OPEN_TIMEOUT:?}")),
         };
         self.ports.router.connected(self.key.0);
         let again: VecDeque<u64> = self.parcels.keys().copied().collect();

@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tracing::{debug, info, warn};
 
 use super::collector::{BatchLimits, Collector, Message};
@@ -47,6 +47,8 @@ const POLL_WAIT: Duration = Duration::from_millis(10);
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long a stop tries to get its last commit through while the group rebalances.
 const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
+/// How long the client may take to leave the group and close. With a broker it takes some round trips.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// Tells which offsets of a partition are durable already, in the local write-ahead log or in the catalog.
 pub trait Covered: Send + Sync {
@@ -175,6 +177,8 @@ struct Started {
     offset: i64,
     /// First offset that the group has handled and the broker still has.
     handled_from: Option<i64>,
+    /// What the group has committed.
+    committed: Option<i64>,
 }
 
 /// Something per topic and partition, as the client names them.
@@ -306,7 +310,7 @@ impl<W: Fn()> Thread<W> {
         self.retry(&doing, |consumer| consumer.fetch_watermarks(topic, partition, CALL_TIMEOUT))
     }
 
-    /// Repeats a call to the broker until it succeeds, the process ends, or the error cannot go away.
+    /// Repeats a call to the broker until it succeeds, or the process ends or is asked to.
     fn retry<T>(&self, doing: &str, call: impl Fn(&BaseConsumer<Context>) -> KafkaResult<T>) -> Result<T, String> {
         let mut wait = Duration::from_millis(100);
         loop {
@@ -314,10 +318,10 @@ impl<W: Fn()> Thread<W> {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            warn!(%error, doing, "broker call failed, trying again");
-            if self.ports.health.failed() {
+            if self.ports.health.failed() || self.ports.health.stopping() {
                 return Err(format!("{doing}: {error}"));
             }
+            warn!(%error, doing, "broker call failed, trying again");
             std::thread::sleep(wait);
             wait = (wait * 2).min(Duration::from_secs(5));
         }
@@ -425,10 +429,21 @@ impl<W: Fn()> Thread<W> {
         }
     }
 
+    /// Leaves the group. Without its brokers the client may never close: then it is left to itself, and ends with the process.
     fn leave(&mut self) {
-        if let Some(consumer) = self.consumer.take() {
-            consumer.context().closing.store(true, Ordering::Release);
+        let Some(consumer) = self.consumer.take() else { return };
+        consumer.context().closing.store(true, Ordering::Release);
+        let (closed, is_closed) = std::sync::mpsc::channel::<()>();
+        let close = move || {
             drop(consumer);
+            drop(closed);
+        };
+        // Where there is no thread to be had, spawning drops what it was given: the consumer is closed here.
+        let closing = std::thread::Builder::new().name("kafka-close".into()).spawn(close);
+        if closing.is_ok() && is_closed.recv_timeout(LEAVE_WAIT) == Err(RecvTimeoutError::Timeout) {
+            warn!(
+                "the Kafka client does not close, its brokers may be away; the group misses this member after its session timeout"
+            );
         }
     }
 
@@ -467,17 +482,18 @@ impl<W: Fn()> Thread<W> {
     }
 
     fn assign(&mut self, partitions: TopicPartitionList) -> Result<(), String> {
-        let committed =
-            self.retry("reading committed offsets", |consumer| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT))?;
+        let started = match self.starts_of(&partitions) {
+            // A stop waits for nobody. What was not begun is read by the next owner, from where catalog and log end.
+            Err(error) if self.was_asked_to_stop() => {
+                info!(error, "stopping, the partitions assigned last are not read");
+                Vec::new()
+            }
+            started => started?,
+        };
         let (mut starts, mut resumed, mut gained) = (TopicPartitionList::new(), Vec::new(), Vec::new());
-        for element in committed.elements() {
-            let committed = match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            let topic: Arc<str> = element.topic().into();
-            let Started { partition, offset, handled_from } = self.start_of(&topic, element.partition(), committed)?;
-            let added = starts.add_partition_offset(&topic, element.partition(), Offset::Offset(offset));
+        for Started { partition, offset, handled_from, committed } in started {
+            let topic = partition.topic.name.clone();
+            let added = starts.add_partition_offset(&topic, partition.partition, Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
             info!(%partition, offset, "partition assigned");
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
@@ -486,8 +502,8 @@ impl<W: Fn()> Thread<W> {
             if let Some(low) = handled_from.filter(|low| *low < offset) {
                 gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
-            let collector = Collector::new(partition, offset);
-            self.collectors.entry(topic).or_default().insert(element.partition(), collector);
+            let number = partition.partition;
+            self.collectors.entry(topic).or_default().insert(number, Collector::new(partition, offset));
         }
         let cooperative = is_cooperative(self.consumer());
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
@@ -499,6 +515,23 @@ impl<W: Fn()> Thread<W> {
         }
         self.check_ended();
         Ok(())
+    }
+
+    fn was_asked_to_stop(&self) -> bool {
+        self.ports.health.stopping() && !self.ports.health.failed()
+    }
+
+    fn starts_of(&self, partitions: &TopicPartitionList) -> Result<Vec<Started>, String> {
+        let ask = |consumer: &BaseConsumer<Context>| consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT);
+        let committed = self.retry("reading committed offsets", ask)?;
+        let start = |element: TopicPartitionListElem<'_>| {
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            self.start_of(&element.topic().into(), element.partition(), committed)
+        };
+        committed.elements().into_iter().map(start).collect()
     }
 
     /// What this process knows of a partition from its log, or because it owned it before.
@@ -574,7 +607,8 @@ impl<W: Fn()> Thread<W> {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
                 self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
             }
-            return Ok(Started { partition: key, offset: start.offset, handled_from: known.handled_from(self.config.reset) });
+            let handled_from = known.handled_from(self.config.reset);
+            return Ok(Started { partition: key, offset: start.offset, handled_from, committed });
         }
     }
 
@@ -618,7 +652,7 @@ impl<W: Fn()> Thread<W> {
                 Ok(covered) => return Ok(covered),
                 Err(error) => error,
             };
-            if self.ports.health.failed() {
+            if self.ports.health.failed() || self.ports.health.stopping() {
                 return Err(format!("reading the coverage of {partition}: {error}"));
             }
             warn!(%partition, error, "reading the catalog's coverage failed, trying again");

@@ -179,8 +179,8 @@ impl Engine {
         }
         let is_due = match self.log.config().sync {
             Sync::OnWrite => true,
-            // What is written can be acknowledged, so a sync has a flush of its own.
-            Sync::Every(interval) => gathered_bytes == 0 && self.last_sync.elapsed() >= interval,
+            // Also with what is gathered: a sync that waited for a flush without any would never come under load.
+            Sync::Every(interval) => self.last_sync.elapsed() >= interval,
         };
         let flush = self.log.begin(is_due || self.is_closing || is_stopping)?;
         let acks = if flush.write.is_some() { std::mem::take(&mut self.gathered) } else { Vec::new() };

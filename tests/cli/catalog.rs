@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{DIFFERENCE, DONE, FAULT, Loaded, TOPIC, line};
 use crate::support::binary::{Finished, PATIENCE, Process, openwit};
-use crate::support::{lake, skipped};
+use crate::support::{lake, skipped, wait};
 
 /// A loaded topic, published, on one of the catalogs.
 struct Published {
@@ -241,6 +241,39 @@ fn a_storage_process_tidies_by_itself() {
     process.signal(libc::SIGTERM);
     let ended = process.wait(PATIENCE).expect(DONE);
     assert!(ended.stderr.contains("janitor's pass done"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_storage_process_removes_files_past_their_retention_and_nothing_else() {
+    // The mock broker lets a member wait for the end of the session of one that has left.
+    let session = "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 1000}".to_owned();
+    let published = Published { loaded: Loaded::new(), sets: vec![session], postgres: None };
+    let days_ago = |days: u64| std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() - days * 86_400;
+    let objects = || lake::files(&published.folder("objects"), ".parquet");
+    let store = |days: u64| {
+        let (brokers, start) = (published.loaded.broker.brokers(), days_ago(days));
+        let load = format!("--count 60 --records-per-message 5 --start-time {start} --seed {days}");
+        line(&format!("generate --brokers {brokers} --topic {TOPIC} {load}")).expect(DONE);
+        published.run(&["run", "--until-end"]).expect(DONE);
+        objects()
+    };
+    let old = store(10);
+    let both = store(1);
+    assert!(!old.is_empty() && both.len() > old.len());
+    let sets = [published.sets[0].clone(), "storage.janitor={interval_seconds: 1, retention_days: 3}".into()];
+    let process = Process::start(published.loaded.arguments(&["run"], &sets));
+    wait::until("the old files to be removed", PATIENCE, || objects().len() == both.len() - old.len());
+    // The pass that removed them is told, and passes that find nothing follow.
+    wait::until("another pass", PATIENCE, || process.stderr().matches("janitor's pass done").count() >= 2);
+    process.signal(libc::SIGTERM);
+    let ended = process.wait(PATIENCE).expect(DONE);
+    assert!(ended.stderr.contains(&format!("expired={}", old.len())), "{}", ended.stderr);
+    assert!(objects().iter().all(|path| both.contains(path) && !old.contains(path)));
+    // Their offsets stay accounted for: nothing is missing, and nothing is read again.
+    let audited = audited(&published);
+    assert_eq!((&audited["balance"]["covered"], &audited["files"]), (&json!(120), &json!(both.len() - old.len())), "{audited}");
+    let summary = published.run(&["run", "--until-end", "--json"]).expect(DONE).json();
+    assert_eq!(summary["messages"], json!(0), "{summary}");
 }
 
 #[test]

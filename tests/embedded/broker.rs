@@ -1,12 +1,14 @@
 //! Brokers that answer with errors, go away and come back: reading and committing go on, nothing is lost or doubled.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use openwit_ingest::generate::{Format, Plan};
 use openwit_operators::batch::Signal;
 use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, Running, Until, config_at, delivered, load, send_when, sent};
+use super::pipeline::{INDEX, Running, Until, config_at, delivered, load, run_to_the_end, send_when, sent};
 
 /// A cluster of three brokers that holds a load.
 fn cluster() -> (MockCluster<'static, rdkafka::producer::DefaultProducerContext>, Plan) {
@@ -78,5 +80,25 @@ fn brokers_that_go_away_and_coordinators_that_move_cost_nothing_but_time() {
     running.wait_for("all messages in the graph", |positions| positions.emitted == all);
     running.wait_for("all offsets to be committable", |positions| positions.committable == all);
     running.stop();
+    delivered(&config, &sent(&load));
+}
+
+#[test]
+fn a_broker_away_at_a_stop_is_given_up_and_the_next_run_reads_nothing_again() {
+    let (cluster, load) = cluster();
+    let folder = TempDir::new().unwrap();
+    let mut config = config_at(&cluster.bootstrap_servers(), &load, &folder);
+    // Nothing is committed before the stop.
+    config.ingestion.kafka.commit_strategy.interval_ms = 3_600_000;
+    let all = load.count.unwrap() as i64;
+    let mut running = Running::start(&config, 2, Until::Stopped);
+    running.wait_for("all offsets to be committable", |positions| positions.committable == all);
+    (1..=3).for_each(|broker| cluster.broker_down(broker).unwrap());
+    running.control().stop();
+    let fault = running.fault().to_string();
+    assert!(fault.starts_with("kafka_source: committing offsets at stop: "), "{fault}");
+    (1..=3).for_each(|broker| cluster.broker_up(broker).unwrap());
+    let control = run_to_the_end(&config, 2);
+    assert_eq!(control.counters.source.messages.load(Relaxed), 0, "the catalog knows what the group does not");
     delivered(&config, &sent(&load));
 }

@@ -8,7 +8,7 @@ use openwit_ingest::generate::{Format, Plan};
 use openwit_operators::batch::Signal;
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, sent};
+use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, send_when, sent};
 use crate::support::disk::Disk;
 use crate::support::lake;
 
@@ -121,4 +121,27 @@ fn a_write_ahead_log_smaller_than_the_load_waits_for_publication() {
     setup.config.storage.rotation.idle_seconds = 1;
     run_to_the_end(&setup.config, 2);
     delivered(&setup.config, &sent(&setup.load));
+}
+
+#[test]
+fn partitions_that_stay_empty_hold_nobody_up() {
+    let mut load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    broker.create_topic(&load.topics[0]).unwrap();
+    // Only the first of four has messages.
+    load.topics[0].partitions = 1;
+    send_when(broker.brokers(), &load, |_| true);
+    let mut config = config(&broker, &load, &folder);
+    config.storage.rotation.idle_seconds = 1;
+    let mut running = Running::start(&config, 2, Until::Stopped);
+    let all = load.count.unwrap() as i64;
+    running.wait_for("all offsets to be committable", |positions| positions.committable == all);
+    let sink = running.control().counters.sink.clone();
+    // While it runs: an end of the input would close everything.
+    running.wait_for("everything to be published", |_| {
+        let (sent, published) = (sink.rows_sent.load(Relaxed), sink.rows_published.load(Relaxed));
+        sent > 0 && sent == published && sink.unpublished.load(Relaxed) == 0
+    });
+    running.stop();
+    delivered(&config, &sent(&load));
 }

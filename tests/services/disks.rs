@@ -1,5 +1,5 @@
 //! What a disk does to a whole process: folders that cannot be written, logs that were damaged between two runs, objects that
-//! somebody deleted or changed.
+//! somebody deleted or changed, a disk that is gone with all that was on it.
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -9,7 +9,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::setup::Setup;
+use crate::setup::{Setup, service};
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::disk::Disk;
 use crate::support::{lake, wait};
@@ -35,13 +35,16 @@ fn a_folder_that_cannot_be_written_is_named_at_the_start_and_nothing_is_lost() {
 }
 
 /// Kills a process whose object store refuses all files when everything is in its log; returns the segments in use.
-fn killed_with_a_full_log(setup: &Setup, messages: u64) -> Vec<PathBuf> {
-    let store = setup.path("data/objects");
-    fs::create_dir_all(store.parent().expect("it is below the folder")).expect("the folder is writable");
+fn killed_with_a_full_log(setup: &Setup, store: &Path, messages: u64) -> Vec<PathBuf> {
+    fs::create_dir_all(store).expect("the folder is writable");
     // A folder of this name is what the store needs.
-    fs::create_dir_all(&store).expect("the folder is writable");
-    let index = setup.topic.split('.').nth(3).expect("the topic's fourth token");
-    fs::write(store.join(index), b"in the way").expect("the folder is writable");
+    let index = store.join(setup.topic.split('.').nth(3).expect("the topic's fourth token"));
+    let aside = store.join("aside");
+    let has_files = index.exists();
+    if has_files {
+        fs::rename(&index, &aside).expect("the folder is writable");
+    }
+    fs::write(&index, b"in the way").expect("the folder is writable");
     let mut process = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
     assert!(process.wait_for("upload failed, trying again"), "{}", process.stderr());
     let committed_all =
@@ -51,7 +54,10 @@ fn killed_with_a_full_log(setup: &Setup, messages: u64) -> Vec<PathBuf> {
     setup.generate("otlp", 40, 44);
     committed_all(messages + 40);
     process.kill();
-    fs::remove_file(store.join(index)).expect("it is there");
+    fs::remove_file(&index).expect("it is there");
+    if has_files {
+        fs::rename(&aside, &index).expect("the folder is writable");
+    }
     let mut segments = lake::files(&setup.path("data/wal/short"), ".wal");
     segments.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")));
     assert!(!segments.is_empty(), "no segments in {}", setup.path("data/wal/short").display());
@@ -80,16 +86,21 @@ pub fn committed(setup: &Setup) -> String {
     elements.unwrap_or_default().to_string()
 }
 
-/// Sets the group back to the beginning, once its killed member has left it.
+/// Sets the group's offsets, once its killed member has left it.
+fn set_group_to(setup: &Setup, offsets: &TopicPartitionList) {
+    wait::until("the killed member to leave the group", PATIENCE, || consumer(setup).commit(offsets, CommitMode::Sync).is_ok());
+}
+
+/// Sets the group back to the beginning.
 fn rewind(setup: &Setup) {
     let mut list = partitions(setup);
     list.set_all_offsets(Offset::Offset(0)).expect("the offset is valid");
-    wait::until("the killed member to leave the group", PATIENCE, || consumer(setup).commit(&list, CommitMode::Sync).is_ok());
+    set_group_to(setup, &list);
 }
 
 fn damage(setup: &Setup, damage: impl Fn(&Path)) {
     setup.generate("otlp", 600, 42);
-    let segments = killed_with_a_full_log(setup, 600);
+    let segments = killed_with_a_full_log(setup, &setup.path("data/objects"), 600);
     damage(&segments[0]);
     // What is damaged is told, the rest is published, and what is missing is a finding, not a silence.
     let ended = openwit(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]).expect(3);
@@ -113,6 +124,41 @@ fn a_log_damaged_between_two_runs_is_reported_and_healed_by_reading_again() {
         file.seek(SeekFrom::Start(300_000)).expect("it can be read anywhere");
         file.write_all(&[0xa5; 4_096]).expect("the disk works");
     });
+}
+
+#[test]
+fn a_disk_lost_with_records_not_published_is_a_gap_and_read_again_from_its_start() {
+    let test = "lost-disk";
+    let Some(postgres) = service(test, "OPENWIT_TEST_POSTGRES") else { return };
+    let Some(setup) = Setup::new(test, "traces") else { return };
+    let (schema, lake) = (setup.schema(), setup.path("lake"));
+    let setup = setup.with(&format!(
+        "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{root: {}}}}}\n",
+        lake.display()
+    ));
+    setup.generate("otlp", 400, 45);
+    setup.run_to_end();
+    setup.generate("otlp", 600, 46);
+    killed_with_a_full_log(&setup, &lake, 1_000);
+    // The dead letters lie on another disk.
+    let (data, lost) = (setup.path("data"), setup.path("lost"));
+    fs::rename(&data, &lost).expect("the folder is writable");
+    fs::create_dir(&data).expect("the folder is writable");
+    fs::rename(lost.join("dead-letter"), data.join("dead-letter")).expect("the folder is writable");
+    // What was committed and not published is a gap, partition by partition.
+    let audited = openwit(["audit", "--config", &setup.config(), "--json"]).expect(3).json();
+    assert_eq!((&audited["balance"]["missing"], &audited["balance"]["doubled"]), (&640.into(), &0.into()), "{audited}");
+    let mut starts = TopicPartitionList::new();
+    for partition in audited["balance"]["partitions"].as_array().expect("a list") {
+        let (number, gaps) = (partition["partition"].as_i64().expect("a number"), partition["gaps"].as_array().expect("a list"));
+        let [gap] = &gaps[..] else { panic!("one gap, behind what is published: {partition}") };
+        let start = Offset::Offset(gap["start"].as_i64().expect("a number"));
+        starts.add_partition_offset(&setup.topic, number as i32, start).expect("it is an offset");
+    }
+    set_group_to(&setup, &starts);
+    setup.run_to_end();
+    setup.verify("otlp", Some(&lake.display().to_string()));
+    setup.audit();
 }
 
 #[test]

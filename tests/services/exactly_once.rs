@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::kafka::Kafka;
 use crate::setup::{Setup, root, service};
 use crate::support::binary::{PATIENCE, Process, openwit};
+use crate::support::proxy::{Network, Proxy};
 use crate::support::random::Random;
-use crate::support::wait;
+use crate::support::{lake, wait};
 
 #[test]
 fn every_format_is_stored_exactly_once_and_read_by_another_reader() {
@@ -113,7 +114,7 @@ fn the_catalog_in_postgresql_and_files_in_s3_are_as_exact() {
     let [postgres, endpoint, bucket, key, secret] = &found[..] else { return };
     let Some(setup) = Setup::new("postgres-s3", "traces") else { return };
     let prefix = setup.group.clone();
-    let schema = format!("t{}", std::process::id());
+    let schema = setup.schema();
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{scheme: s3, bucket: {bucket}, endpoint: \
          \"{endpoint}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}}}\n"
@@ -128,6 +129,46 @@ fn the_catalog_in_postgresql_and_files_in_s3_are_as_exact() {
 }
 
 #[test]
+fn a_process_killed_in_the_middle_of_an_upload_in_parts_leaves_no_object_and_its_rows_are_stored_once() {
+    let test = "killed-upload";
+    let needed = ["OPENWIT_TEST_S3_ENDPOINT", "OPENWIT_TEST_S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    let found: Vec<String> = needed.iter().filter_map(|variable| service(test, variable)).collect();
+    let [endpoint, bucket, key, secret] = &found[..] else { return };
+    let Some(setup) = Setup::new(test, "traces") else { return };
+    let (store, prefix) = (Proxy::start(endpoint.trim_start_matches("http://")), setup.group.clone());
+    // One file of several parts, one part at a time.
+    let part_bytes = 5 << 20;
+    let setup = setup.with(&format!(
+        "storage:\n  rotation: {{idle_seconds: 3600, age_max_seconds: 3600}}\n  parquet: {{compression: none}}\n  upload: {{chunk_bytes: \
+         {part_bytes}, chunks_concurrent: 1}}\n  object_store: {{scheme: s3, bucket: {bucket}, endpoint: \"http://{}\", access_key_id: {key}, \
+         secret_access_key: {secret}, prefix: {prefix}}}\n",
+        store.address()
+    ));
+    let load = ["--format", "otlp", "--signal", "traces", "--count", "3000", "--message-bytes", "20000", "--seed", "17"];
+    openwit(["generate", "--brokers", &setup.brokers, "--topic", &setup.topic].iter().chain(&load)).expect(0);
+    // Some hundred pieces of what the proxy carries at once: the moment between two parts lasts long enough to be met.
+    store.set(Network::Slow(Duration::from_millis(3)));
+    let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", "1"]);
+    wait::until("the first part to be sent, and some of the second", PATIENCE, || {
+        assert!(!process.has_ended(), "{} bytes sent:\n{}", store.sent(), process.stderr());
+        store.sent() > part_bytes * 5 / 4
+    });
+    store.set(Network::Stalled);
+    assert!(process.kill());
+    let file = lake::files(&setup.path("data/storage"), ".parquet").into_iter().map(|path| path.metadata().unwrap().len()).max();
+    let sent = store.sent();
+    assert!(file.is_some_and(|bytes| bytes > sent && bytes > 2 * part_bytes), "a file of {file:?} bytes, {sent} bytes sent");
+    store.set(Network::Whole);
+    let objects = || openwit(["audit", "--config", &setup.config(), "--json"]).json()["files"].as_u64();
+    assert_eq!(objects(), Some(0), "nothing is published");
+    setup.run_to_end();
+    setup.verify("otlp", Some(&format!("s3://{bucket}/{prefix}")));
+    setup.audit();
+    // Neither an object too many nor one too few.
+    openwit(["janitor", "--config", &setup.config()]).expect(0);
+}
+
+#[test]
 fn ingest_and_storage_as_two_processes_survive_the_death_of_storage() {
     let Some(setup) = Setup::new("split", "traces") else { return };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -137,7 +178,7 @@ fn ingest_and_storage_as_two_processes_survive_the_death_of_storage() {
     let config = setup.config();
     let metastore = service("split", "OPENWIT_TEST_POSTGRES");
     let Some(postgres) = metastore else { return };
-    let schema = format!("s{}", std::process::id());
+    let schema = setup.schema();
     let common = [
         format!("metastore={{type: postgres, url: \"{postgres}\", schema: {schema}}}"),
         format!("service_ports.arrow_flight={port}"),

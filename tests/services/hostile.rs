@@ -9,7 +9,10 @@ use openwit_operators::batch::Signal;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use crate::kafka::Kafka;
 use crate::setup::Setup;
+use crate::support::binary::openwit;
+use crate::support::lake;
 
 fn producer(setup: &Setup) -> BaseProducer {
     let mut config = ClientConfig::new();
@@ -98,4 +101,40 @@ fn hostile_messages_are_put_aside_with_their_reason_and_the_rest_goes_on() {
     }
     setup.verify("otlp", None);
     setup.audit();
+}
+
+#[test]
+fn a_letter_too_large_for_its_topic_ends_every_start_until_the_topic_takes_it_or_a_folder_does() {
+    for fix in ["topic", "folder"] {
+        let Some(setup) = Setup::new(&format!("large-letter-{fix}"), "traces") else { return };
+        let (kafka, letters) = (Kafka::at(&setup.brokers), format!("{}.letters", setup.group));
+        assert!(kafka.create_topic(&letters, 1) && kafka.set_topic(&letters, "max.message.bytes", "2000"));
+        setup.generate("otlp", 40, 61);
+        let producer = producer(&setup);
+        let payload = [0x07; 5_000];
+        send(&producer, &setup, Some(&payload));
+        producer.flush(Duration::from_secs(30)).expect("the broker takes it");
+        let (config, folder) = (setup.config(), setup.path("letters"));
+        let run = |directory: &str| {
+            let to = format!("ingestion.kafka.dead_letter={{topic: {letters}, directory: {directory}}}");
+            openwit(["run", "--config", &config, "--until-end", "--set", &to])
+        };
+        for _ in 0..2 {
+            let ended = run("null").expect(1);
+            let told = format!("of 5003 bytes is larger than topic {letters} takes: raise its max.message.bytes");
+            assert!(ended.stderr.contains("dead_letter: ") && ended.stderr.contains(&told), "{}", ended.stderr);
+        }
+        match fix {
+            "topic" => {
+                assert!(kafka.set_topic(&letters, "max.message.bytes", "20000"));
+                run("null").expect(0);
+            }
+            _ => {
+                run(&folder.display().to_string()).expect(0);
+                let kept = lake::letters(&folder).into_iter().map(|letter| letter.payload());
+                assert!(kept.flatten().any(|kept| kept == payload), "the folder has it whole");
+            }
+        }
+        setup.audit();
+    }
 }

@@ -1,7 +1,7 @@
 //! What tests do to a broker by its own protocol.
 
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -27,6 +27,13 @@ impl Kafka {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let created = self.runtime.block_on(self.admin.create_topics([&topic], &AdminOptions::new()));
         created.is_ok_and(|results| results.iter().all(Result::is_ok))
+    }
+
+    /// Changes a setting of a topic; true once that has succeeded.
+    pub fn set_topic(&self, name: &str, setting: &str, value: &str) -> bool {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+        let changed = self.runtime.block_on(self.admin.alter_configs([&change], &AdminOptions::new()));
+        changed.is_ok_and(|results| results.iter().all(Result::is_ok))
     }
 
     /// Deletes a topic; true once that has succeeded.

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
 use crate::setup::{Setup, service};
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::proxy::{Network, Proxy};
@@ -23,7 +26,7 @@ fn keep(proxy: &Proxy, network: Network) {
 fn a_network_between_ingest_and_storage_that_is_cut_stalled_slow_or_half_open_loses_and_doubles_nothing() {
     let Some(setup) = Setup::new("cut-flight", "traces") else { return };
     let Some(postgres) = service("cut-flight", "OPENWIT_TEST_POSTGRES") else { return };
-    let schema = format!("n{}", std::process::id());
+    let schema = setup.schema();
     // Small deliveries, so that each state of the network meets some; commits soon, so that acks are under way, too.
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nprocessing: {{flush_size_messages: 20}}\nstorage: \
@@ -63,6 +66,63 @@ fn a_network_between_ingest_and_storage_that_is_cut_stalled_slow_or_half_open_lo
     setup.verify_letters("otlp", None, &letters);
 }
 
+/// A member of the group that takes its share of the partitions, and gives them back when it is dropped.
+fn another_member(setup: &Setup) -> BaseConsumer {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &setup.brokers).set("group.id", &setup.group).set("enable.auto.commit", "false");
+    let member: BaseConsumer =
+        client.set("partition.assignment.strategy", "cooperative-sticky").create().expect("the settings are valid");
+    member.subscribe(&[&setup.topic]).expect("the topic's name is valid");
+    wait::until("the other member to have partitions", PATIENCE, || {
+        // What it reads is of no interest: it commits nothing.
+        drop(member.poll(Duration::from_millis(100)));
+        member.assignment().is_ok_and(|assigned| assigned.count() > 0)
+    });
+    member
+}
+
+#[test]
+fn a_catalog_away_when_partitions_are_assigned_is_waited_for_unless_the_process_is_stopped() {
+    let test = "cut-assign";
+    let Some(postgres) = service(test, "OPENWIT_TEST_POSTGRES") else { return };
+    let Some(setup) = Setup::new(test, "traces") else { return };
+    let (host, database) = postgres.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL with a user");
+    let (catalog, schema) = (Proxy::start(host), setup.schema());
+    let setup = setup.with(&format!(
+        "metastore: {{type: postgres, url: \"postgresql://postgres@{}/{database}\", schema: {schema}}}\nstorage: {{rotation: \
+         {{idle_seconds: 1}}}}\n",
+        catalog.address()
+    ));
+    setup.generate("otlp", 300, 35);
+    let process = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
+    let is_published = |count: u64| {
+        openwit(["audit", "--config", &setup.config(), "--json"]).json()["balance"]["covered"].as_u64() == Some(count)
+    };
+    let waits = |process: &Process| process.stderr().matches("reading the catalog's coverage failed, trying again").count();
+    wait::until("the first load to be published", PATIENCE, || is_published(300));
+    let member = another_member(&setup);
+    catalog.set(Network::Cut);
+    drop(member);
+    wait::until("the process to wait for the catalog", PATIENCE, || waits(&process) > 0);
+    setup.generate("otlp", 300, 36);
+    catalog.set(Network::Whole);
+    wait::until("the second load to be published", PATIENCE, || is_published(600));
+    // Once more, and stopped: nothing is open, so nothing needs the catalog.
+    let member = another_member(&setup);
+    let before = waits(&process);
+    catalog.set(Network::Cut);
+    drop(member);
+    wait::until("the process to wait for the catalog", PATIENCE, || waits(&process) > before);
+    process.signal(libc::SIGTERM);
+    let ended = process.wait(PATIENCE).expect(0);
+    assert!(ended.stderr.contains("stopping, the partitions assigned last are not read"), "{}", ended.stderr);
+    catalog.set(Network::Whole);
+    setup.generate("otlp", 100, 37);
+    setup.run_to_end();
+    setup.verify("otlp", None);
+    setup.audit();
+}
+
 /// The address in the log line that says where Flight is served.
 fn served_at(stderr: &str) -> String {
     let (_, rest) = stderr.split_once("address=").expect("the line names the address");
@@ -83,7 +143,7 @@ fn s3_and_postgresql_that_cannot_be_reached_hold_publication_and_lose_nothing() 
     let Some(setup) = Setup::new("cut-stores", "traces") else { return };
     let (host, database) = postgres.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL with a user");
     let (catalog, store) = (Proxy::start(host), Proxy::start(endpoint.trim_start_matches("http://")));
-    let (prefix, schema) = (setup.group.clone(), format!("o{}", std::process::id()));
+    let (prefix, schema) = (setup.group.clone(), setup.schema());
     let setup = setup.with(&format!(
         "metastore: {{type: postgres, url: \"postgresql://postgres@{}/{database}\", schema: {schema}}}\nstorage:\n  rotation: \
          {{file_bytes_max: 64KiB}}\n  upload: {{attempts_max: 2, backoff_ms: 50, backoff_max_ms: 200}}\n  object_store: {{scheme: s3, bucket: \

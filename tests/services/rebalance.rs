@@ -24,7 +24,7 @@ impl Group {
     fn new(test: &str, nodes: usize) -> Option<Self> {
         let postgres = service(test, "OPENWIT_TEST_POSTGRES")?;
         let setup = Setup::new(test, "traces")?;
-        let schema = setup.group.replace('-', "_");
+        let schema = setup.schema();
         let setup = setup.with(&format!(
             "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{rotation: {{idle_seconds: 1}}}}\n"
         ));

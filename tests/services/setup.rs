@@ -64,6 +64,11 @@ impl Setup {
         self.folder.path().join(name)
     }
 
+    /// A PostgreSQL schema of this test's own: audits and janitors look at all that is in one.
+    pub fn schema(&self) -> String {
+        self.group.replace('-', "_")
+    }
+
     /// Writes the configuration and returns its path.
     pub fn config(&self) -> String {
         let path = self.path("config.yaml");

@@ -30,6 +30,8 @@ struct State {
     is_over: AtomicBool,
     /// Bytes of answers lost while deaf.
     lost: AtomicU64,
+    /// Bytes of requests that reached the target.
+    sent: AtomicU64,
 }
 
 impl State {
@@ -50,8 +52,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
         let address = listener.local_addr().expect("it is bound");
+        let network = Mutex::new(Network::Whole);
         let state =
-            Arc::new(State { network: Mutex::new(Network::Whole), is_over: AtomicBool::new(false), lost: AtomicU64::new(0) });
+            Arc::new(State { network, is_over: AtomicBool::default(), lost: AtomicU64::default(), sent: AtomicU64::default() });
         let (target, shared) = (target.to_owned(), state.clone());
         std::thread::spawn(move || accept(&listener, &target, &shared));
         Proxy { address, state }
@@ -75,6 +78,11 @@ impl Proxy {
     /// Bytes of answers that were lost so far.
     pub fn lost(&self) -> u64 {
         self.state.lost.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of requests that reached the target so far.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
     }
 }
 
@@ -142,6 +150,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, state: &State) 
         }
         if to.write_all(&bytes[..count]).is_err() {
             break;
+        }
+        if !is_answer {
+            state.sent.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
     // Both ways: the other pump ends with its next read.

@@ -114,6 +114,25 @@ fn processes_that_start_at_once_migrate_once() {
 }
 
 #[test]
+fn a_node_stopped_in_the_middle_of_a_commit_holds_nobody_up_for_longer_than_a_lock_is_waited_for() {
+    let Some(schema) = TestSchema::new() else { return };
+    let (stopped, other) = (schema.open(), schema.open());
+    let traces = group("orders", crate::batch::Signal::Traces);
+    let orders = [0..10, 10..20].map(|range| vec![row(&partition("orders", 0), range)]);
+    let mut client = stopped.connect().unwrap();
+    let mut transaction = client.transaction().unwrap();
+    commit_in(&mut transaction, &commit(1, &traces, &[1], orders[0].clone())).unwrap();
+    // Not one failed attempt: the server takes the locks back before the wait for them is given up.
+    other.commit(&commit(2, &traces, &[1], orders[1].clone())).unwrap();
+    assert_eq!(ranges(&other, &partition("orders", 0)), [10..20]);
+    // Its commit is gone, and can be repeated.
+    let error = failed("commit")(transaction.commit().expect_err("it was rolled back"));
+    assert!(error.is_retriable(), "{error:?}");
+    stopped.commit(&commit(1, &traces, &[1], orders[0].clone())).unwrap();
+    assert_eq!(ranges(&other, &partition("orders", 0)), [0..20]);
+}
+
+#[test]
 fn tables_of_the_first_version_are_brought_to_this_one_with_what_they_hold() {
     let Some(schema) = TestSchema::new() else { return };
     let mut client = schema.client();

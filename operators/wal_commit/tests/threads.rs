@@ -201,6 +201,45 @@ fn sync_interval_acknowledges_written_jobs_and_syncs_them_in_time() {
 }
 
 #[test]
+fn a_power_failure_takes_what_was_acknowledged_within_the_sync_interval_and_leaves_a_prefix() {
+    use std::time::Instant;
+    let interval = Duration::from_millis(2);
+    let config = Config { sync: Sync::Every(interval), ..small_config() };
+    let mut taken = 0;
+    for seed in 1..13u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut choose = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let disk = Memory::aligned();
+        let (writer, _health) = writer(&disk, &config);
+        let port = writer.port(|| {});
+        let (mut appended, mut acked) = (Vec::new(), Vec::new());
+        for ticket in 0..100 {
+            let batch = batch(0, ticket as i64 * 3, 3, 60);
+            appended.push(content(Epoch(ticket), &batch));
+            // Whatever is still missing of what was acknowledged before is younger than the interval now: the writer looks when it
+            // takes this job, which is later.
+            let asked = Instant::now();
+            port.append(job(ticket, ticket, [batch]));
+            assert_eq!(port.receiver().recv_timeout(PATIENCE).unwrap().ticket, ticket);
+            acked.push(Instant::now());
+            let left = recovered(&open(&disk.crash(&mut choose), &small_config(), 1_000).1);
+            assert!(appended.starts_with(&left), "seed {seed}: no prefix: {} of {}", left.len(), appended.len());
+            taken += appended.len() - left.len();
+            for (lost, acked) in acked.iter().enumerate().take(ticket as usize).skip(left.len()) {
+                let age = asked.duration_since(*acked);
+                assert!(age < interval, "seed {seed}: job {lost} was acknowledged {age:?} before job {ticket} and is gone");
+            }
+        }
+    }
+    assert!(taken > 0, "no crash took anything: nothing was tested");
+}
+
+#[test]
 fn empty_jobs_and_batches_are_acknowledged() {
     let disk = Memory::aligned();
     let (writer, _health) = writer(&disk, &small_config());
