@@ -178,11 +178,12 @@ impl Engine {
             return None;
         }
         let is_due = match self.log.config().sync {
-            Sync::OnWrite => true,
-            // Also with what is gathered: a sync that waited for a flush without any would never come under load.
+            Sync::OnWrite => false,
             Sync::Every(interval) => self.last_sync.elapsed() >= interval,
         };
-        let flush = self.log.begin(is_due || self.is_closing || is_stopping)?;
+        let sync = self.log.config().sync == Sync::OnWrite || self.is_closing || is_stopping;
+        // A sync by interval is a flush of its own: what is written is acknowledged, and the other thread writes on beside it.
+        let flush = is_due.then(|| self.log.begin_sync()).flatten().or_else(|| self.log.begin(sync))?;
         let acks = if flush.write.is_some() { std::mem::take(&mut self.gathered) } else { Vec::new() };
         self.turn();
         Some(Flight { flush, acks })

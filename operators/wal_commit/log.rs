@@ -390,29 +390,35 @@ impl Log {
     /// Takes out what was appended and not written, to be written and, if `sync`, synced with all before it. `None` if there is
     /// nothing to do, or if a flush that does the same is under way. Give it back to `finish` when it was run.
     pub(super) fn begin(&mut self, sync: bool) -> Option<Flush> {
-        let active = self.active.as_mut().filter(|_| !(self.is_writing || sync && self.is_syncing))?;
-        let has_bytes = (active.written < active.end).then(|| {
-            let synced = active.synced;
-            self.unsealed.drain(..).for_each(|frame| frame.seal(synced, &mut self.buffer));
-            // Zeros for one header more, so that the end of the log can be told from whatever the file held before.
-            let terminated = (self.buffer.len() + frame::HEADER_BYTES) as u64;
-            let room = active.file_bytes - self.buffer_start;
-            let padded = terminated.next_multiple_of(BLOCK_BYTES).min(room);
-            let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
-            let write = Write { buffer, start: self.buffer_start, padded };
-            let whole_blocks = write.whole_blocks();
-            self.buffer.clear();
-            self.buffer.extend(&write.buffer.bytes()[whole_blocks..]);
-            self.buffer_start += whole_blocks as u64;
-            write
-        });
-        let end = if has_bytes.is_some() { active.end } else { active.written };
-        if has_bytes.is_none() && !(sync && active.synced < end) {
-            return None;
-        }
-        (self.is_writing, self.is_syncing) = (has_bytes.is_some(), self.is_syncing || sync);
-        let (file, segment) = (active.file.clone(), active.number);
-        Some(Flush { file, segment, write: has_bytes, sync, end, outcome: Outcome::Pending })
+        let is_free = !(self.is_writing || sync && self.is_syncing);
+        let Some(active) = self.active.as_mut().filter(|active| is_free && active.written < active.end) else {
+            return sync.then(|| self.begin_sync()).flatten();
+        };
+        let synced = active.synced;
+        self.unsealed.drain(..).for_each(|frame| frame.seal(synced, &mut self.buffer));
+        // Zeros for one header more, so that the end of the log can be told from whatever the file held before.
+        let terminated = (self.buffer.len() + frame::HEADER_BYTES) as u64;
+        let room = active.file_bytes - self.buffer_start;
+        let padded = terminated.next_multiple_of(BLOCK_BYTES).min(room);
+        let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
+        let write = Write { buffer, start: self.buffer_start, padded };
+        let whole_blocks = write.whole_blocks();
+        self.buffer.clear();
+        self.buffer.extend(&write.buffer.bytes()[whole_blocks..]);
+        self.buffer_start += whole_blocks as u64;
+        (self.is_writing, self.is_syncing) = (true, self.is_syncing || sync);
+        let (file, segment, end) = (active.file.clone(), active.number, active.end);
+        Some(Flush { file, segment, write: Some(write), sync, end, outcome: Outcome::Pending })
+    }
+
+    /// A flush that syncs what is written, and leaves what was appended since. `None` if there is nothing to sync, or another flush is
+    /// under way.
+    pub(super) fn begin_sync(&mut self) -> Option<Flush> {
+        let is_free = !self.is_flushing();
+        let active = self.active.as_ref().filter(|active| is_free && active.synced < active.written)?;
+        let (file, segment, end) = (active.file.clone(), active.number, active.written);
+        self.is_syncing = true;
+        Some(Flush { file, segment, write: None, sync: true, end, outcome: Outcome::Pending })
     }
 
     /// Takes a flush back. On `Error::Full` all its bytes are the log's again, to be written by the next.
