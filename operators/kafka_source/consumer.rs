@@ -42,9 +42,9 @@ use crate::kafka_client::{self, Complaints};
 
 /// How long a call to the broker may take before it is tried again.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a look for the first answer of a broker takes: what a token, or a stop, waits for.
+/// How long a look for the first answer of a broker takes: what a token waits for.
 const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
-/// How often it is told that there is none.
+/// How often it is told that there is none, and how long a broker has for its answer when a stop comes meanwhile.
 const FIRST_ANSWER_TOLD: Duration = Duration::from_secs(5);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
@@ -280,10 +280,10 @@ impl<W: Fn()> Thread<W> {
             // The client's complaints come by polling; without any wait a poll ends at the first line of its log. Nothing is subscribed
             // to, so no message comes.
             while self.consumer().poll(POLL_WAIT).is_some() {}
-            self.give_up_if_ending()?;
             if told.elapsed() >= FIRST_ANSWER_TOLD {
                 told = Instant::now();
                 warn!(?brokers, why = self.why_nobody_answers(), "no Kafka broker answers yet");
+                self.give_up_if_ending()?;
             }
         }
     }

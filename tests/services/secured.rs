@@ -151,6 +151,12 @@ fn an_identity_provider_that_refuses_or_is_away_is_told_and_waited_for() {
         "127.0.0.1:1",
         remedy,
     );
+    secured.refused(
+        &brokers,
+        &format!("{{protocol: sasl_ssl, {}, {tls}}}", right.replace("/ca.pem", "/stranger.pem")),
+        "invalid peer certificate",
+        remedy,
+    );
     let mistrusted = Provider::start_untrusted(600);
     secured.refused(
         &brokers,

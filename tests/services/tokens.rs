@@ -1,4 +1,4 @@
-//! An identity provider for one test: an HTTP server that gives tokens which the test broker's key set accepts.
+//! An identity provider for one test: an HTTPS server that gives tokens which the test broker's key set accepts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +12,7 @@ use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::sign::Signer;
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslStream};
 use serde_json::json;
 
 use crate::support::binary::PATIENCE;
@@ -36,7 +37,7 @@ struct State {
 impl Provider {
     /// Its tokens are good for so many seconds.
     pub fn start(life_seconds: u64) -> Self {
-        let path = format!("{}/issuer-key.pem", std::env::var("OPENWIT_TEST_TLS").expect("set where Kafka is"));
+        let path = file("issuer-key.pem");
         let pem = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self::with_key(PKey::private_key_from_pem(&pem).expect("a private key"), life_seconds)
     }
@@ -51,10 +52,14 @@ impl Provider {
         let address = listener.local_addr().expect("it is bound").to_string();
         let state = Arc::new(State { key, life_seconds, given: AtomicUsize::new(0), last: std::sync::Mutex::default() });
         let serving = Arc::clone(&state);
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).expect("OpenSSL has these settings");
+        acceptor.set_certificate_chain_file(file("server.pem")).expect("a certificate");
+        acceptor.set_private_key_file(file("server-key.pem"), SslFiletype::PEM).expect("its key");
+        let acceptor = acceptor.build();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that goes away is its own affair.
-                let _ = serving.answer(&stream);
+                // A client that does not trust it, or goes away, is its own affair.
+                let _ = acceptor.accept(stream).map(|stream| serving.answer(stream));
             }
         });
         Provider { address, state }
@@ -73,9 +78,10 @@ impl Provider {
     /// The `sasl` section of a client that logs in here.
     pub fn login(&self) -> String {
         format!(
-            "sasl: {{mechanism: OAUTHBEARER, oauthbearer: {{token_endpoint_url: 'http://{}/token', client_id: {CLIENT}, client_secret: \
-             {SECRET}, scope: 'kafka read'}}}}",
-            self.address
+            "sasl: {{mechanism: OAUTHBEARER, oauthbearer: {{token_endpoint_url: 'https://{}/token', ca_location: {}, client_id: {CLIENT}, \
+             client_secret: {SECRET}, scope: 'kafka read'}}}}",
+            self.address,
+            file("ca.pem"),
         )
     }
 
@@ -91,8 +97,13 @@ impl Provider {
     }
 }
 
+/// A file of `scripts/services`.
+fn file(name: &str) -> String {
+    format!("{}/{name}", std::env::var("OPENWIT_TEST_TLS").expect("set where Kafka is"))
+}
+
 impl State {
-    fn answer(&self, stream: &TcpStream) -> std::io::Result<()> {
+    fn answer(&self, stream: SslStream<TcpStream>) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream);
         let (mut line, mut login, mut length) = (String::new(), String::new(), 0);
         while reader.read_line(&mut line)? > 2 {
@@ -120,7 +131,7 @@ impl State {
             }
         };
         let answer = answer.to_string();
-        let mut stream = stream;
+        let mut stream = reader.into_inner();
         write!(
             stream,
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
