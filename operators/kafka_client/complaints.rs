@@ -103,7 +103,9 @@ impl Complaints {
         let state = self.state();
         let last = || {
             let last = state.last.as_deref()?;
-            Some(if last.contains("connection closed by peer") { format!("{last}: {PROTOCOL}") } else { last.to_owned() })
+            let is_closed =
+                ["connection closed by peer", "Connection reset", "Broken pipe"].iter().any(|words| last.contains(words));
+            Some(if is_closed { format!("{last}: {PROTOCOL}") } else { last.to_owned() })
         };
         state.refusal.clone().or_else(last)
     }

@@ -189,7 +189,7 @@ fn a_login_or_certificate_that_is_refused_is_told_moves_no_offset_and_shows_no_s
             "as security.tls.ca_location",
         ),
         (&mtls, format!("{{protocol: ssl, {}}}", tls("")), "bad certificate", "check security.tls.certificate_location"),
-        (&plaintext, "{protocol: plaintext}".to_owned(), "connection closed by peer", "what the brokers speak at this port"),
+        (&plaintext, "{protocol: plaintext}".to_owned(), "bootstrap: ", "what the brokers speak at this port"),
         (
             &secured.setup.brokers,
             format!("{{protocol: ssl, {}}}", tls("")),
