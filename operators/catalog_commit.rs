@@ -422,6 +422,15 @@ pub enum Error {
         /// Why.
         source: openssl::error::ErrorStack,
     },
+    /// No encrypted connection came about.
+    #[error(
+        "no encrypted connection to the PostgreSQL server: metastore.tls.ca_location must hold the authority that signed its certificate, \
+         and metastore.url name the host that this is for"
+    )]
+    Encryption {
+        /// Why.
+        source: postgres::Error,
+    },
     /// Another process has the embedded catalog open.
     #[error("{catalog} is in use by another process")]
     Locked {
@@ -473,7 +482,8 @@ impl Error {
     /// True if the same call may succeed later. Repeating it is always safe, also where it is unknown whether it had succeeded.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Error::Postgres { source, .. } => postgres_catalog::is_retriable(source),
+            // A certificate may be mended on the server's side.
+            Error::Postgres { source, .. } | Error::Encryption { source } => postgres_catalog::is_retriable(source),
             _ => false,
         }
     }

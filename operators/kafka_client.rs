@@ -1,16 +1,34 @@
-//! Keeps a Kafka client from losing all its brokers for good.
+//! What every Kafka client here needs beside it: settings and login, a record of its complaints, and a guard against losing all its
+//! brokers for good.
 //!
 //! From 2.10 on librdkafka forgets brokers that an answer about metadata does not name. A broker that is shutting down may name none;
 //! then nothing is left to connect to, and the client never goes back to its bootstrap servers (confluentinc/librdkafka issue 5301, open
 //! at the time of writing). Its statistics show it: not one broker that was configured or learned. Naming the bootstrap servers again
 //! mends it, and the client keeps all else it has: its queue, its assignment, its group.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::Statistics;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::ClientConfig;
 use tracing::warn;
+
+mod complaints;
+mod login;
+
+pub use complaints::Complaints;
+pub use login::Login;
+
+/// The settings of a client as librdkafka takes them, and the login beside them where it fetches tokens.
+pub fn settings(properties: &BTreeMap<String, String>) -> (ClientConfig, Login) {
+    let mut client = ClientConfig::new();
+    for (name, value) in properties.iter().filter(|(name, _)| !login::PROPERTIES.contains(&name.as_str())) {
+        client.set(name, value);
+    }
+    (client, Login::new(properties))
+}
 
 /// How often the client must give statistics for this to work, in milliseconds: a value of its property `statistics.interval.ms`.
 pub const STATISTICS_INTERVAL_MS: &str = "1000";

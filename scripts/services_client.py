@@ -4,6 +4,8 @@ A Python client of 0.2 s instead of Kafka's own tools, which start a JVM for eve
 
     services_client.py wait-kafka BROKER                    one probe: exit 0 when it can really be used
     services_client.py wait-s3 HOST:PORT BUCKET KEY SECRET  one probe
+    services_client.py wait-azblob HOST:PORT CONTAINER ACCOUNT KEY  one probe; creates the container
+    services_client.py wait-http URL                        one probe: exit 0 when it answers with success
     services_client.py topic BROKER create NAME PARTITIONS [CONFIG=VALUE ...]
     services_client.py topic BROKER delete NAME
     services_client.py group BROKER describe GROUP
@@ -60,6 +62,29 @@ def wait_s3(endpoint, bucket, key, secret):
     with s3.open_output_stream(f"{bucket}/.probe") as out:
         out.write(b"probe")
     s3.delete_file(f"{bucket}/.probe")
+    return 0
+
+
+def wait_azblob(endpoint, container, account, key):
+    from pyarrow.fs import AzureFileSystem
+
+    azure = AzureFileSystem(
+        account_name=account,
+        account_key=key,
+        blob_storage_authority=endpoint,
+        blob_storage_scheme="http",
+        dfs_storage_authority=endpoint,
+        dfs_storage_scheme="http",
+    )
+    azure.create_dir(container)
+    return 0
+
+
+def wait_http(url):
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=PROBE_TIMEOUT) as answer:
+        answer.read()
     return 0
 
 
@@ -124,6 +149,7 @@ def group(broker, action, name):
 
 def main():
     commands = {"wait-kafka": wait_kafka, "wait-s3": wait_s3, "topic": topic, "group": group}
+    commands |= {"wait-azblob": wait_azblob, "wait-http": wait_http}
     try:
         sys.exit(commands[sys.argv[1]](*sys.argv[2:]))
     except Exception as error:  # The message of the service is the report; a stack trace would bury it.

@@ -49,7 +49,7 @@ pub type Ended = Result<(), Failure>;
 pub fn load(args: &ConfigArgs) -> Result<Config, Failure> {
     let loaded = load_with_warnings(args)?;
     if !loaded.warnings.is_empty() {
-        eprint!("{}", loaded.warnings);
+        eprintln!("{}", loaded.warnings);
     }
     Ok(loaded.config)
 }

@@ -44,8 +44,11 @@ impl Services {
         let mut guardian = guardian.spawn().context("starting bash")?;
         let lifeline = guardian.stdin.take().context("the guardian's standard input")?;
         let mut services = Services { script, folder: folder.to_owned(), variables: BTreeMap::new(), guardian, lifeline };
-        let started =
-            services.command(&["up", "--require"]).stdout(Stdio::null()).status().context("running scripts/services")?;
+        let started = services
+            .command(&["up", "--require", "kafka", "postgres", "s3"])
+            .stdout(Stdio::null())
+            .status()
+            .context("running scripts/services")?;
         anyhow::ensure!(started.success(), "scripts/services up failed; its messages are above");
         services.variables = services.read_variables()?;
         Ok(services)

@@ -157,7 +157,10 @@ impl PostgresCatalog {
     }
 
     fn connect(&self) -> Result<Client, Error> {
-        let mut client = self.config.connect(self.connector.clone()).map_err(failed("connect"))?;
+        let mut client = self.config.connect(self.connector.clone()).map_err(|source| match tls::is_about(&source) {
+            true => Error::Encryption { source },
+            false => failed("connect")(source),
+        })?;
         let session = format!("{SESSION} SET search_path = \"{}\", public", self.schema);
         client.batch_execute(&session).map_err(failed("set up a session"))?;
         Ok(client)

@@ -25,7 +25,7 @@ use super::{Error, Sink};
 use crate::batch::Reject;
 use crate::clock::Clock;
 use crate::coverage::PartitionKey;
-use crate::kafka_client::{BrokerWatch, STATISTICS_INTERVAL_MS};
+use crate::kafka_client::{self, BrokerWatch, Complaints, Login, STATISTICS_INTERVAL_MS};
 
 /// A bare letter keeps key and headers up to this size: well below every sensible limit of a topic.
 const BARE_BYTES_MAX: usize = 64 << 10;
@@ -90,11 +90,9 @@ impl Config {
         }
     }
 
-    fn client_config(&self) -> ClientConfig {
-        let mut client = ClientConfig::new();
-        for (key, value) in self.client.iter().filter(|(key, _)| !OURS.contains(&key.as_str())) {
-            client.set(key, value);
-        }
+    fn client_config(&self) -> (ClientConfig, Login) {
+        let (mut client, login) = kafka_client::settings(&self.client);
+        OURS.iter().for_each(|key| _ = client.remove(key));
         client.set("enable.idempotence", "true").set("acks", "all").set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         client.set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
         // The limit is the topic's, not the client's; and a batch of one letter is all that must fit there.
@@ -103,7 +101,7 @@ impl Config {
         let queue_kbytes = (self.pending_bytes_max / 512).saturating_add(1 << 20).min(i32::MAX as usize);
         client.set("queue.buffering.max.kbytes", queue_kbytes.to_string());
         client.set("queue.buffering.max.messages", (self.pending_letters_max.max(1)).to_string());
-        client
+        (client, login)
     }
 }
 
@@ -135,6 +133,8 @@ type Reports = Arc<Mutex<Vec<(u64, Option<KafkaError>)>>>;
 struct Context {
     reports: Reports,
     brokers: BrokerWatch,
+    login: Login,
+    complaints: Complaints,
 }
 
 impl ClientContext for Context {
@@ -143,7 +143,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "dead letter producer");
+        self.complaints.note("dead letter producer", &error, reason);
     }
 }
 
@@ -199,6 +199,7 @@ impl Kafka {
                 break;
             }
         }
+        self.producer.context().login.renew(self.producer.client());
         let servers = self.config.client.get("bootstrap.servers").map_or("", String::as_str);
         self.producer.context().brokers.revive(self.producer.client(), servers);
         let mut results = self.take_reports();
@@ -302,8 +303,9 @@ impl Sink for Kafka {
 }
 
 fn produce(config: &Config, reports: &Reports) -> Result<BaseProducer<Context>, Error> {
-    let producer: KafkaResult<_> =
-        config.client_config().create_with_context(Context { reports: reports.clone(), brokers: BrokerWatch::default() });
+    let (client, login) = config.client_config();
+    let (brokers, complaints) = (BrokerWatch::default(), Complaints::default());
+    let producer: KafkaResult<_> = client.create_with_context(Context { reports: reports.clone(), brokers, login, complaints });
     producer.map_err(|source| Error::Producer { topic: config.topic.clone(), source })
 }
 

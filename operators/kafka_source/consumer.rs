@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -38,9 +38,14 @@ use crate::budget::{Budget, Load};
 use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::fault::Health;
+use crate::kafka_client::{self, Complaints};
 
 /// How long a call to the broker may take before it is tried again.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a look for the first answer of a broker takes: what a token waits for.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
+/// How often it is told that there is none, and how long a broker has for its answer when a stop comes meanwhile.
+const FIRST_ANSWER_TOLD: Duration = Duration::from_secs(5);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
 /// Longer blocks pause the partitions: a pause throws the client's prefetched messages away, so it is not for short ones.
@@ -213,11 +218,9 @@ struct Thread<W> {
 
 impl<W: Fn()> Thread<W> {
     fn start(config: Config, ports: Ports, commands: Receiver<Command>, events: Sender<Event>, wake: W) -> Result<Self, String> {
-        let mut client = ClientConfig::new();
-        client.set_log_level(RDKafkaLogLevel::Warning);
-        for (name, value) in &config.client {
-            client.set(name, value);
-        }
+        let (mut client, login) = kafka_client::settings(&config.client);
+        // Down to what it says of connections that brokers close; the context decides what is shown.
+        client.set_log_level(RDKafkaLogLevel::Info);
         let owned = [
             ("enable.auto.commit", "true"),
             ("enable.auto.offset.store", "false"),
@@ -228,7 +231,7 @@ impl<W: Fn()> Thread<W> {
         for (name, value) in owned {
             client.set(name, value);
         }
-        let context = Context::new(ports.stats.clone());
+        let context = Context::new(ports.stats.clone(), login);
         let consumer: BaseConsumer<Context> =
             client.create_with_context(context).map_err(|error| format!("creating the Kafka consumer: {error}"))?;
         let mut thread = Thread {
@@ -268,20 +271,33 @@ impl<W: Fn()> Thread<W> {
 
     /// Waits until a broker tells the cluster's id; a broker that is away at the start is waited for.
     fn wait_for_cluster(&self) -> Result<Arc<str>, String> {
-        let mut attempt = 0u32;
+        let (brokers, mut told) = (self.config.client.get("bootstrap.servers"), Instant::now());
         loop {
-            if let Some(id) = self.consumer().client().fetch_cluster_id(Duration::from_secs(5)) {
+            self.consumer().context().login.renew(self.consumer().client());
+            if let Some(id) = self.consumer().client().fetch_cluster_id(FIRST_ANSWER_WAIT) {
                 return Ok(id.into());
             }
-            attempt += 1;
-            warn!(attempt, brokers = ?self.config.client.get("bootstrap.servers"), "no Kafka broker answers yet");
-            self.give_up_if_ending()?;
+            // The client's complaints come by polling; without any wait a poll ends at the first line of its log. Nothing is subscribed
+            // to, so no message comes.
+            while self.consumer().poll(POLL_WAIT).is_some() {}
+            if told.elapsed() >= FIRST_ANSWER_TOLD {
+                told = Instant::now();
+                warn!(?brokers, why = self.why_nobody_answers(), "no Kafka broker answers yet");
+                self.give_up_if_ending()?;
+            }
         }
+    }
+
+    fn why_nobody_answers(&self) -> Option<String> {
+        self.consumer().context().complaints.why_nobody_answers()
     }
 
     fn give_up_if_ending(&self) -> Result<(), String> {
         match self.ports.health.failed() || self.ports.health.stopping() {
-            true => Err("stopped before the Kafka broker answered".into()),
+            true => {
+                let why = self.why_nobody_answers().map(|why| format!("; the last error: {why}")).unwrap_or_default();
+                Err(format!("stopped before the Kafka broker answered{why}"))
+            }
             false => Ok(()),
         }
     }
@@ -322,6 +338,7 @@ impl<W: Fn()> Thread<W> {
                 return Err(format!("{doing}: {error}"));
             }
             warn!(%error, doing, "broker call failed, trying again");
+            self.consumer().context().login.renew(self.consumer().client());
             std::thread::sleep(wait);
             wait = (wait * 2).min(Duration::from_secs(5));
         }
@@ -351,6 +368,7 @@ impl<W: Fn()> Thread<W> {
     }
 
     fn revive_client(&self) {
+        self.consumer().context().login.renew(self.consumer().client());
         let servers = self.config.client.get("bootstrap.servers").map_or("", String::as_str);
         self.consumer().context().brokers.revive(self.consumer().client(), servers);
     }
@@ -795,7 +813,7 @@ impl<W: Fn()> Thread<W> {
                 Some(Ok(message)) => self.collect(&message, now_ms),
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.note_end_of_partition(partition),
                 Some(Err(error)) => {
-                    result = self.judge(error);
+                    result = judge(error, &consumer.context().complaints);
                     break;
                 }
                 None => break,
@@ -807,16 +825,6 @@ impl<W: Fn()> Thread<W> {
         }
         self.consumer = Some(consumer);
         result
-    }
-
-    fn judge(&self, error: KafkaError) -> Result<(), String> {
-        match error {
-            KafkaError::MessageConsumptionFatal(code) => Err(format!("the Kafka client cannot go on: {code}")),
-            error => {
-                warn!(%error, "Kafka reports an error, reading goes on");
-                Ok(())
-            }
-        }
     }
 
     fn collect(&mut self, message: &BorrowedMessage<'_>, now_ms: u64) {
@@ -905,6 +913,19 @@ impl<W: Fn()> Thread<W> {
             }
         }
         closed.into_iter().for_each(|batch| self.emit(batch));
+    }
+}
+
+fn judge(error: KafkaError, complaints: &Complaints) -> Result<(), String> {
+    match error {
+        KafkaError::MessageConsumptionFatal(code) => Err(format!("the Kafka client cannot go on: {code}")),
+        error => {
+            // Those of the connection were told already, in more words.
+            if let Some(unsaid) = complaints.due(&error.to_string()) {
+                warn!(%error, unsaid, "Kafka reports an error, reading goes on");
+            }
+            Ok(())
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, warn};
 
 use super::latency::Histogram;
-use crate::kafka_client::BrokerWatch;
+use crate::kafka_client::{BrokerWatch, Complaints, Login};
 
 /// Counters and the progress towards the end offsets; written by the consumer and its operator, read by anybody.
 #[derive(Debug, Default)]
@@ -66,13 +66,18 @@ pub(super) struct Context {
     pub offset_reset: AtomicBool,
     /// Sees when the client has lost all its brokers.
     pub brokers: BrokerWatch,
+    /// Hands the client its tokens.
+    pub login: Login,
+    /// What the client complains of.
+    pub complaints: Complaints,
     stats: Arc<Stats>,
 }
 
 impl Context {
-    pub fn new(stats: Arc<Stats>) -> Self {
+    pub fn new(stats: Arc<Stats>, login: Login) -> Self {
         let (closing, offset_reset) = (AtomicBool::new(false), AtomicBool::new(false));
-        Context { rebalances: Mutex::default(), closing, offset_reset, brokers: BrokerWatch::default(), stats }
+        let (brokers, complaints) = (BrokerWatch::default(), Complaints::default());
+        Context { rebalances: Mutex::default(), closing, offset_reset, brokers, login, complaints, stats }
     }
 
     /// Rebalances that were not answered yet, in their order.
@@ -96,6 +101,7 @@ impl ClientContext for Context {
             self.offset_reset.store(true, Ordering::Release);
         }
         match level {
+            _ if facility == "FAIL" => self.complaints.note_log("kafka client", message),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 warn!(facility, "kafka client: {message}");
             }
@@ -116,7 +122,7 @@ impl ClientContext for Context {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
-        warn!(%error, "kafka client: {reason}");
+        self.complaints.note("kafka client", &error, reason);
     }
 }
 

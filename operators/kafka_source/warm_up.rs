@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -32,6 +32,7 @@ use super::pool::ArenaPool;
 use crate::batch::RecalledBatch;
 use crate::budget::Load;
 use crate::coverage::{OffsetSet, PartitionKey};
+use crate::kafka_client::{self, Login};
 
 /// What is read ahead, in KiB: it comes on top of what the group's consumer may read ahead.
 const PREFETCH_KIB: &str = "4096";
@@ -115,6 +116,7 @@ pub struct Round<'a> {
 /// The partitions of one assignment on their way.
 pub struct WarmUp {
     consumer: BaseConsumer,
+    login: Login,
     config: Config,
     parts: Places<Part>,
     /// All it began with.
@@ -142,11 +144,12 @@ impl WarmUp {
             all.entry(name.clone()).or_default().insert(number, gained.clone());
             parts.entry(name).or_default().insert(number, Part { gained, stage: Stage::Dating });
         }
-        let consumer = consumer(client).map_err(failed)?;
+        let (consumer, login) = consumer(client).map_err(failed)?;
         consumer.assign(&positions(&parts)).map_err(failed)?;
         let now = Instant::now();
         Ok(Some(WarmUp {
             consumer,
+            login,
             config,
             parts,
             gained: all,
@@ -205,6 +208,7 @@ impl WarmUp {
 
     /// Reads on.
     pub fn poll(&mut self, round: &Round<'_>) -> Result<Vec<RecalledBatch>, String> {
+        self.login.renew(self.consumer.client());
         let mut batches = Vec::new();
         let now_ms = round.ports.clock.now_ms();
         for _ in 0..round.messages_max {
@@ -429,12 +433,10 @@ fn positions(parts: &Places<Part>) -> TopicPartitionList {
 }
 
 /// A consumer that joins no group. librdkafka wants a group's name all the same; nothing is ever committed.
-fn consumer(client: &BTreeMap<String, String>) -> KafkaResult<BaseConsumer> {
-    let mut config = ClientConfig::new();
+fn consumer(client: &BTreeMap<String, String>) -> KafkaResult<(BaseConsumer, Login)> {
+    let (mut config, login) = kafka_client::settings(client);
     config.set_log_level(RDKafkaLogLevel::Warning);
-    for (name, value) in client.iter().filter(|(name, _)| *name != "group.instance.id") {
-        config.set(name, value);
-    }
+    config.remove("group.instance.id");
     let own = [
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
@@ -447,7 +449,9 @@ fn consumer(client: &BTreeMap<String, String>) -> KafkaResult<BaseConsumer> {
     for (name, value) in own {
         config.set(name, value);
     }
-    config.create()
+    let consumer: BaseConsumer = config.create()?;
+    login.renew(consumer.client());
+    Ok((consumer, login))
 }
 
 #[cfg(test)]

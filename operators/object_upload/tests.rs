@@ -1,5 +1,5 @@
-//! Uploads to a folder, to memory, to a small S3 server of our own that fails on demand, and to a real one where
-//! `OPENWIT_TEST_S3_ENDPOINT` names it.
+//! Uploads to a folder, to memory, to a small S3 server of our own that fails on demand, and to real stores where `scripts/services` runs
+//! them (`real_stores`).
 
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,8 @@ use ulid::Ulid;
 use super::*;
 use crate::batch::{Group, Signal};
 use crate::parquet_roll::{Day, FileKind};
+
+mod real_stores;
 
 fn file(folder: &Path, number: u64, content: &[u8]) -> StableFile {
     let local = folder.join(format!("{number}.local"));
@@ -45,13 +47,17 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 async fn uploads_come_back_whole(operator: &Operator) {
+    uploads_come_back_whole_by(operator, &config()).await;
+}
+
+async fn uploads_come_back_whole_by(operator: &Operator, config: &Config) {
     let folder = tempfile::tempdir().unwrap();
     let contents = [content(0), content(1), content((11 << 20) + 17), content(5 << 20)];
     let files: Vec<StableFile> =
         contents.iter().enumerate().map(|(number, content)| file(folder.path(), number as u64, content)).collect();
     let commit = commit(files);
     for _ in 0..2 {
-        let uploaded = upload_commit(operator, &commit, &config()).await.unwrap();
+        let uploaded = upload_commit(operator, &commit, config).await.unwrap();
         assert_eq!((uploaded.files, uploaded.bytes), (4, contents.iter().map(|content| content.len() as u64).sum()));
         for (file, content) in commit.files.iter().zip(&contents) {
             assert!(operator.read(&file.path).await.unwrap().to_vec() == *content, "{}", file.path);
@@ -63,7 +69,7 @@ async fn uploads_come_back_whole(operator: &Operator) {
     remove_objects(operator, &commit).await.unwrap();
     remove_objects(operator, &commit).await.unwrap();
     assert!(!operator.exists(&commit.files[2].path).await.unwrap());
-    let gone = upload_commit(operator, &commit, &config()).await.expect_err("local files are gone");
+    let gone = upload_commit(operator, &commit, config).await.expect_err("local files are gone");
     assert!(matches!(gone, Error::Local { .. }) && !gone.is_retriable());
 }
 
@@ -85,31 +91,6 @@ async fn objects_in_a_folder_appear_whole_and_stale_leftovers_are_removed() {
 #[tokio::test]
 async fn objects_in_memory_come_back_whole() {
     uploads_come_back_whole(&build_operator(&ObjectStore::Memory).unwrap()).await;
-}
-
-#[tokio::test]
-async fn objects_in_a_real_s3_come_back_whole() {
-    let Ok(endpoint) = std::env::var("OPENWIT_TEST_S3_ENDPOINT") else {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "OPENWIT_TEST_S3_ENDPOINT must be set under CI");
-        eprintln!("\n*** NOT RUN: set OPENWIT_TEST_S3_ENDPOINT to test uploads to a real S3 ***\n");
-        return;
-    };
-    let secret = |name: &str| std::env::var(name).ok().map(Secret::new);
-    let bucket = std::env::var("OPENWIT_TEST_S3_BUCKET").unwrap_or("lake".into());
-    let store = S3 {
-        bucket,
-        root: format!("upload-test-{}", std::process::id()),
-        endpoint: Some(endpoint),
-        access_key_id: secret("AWS_ACCESS_KEY_ID"),
-        secret_access_key: secret("AWS_SECRET_ACCESS_KEY"),
-        ..S3::default()
-    };
-    uploads_come_back_whole(&build_operator(&ObjectStore::S3(store.clone())).unwrap()).await;
-    let wrong = S3 { secret_access_key: Some(Secret::new("wrong")), ..store };
-    let folder = tempfile::tempdir().unwrap();
-    let operator = build_operator(&ObjectStore::S3(wrong)).unwrap();
-    let refused = upload_file(&operator, &file(folder.path(), 1, b"x"), &config()).await.expect_err("wrong key");
-    assert!(!refused.is_retriable() && !format!("{refused:?} {refused}").contains("wrong\""), "{refused:?}");
 }
 
 /// Answers of the small server, one per request; when they run out it behaves.
@@ -406,6 +387,41 @@ async fn gcs_is_asked_for_the_bucket_and_object() {
     assert!(operator.stat("x").await.is_err());
 }
 
+/// Nor do emulators know Google's uploads in parts.
+#[tokio::test]
+async fn gcs_is_sent_a_large_object_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = |first: &str| {
+        let (more, body) = match first {
+            _ if first.contains("?uploads") => {
+                ("", "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>")
+            }
+            _ if first.starts_with("PUT") => ("ETag: \"e\"\r\n", ""),
+            _ if first.starts_with("POST") => {
+                ("", "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+            }
+            _ => (
+                "",
+                r#"{"name":"n","bucket":"b","size":"11534353","etag":"e","generation":"1","updated":"2026-01-01T00:00:00Z"}"#,
+            ),
+        };
+        format!("HTTP/1.1 200 OK\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let (endpoint, log) = recording_store(answer).await;
+    let gcs = Gcs { bucket: "telemetry".into(), endpoint: Some(endpoint), credential_path: None };
+    let operator = build_operator(&ObjectStore::Gcs(gcs)).unwrap();
+    let uploaded = upload_file(&operator, &file(folder.path(), 1, &content((11 << 20) + 17)), &config()).await.unwrap();
+    assert_eq!((uploaded.files, uploaded.failures), (1, 0));
+    let log = log.lock().unwrap().clone();
+    let part = |number: usize| {
+        log.iter().any(|request| request.starts_with("PUT") && request.contains(&format!("partNumber={number}&")))
+    };
+    assert!(log[0].starts_with("POST /telemetry/lake%2Forders") && log[0].contains("?uploads"), "{log:?}");
+    assert!(part(1) && part(2) && part(3) && !part(4), "{log:?}");
+    let [.., complete, stat] = &log[..] else { panic!("no end: {log:?}") };
+    assert!(complete.starts_with("POST") && complete.contains("uploadId=u1") && stat.starts_with("GET"), "{log:?}");
+}
+
 /// No Azure here, either.
 #[tokio::test]
 async fn azblob_is_asked_for_the_container_and_object_with_the_accounts_signature() {
@@ -468,42 +484,4 @@ async fn a_store_that_hangs_is_noticed_and_tried_again() {
     let config = Config { attempts_max: 3, ..config() };
     let hung = upload_file(&operator, &file(folder.path(), 1, &content(1_000)), &config).await.expect_err("nobody answers");
     assert!(hung.is_retriable() && chain(&hung).contains("timeout"), "{}", chain(&hung));
-}
-
-/// SIGSTOP to the real one: its port goes on taking connections.
-#[tokio::test]
-async fn uploads_outlast_a_real_s3_that_hangs() {
-    let (Ok(endpoint), Ok(_)) = (std::env::var("OPENWIT_TEST_S3_ENDPOINT"), std::env::var("OPENWIT_SERVICES_DIR")) else {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "OPENWIT_TEST_S3_ENDPOINT must be set under CI");
-        eprintln!("\n*** NOT RUN: start an S3 by scripts/services to test uploads to one that hangs ***\n");
-        return;
-    };
-    let services = |action: &str| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/services");
-        let done = std::process::Command::new(script).args([action, "s3"]).status().unwrap();
-        assert!(done.success(), "scripts/services {action} s3");
-    };
-    let secret = |name: &str| std::env::var(name).ok().map(Secret::new);
-    let store = S3 {
-        bucket: std::env::var("OPENWIT_TEST_S3_BUCKET").unwrap_or("lake".into()),
-        root: format!("hang-test-{}", std::process::id()),
-        endpoint: Some(endpoint),
-        access_key_id: secret("AWS_ACCESS_KEY_ID"),
-        secret_access_key: secret("AWS_SECRET_ACCESS_KEY"),
-        ..S3::default()
-    };
-    let operator = build_patient_operator(&ObjectStore::S3(store), Duration::from_millis(500)).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (file, config) = (file(folder.path(), 1, &content(11 << 20)), Config { attempts_max: 200, ..config() });
-    services("pause");
-    let resumed = async {
-        // Its timeouts are the attempts' clock: the store stays silent for two of them.
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
-        services("resume");
-    };
-    let (uploaded, ()) = tokio::join!(upload_file(&operator, &file, &config), resumed);
-    let uploaded = uploaded.unwrap();
-    assert!(uploaded.failures >= 1, "{uploaded:?}");
-    assert!(operator.read(&file.path).await.unwrap().to_vec() == content(11 << 20));
-    operator.delete(&file.path).await.unwrap();
 }

@@ -10,10 +10,10 @@ use openwit_operators::catalog_commit::audit::{Audit, Expected, audit as balance
 use openwit_operators::catalog_commit::{CompleteThrough, FileFilter, FileRow};
 use openwit_operators::coverage::{OffsetSet, PartitionKey, TopicKey};
 use openwit_operators::fault::chain;
+use openwit_operators::kafka_client;
 use openwit_operators::object_upload;
 use openwit_operators::wal_commit::disk::Directory;
 use openwit_operators::wal_commit::inspect;
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
@@ -164,9 +164,9 @@ type Coverage<T> = BTreeMap<PartitionKey, T>;
 /// What Kafka says must be accounted for, and how much is still to be read.
 fn expectations<T>(config: &Config, coverage: &Coverage<Vec<T>>) -> Result<(Coverage<Expected>, u64), Failure> {
     let failed = |doing: &str, error: rdkafka::error::KafkaError| Failure::fault(format!("{doing}: {error}"));
-    let mut client = ClientConfig::new();
-    client.extend(consumer_properties(config));
+    let (client, login) = kafka_client::settings(&consumer_properties(config));
     let consumer: BaseConsumer = client.create().map_err(|error| failed("creating a Kafka client", error))?;
+    login.begin(consumer.client());
     let metadata = consumer.fetch_metadata(None, PATIENCE).map_err(|error| failed("reading topic metadata", error))?;
     let cluster = consumer.client().fetch_cluster_id(PATIENCE).unwrap_or_default();
     let patterns = topics(config).map_err(Failure::usage)?;

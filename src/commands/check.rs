@@ -1,12 +1,16 @@
 //! `check`: every problem of a configuration, without starting anything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openwit_graphs::catalog;
 use openwit_operators::fault::chain;
+use openwit_operators::kafka_client::{self, Complaints};
 use openwit_operators::object_upload;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 
 use super::{Ended, Failure, load_with_warnings};
 use crate::cli::CheckArgs;
@@ -15,11 +19,17 @@ use crate::plan::{Changes, catalog_location, consumer_properties, object_store, 
 
 /// How long each service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one attempt takes: a client that is refused is told so in less.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// How long a poll waits: without any wait it ends at the first line of the client's log.
+const POLL_WAIT: Duration = Duration::from_millis(10);
 
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> Ended {
     let Loaded { config, warnings } = load_with_warnings(&args.config)?;
-    print!("{warnings}");
+    if !warnings.is_empty() {
+        println!("{warnings}");
+    }
     plan(&config, &Changes::default(), std::sync::Arc::default()).map_err(Failure::usage)?;
     println!("{}: no errors", args.config.config.display());
     if args.connect { connect(&config) } else { Ok(()) }
@@ -49,15 +59,55 @@ fn connect(config: &Config) -> Ended {
 }
 
 fn kafka(config: &Config) -> Result<String, String> {
-    let mut client = ClientConfig::new();
-    client.extend(consumer_properties(config));
-    let consumer: BaseConsumer = client.create().map_err(|error| error.to_string())?;
-    let metadata = consumer.fetch_metadata(None, PATIENCE).map_err(|error| error.to_string())?;
+    let (mut client, login) = kafka_client::settings(&consumer_properties(config));
+    // Down to what it says of connections that brokers close.
+    client.set_log_level(RDKafkaLogLevel::Info);
+    let consumer: BaseConsumer<Witness> = client.create_with_context(Witness::default()).map_err(|error| error.to_string())?;
+    login.begin(consumer.client());
+    let metadata = reach_brokers(&consumer)?;
     let patterns = topics(config)?;
     let matching: Vec<&str> = metadata.topics().iter().map(|topic| topic.name()).filter(|name| patterns.matches(name)).collect();
     let found = if matching.is_empty() { "no topic matches yet".into() } else { format!("topics {}", matching.join(", ")) };
     Ok(format!("{} brokers, {found}", metadata.brokers().len()))
 }
+
+/// Asks for the topics until a broker answers, refuses, or patience ends.
+fn reach_brokers(consumer: &BaseConsumer<Witness>) -> Result<Metadata, String> {
+    let since = Instant::now();
+    loop {
+        let error = match consumer.fetch_metadata(None, ATTEMPT) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => error,
+        };
+        // The client's words come by polling.
+        while consumer.poll(POLL_WAIT).is_some() {}
+        let complaints = &consumer.context().0;
+        if let Some(refusal) = complaints.refusal() {
+            return Err(refusal);
+        }
+        if since.elapsed() >= PATIENCE {
+            return Err(complaints.why_nobody_answers().map_or_else(|| error.to_string(), |why| format!("{error}: {why}")));
+        }
+    }
+}
+
+/// Remembers what the Kafka client complains of. Nothing is logged: it is what `check` reports.
+#[derive(Default)]
+struct Witness(Complaints);
+
+impl ClientContext for Witness {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.0.hear_log(message);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.hear(&error, reason);
+    }
+}
+
+impl ConsumerContext for Witness {}
 
 fn open_catalog(config: &Config) -> Result<String, String> {
     let catalog = catalog::open(&catalog_location(config)).map_err(|error| chain(&error))?;

@@ -482,13 +482,30 @@ section! {
     Sasl {
         /// The mechanism.
         mechanism: SaslMechanism = Key::choice_with("SCRAM-SHA-512", SaslMechanism::NAMES, &[
-            ("OAUTHBEARER", "nothing here fetches and renews tokens"),
             ("GSSAPI", "librdkafka is built without Kerberos"),
         ]);
         /// The user.
         username: Option<String> = Key::text("null", rule::TEXT).or_null();
         /// The password. Give it as `${VARIABLE}`.
         password: Option<Secret> = Key::secret();
+        /// Where tokens come from, for OAUTHBEARER.
+        oauthbearer: Oauthbearer;
+    }
+}
+
+section! {
+    /// Where tokens come from (OAuth 2.0, client credentials). They are renewed when four fifths of their life are over.
+    Oauthbearer {
+        /// The identity provider's token endpoint.
+        token_endpoint_url: Option<String> = Key::text("null", rule::URL).or_null();
+        /// The client, as the identity provider knows it.
+        client_id: Option<String> = Key::text("null", rule::TEXT).or_null();
+        /// The client's secret. Give it as `${VARIABLE}`.
+        client_secret: Option<Secret> = Key::secret();
+        /// What the token is asked to be good for; names with blanks between them.
+        scope: Option<String> = Key::text("null", rule::TEXT).or_null();
+        /// PEM file of the authorities that the endpoint's certificate is checked against; `null` takes those of the system.
+        ca_location: Option<PathBuf> = Key::path("null").or_null();
     }
 }
 
@@ -501,6 +518,8 @@ choices! {
         ScramSha256 = "SCRAM-SHA-256",
         /// Challenge and response.
         ScramSha512 = "SCRAM-SHA-512",
+        /// A token of an identity provider: only under TLS.
+        Oauthbearer = "OAUTHBEARER",
     }
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
-use super::keys::{AutoOffsetReset, Kafka, SecurityProtocol};
-use super::secret::REDACTED;
+use super::keys::{AutoOffsetReset, Kafka, SaslMechanism, SecurityProtocol};
+use super::secret::{REDACTED, Secret};
 
 /// Settings of librdkafka by its own names. `Debug` redacts passwords.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -65,12 +65,17 @@ const GOVERNED: &[(&str, &str)] = &[
     ("group.id", "group_id"),
     ("group.instance.id", "group_instance_id"),
     ("heartbeat.interval.ms", "consumer.heartbeat_interval_ms"),
+    ("https.ca.location", "security.sasl.oauthbearer.ca_location"),
     ("max.partition.fetch.bytes", "max_partition_fetch_bytes"),
     ("max.poll.interval.ms", "consumer.max_poll_interval_ms"),
     ("metadata.broker.list", "brokers"),
     ("queued.max.messages.kbytes", "prefetch_bytes_max"),
     ("sasl.mechanism", "security.sasl.mechanism"),
     ("sasl.mechanisms", "security.sasl.mechanism"),
+    ("sasl.oauthbearer.client.id", "security.sasl.oauthbearer.client_id"),
+    ("sasl.oauthbearer.client.secret", "security.sasl.oauthbearer.client_secret"),
+    ("sasl.oauthbearer.scope", "security.sasl.oauthbearer.scope"),
+    ("sasl.oauthbearer.token.endpoint.url", "security.sasl.oauthbearer.token_endpoint_url"),
     ("sasl.password", "security.sasl.password"),
     ("sasl.username", "security.sasl.username"),
     ("security.protocol", "security.protocol"),
@@ -95,6 +100,7 @@ const FIXED: &[(&str, &str)] = &[
     ("offset.store.method", "offsets are kept by the brokers"),
     ("partition.assignment.strategy", "partitions are given back step by step, as cooperative-sticky does"),
     ("plugin.library.paths", "a configuration must not load code"),
+    ("sasl.oauthbearer.method", "tokens are fetched beside librdkafka"),
 ];
 
 /// Why a setting of the passthrough is refused.
@@ -156,17 +162,30 @@ impl Kafka {
         properties.set("client.id", &self.client_id);
         properties.set("security.protocol", self.security.protocol.name());
         if self.security.protocol.has_sasl() {
-            let sasl = &self.security.sasl;
-            properties.set("sasl.mechanism", sasl.mechanism.name());
-            if let Some(username) = &sasl.username {
-                properties.set("sasl.username", username);
-            }
-            if let Some(password) = &sasl.password {
-                properties.set("sasl.password", password.expose());
-            }
+            properties = properties.overlaid_by(self.sasl_properties());
         }
         if self.security.protocol.has_tls() {
             properties = properties.overlaid_by(self.tls_properties());
+        }
+        properties
+    }
+
+    fn sasl_properties(&self) -> Properties {
+        let sasl = &self.security.sasl;
+        let mut properties = Properties::default();
+        let mut set = |name: &str, value: Option<&str>| value.into_iter().for_each(|value| properties.set(name, value));
+        set("sasl.mechanism", Some(sasl.mechanism.name()));
+        if sasl.mechanism == SaslMechanism::Oauthbearer {
+            // By librdkafka's names; the client's login takes them out again and fetches the tokens (`kafka_client`).
+            let from = &sasl.oauthbearer;
+            set("sasl.oauthbearer.token.endpoint.url", from.token_endpoint_url.as_deref());
+            set("sasl.oauthbearer.client.id", from.client_id.as_deref());
+            set("sasl.oauthbearer.client.secret", from.client_secret.as_ref().map(Secret::expose));
+            set("sasl.oauthbearer.scope", from.scope.as_deref());
+            set("https.ca.location", from.ca_location.as_ref().map(|path| path.to_string_lossy()).as_deref());
+        } else {
+            set("sasl.username", sasl.username.as_deref());
+            set("sasl.password", sasl.password.as_ref().map(Secret::expose));
         }
         properties
     }

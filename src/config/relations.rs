@@ -14,6 +14,8 @@ use super::print;
 use super::problem::{Place, Problem, Problems};
 use super::table::{RawConfig, Table};
 
+mod security;
+
 /// About what zstd makes of telemetry, for judging whether the log holds a whole file's rows.
 const COMPRESSION_RATIO: u64 = 10;
 
@@ -155,47 +157,6 @@ impl Relations<'_> {
         if kafka.max_partition_fetch_bytes > kafka.fetch_max_bytes {
             let message = format!("above fetch_max_bytes, {}: the smaller counts", bytes_text(kafka.fetch_max_bytes));
             self.warn(&["ingestion.kafka.max_partition_fetch_bytes", fetch_max], message);
-        }
-    }
-
-    fn security(&mut self) {
-        let security = &self.config.ingestion.kafka.security;
-        let at = |name: &str| format!("ingestion.kafka.security.{name}");
-        let protocol = security.protocol.name();
-        if security.protocol.has_sasl() {
-            for (name, is_there) in
-                [("sasl.username", security.sasl.username.is_some()), ("sasl.password", security.sasl.password.is_some())]
-            {
-                if !is_there {
-                    self.refuse(&[&at(name)], format!("must be given for protocol {protocol}"));
-                }
-            }
-        } else {
-            for name in ["sasl.mechanism", "sasl.username", "sasl.password"] {
-                self.warn_unused(&at(name), &format!("protocol {protocol} does not log in"));
-            }
-        }
-        let tls = &security.tls;
-        if security.protocol.has_tls() {
-            if tls.certificate_location.is_some() != tls.key_location.is_some() {
-                let (missing, other) = if tls.key_location.is_none() {
-                    ("tls.key_location", "certificate_location")
-                } else {
-                    ("tls.certificate_location", "key_location")
-                };
-                self.refuse(&[&at(missing)], format!("must be given with {other}: a certificate and its key belong together"));
-            }
-            if !tls.verify_certificate {
-                self.warn(&[&at("tls.verify_certificate")], "anyone on the way to the brokers can read and change the data");
-            } else if !tls.verify_hostname {
-                self.warn(&[&at("tls.verify_hostname")], "any certificate of the same authority passes for a broker's");
-            }
-        } else {
-            for name in
-                ["ca_location", "certificate_location", "key_location", "key_password", "verify_certificate", "verify_hostname"]
-            {
-                self.warn_unused(&at(&format!("tls.{name}")), &format!("protocol {protocol} does not encrypt"));
-            }
         }
     }
 

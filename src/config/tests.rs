@@ -205,6 +205,10 @@ fn relations_between_keys_are_checked() {
             "ingestion.kafka.security.sasl.username: must be given for protocol sasl_ssl",
         ),
         (
+            &["ingestion.kafka.security={protocol: sasl_ssl, sasl: {mechanism: OAUTHBEARER}}"],
+            "ingestion.kafka.security.sasl.oauthbearer.token_endpoint_url: must be given for protocol sasl_ssl and mechanism OAUTHBEARER",
+        ),
+        (
             &["ingestion.kafka.security={protocol: ssl, tls: {certificate_location: a.pem}}"],
             "tls.key_location: must be given with certificate_location",
         ),
@@ -259,6 +263,21 @@ fn what_works_but_is_not_meant_is_a_warning() {
         (&["ingestion.kafka.max_partition_fetch_bytes=20MiB"], "above fetch_max_bytes, 16MiB"),
         (&["ingestion.kafka.security.sasl.username=me"], "has no effect: protocol plaintext does not log in"),
         (&["ingestion.kafka.security={protocol: ssl, tls: {verify_certificate: false}}"], "anyone on the way"),
+        (
+            &["ingestion.kafka.security={protocol: sasl_plaintext, sasl: {mechanism: PLAIN, username: u, password: p}}"],
+            "anyone on the way to the brokers can read the password",
+        ),
+        (
+            &["ingestion.kafka.security={protocol: sasl_ssl, sasl: {username: u, password: p, oauthbearer: {client_id: c}}}"],
+            "has no effect: mechanism SCRAM-SHA-512 does not log in with it",
+        ),
+        (
+            &[
+                "ingestion.kafka.security={protocol: sasl_ssl, sasl: {mechanism: OAUTHBEARER, oauthbearer: {token_endpoint_url: 'http://i/t', \
+               client_id: c, client_secret: s}}}",
+            ],
+            "anyone on the way can read the client's secret",
+        ),
         (&["ingestion.batching.batch_timeout_ms=5"], "below processing.epoch_interval_ms, 20 ms"),
         (&["storage.rotation.idle_seconds=301"], "has no effect above age_max_seconds"),
         (&["storage.rotation.file_bytes_max=1GiB"], "under load reading pauses until"),
@@ -289,7 +308,7 @@ fn keys_without_effect_yet_accept_only_their_default() {
     for (given, says) in [
         ("graph=[kafka_source, normalize]", "a graph as a list of stages"),
         ("storage.parquet.compression=SNAPPY", "not supported yet: it is not built in; use one of zstd, none"),
-        ("ingestion.kafka.security.sasl.mechanism=OAUTHBEARER", "not supported yet: nothing here fetches and renews tokens"),
+        ("ingestion.kafka.security.sasl.mechanism=GSSAPI", "not supported yet: librdkafka is built without Kerberos"),
     ] {
         let found = problems(TOPICS, &[given]);
         assert!(found.contains(says), "{given}: {found}");

@@ -7,6 +7,8 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::Offset;
 
+use crate::support::binary::PATIENCE;
+
 /// A cluster and a runtime to wait for its answers.
 pub struct Kafka {
     brokers: String,
@@ -61,6 +63,20 @@ impl Kafka {
             offsets.add_partition_offset(topic, partition, Offset::Offset(0)).expect("0 is an offset");
         }
         consumer.commit(&offsets, CommitMode::Sync).is_ok()
+    }
+
+    /// The offsets that a group has committed, by partition.
+    pub fn committed(&self, group: &str, topic: &str) -> Vec<Option<i64>> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", group)
+            .create()
+            .expect("the settings are valid");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("the broker answers");
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(topic, 0, metadata.topics()[0].partitions().len() as i32 - 1);
+        let committed = consumer.committed_offsets(partitions, PATIENCE).expect("the broker answers");
+        committed.elements().iter().map(|element| element.offset().to_raw().filter(|offset| *offset >= 0)).collect()
     }
 
     /// Deletes all messages of a partition before `offset`, as retention would; true once that has succeeded.

@@ -1,5 +1,6 @@
 //! A topic, a folder and a configuration of one test's own.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,15 @@ pub fn service(test: &str, variable: &str) -> Option<String> {
             None
         }
     }
+}
+
+/// As `service`, of one that `scripts/services` may do without.
+pub fn optional(test: &str, variable: &str) -> Option<String> {
+    let found = std::env::var(variable).ok().filter(|value| !value.is_empty());
+    if found.is_none() {
+        skipped(test, &format!("{variable} is not set; `scripts/services up` says what of its service is missing"));
+    }
+    found
 }
 
 /// One test's surroundings.
@@ -111,14 +121,23 @@ impl Setup {
 
     /// The same where the dead letters lie elsewhere.
     pub fn verify_letters(&self, format: &str, parquet: Option<&str>, letters: &Path) {
+        self.verify_with(format, parquet, &["--dead-letter-dir".as_ref(), letters.as_os_str()]);
+    }
+
+    /// The same where the dead letters lie in a topic.
+    pub fn verify_letters_in(&self, format: &str, topic: &str) {
+        self.verify_with(format, None, &["--dead-letter-topic".as_ref(), topic.as_ref()]);
+    }
+
+    fn verify_with(&self, format: &str, parquet: Option<&str>, letters: &[&OsStr]) {
         let Some(python) = service("verify.py", "OPENWIT_TEST_PYTHON") else { return };
         let objects = self.path("data/objects");
         let objects = parquet.map_or_else(|| objects.display().to_string(), str::to_owned);
         let checked = Command::new(python)
             .arg(root().join("tests/tools/verify.py"))
             .args(["--brokers", &self.brokers, "--topics", &self.topic, "--signal", self.signal, "--format", format])
-            .args(["--parquet", &objects, "--group", &self.group, "--dead-letter-dir"])
-            .arg(letters)
+            .args(["--parquet", &objects, "--group", &self.group])
+            .args(letters)
             .output()
             .expect("python can be run");
         let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));

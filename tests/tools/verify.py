@@ -254,8 +254,24 @@ class Source:
 
 
 def open_store(where):
-    """(file system, root): a local folder, or s3://bucket/prefix at $OPENWIT_TEST_S3_ENDPOINT."""
+    """(file system, root): a local folder, or s3://, gs://, az://bucket/prefix at the endpoint of the test services."""
     from pyarrow import fs
+
+    def endpoint_of(store):
+        return os.environ[f"OPENWIT_TEST_{store}_ENDPOINT"].removeprefix("http://").split("/")[0]
+
+    if where.startswith("gs://"):
+        return fs.GcsFileSystem(anonymous=True, scheme="http", endpoint_override=endpoint_of("GCS")), where[5:].rstrip("/")
+    if where.startswith("az://"):
+        azure = fs.AzureFileSystem(
+            account_name=os.environ["OPENWIT_TEST_AZBLOB_ACCOUNT"],
+            account_key=os.environ["OPENWIT_TEST_AZBLOB_KEY"],
+            blob_storage_authority=endpoint_of("AZBLOB"),
+            blob_storage_scheme="http",
+            dfs_storage_authority=endpoint_of("AZBLOB"),
+            dfs_storage_scheme="http",
+        )
+        return azure, where[5:].rstrip("/")
 
     if where.startswith("s3://"):
         endpoint = os.environ.get("OPENWIT_TEST_S3_ENDPOINT", "")
@@ -626,7 +642,7 @@ def arguments():
     )
     parser.add_argument("--signal", required=True, choices=list(SCHEMAS))
     parser.add_argument("--format", required=True, choices=list(DECODERS))
-    parser.add_argument("--parquet", required=True, help="folder, or s3://bucket/prefix at $OPENWIT_TEST_S3_ENDPOINT")
+    parser.add_argument("--parquet", required=True, help="folder, or s3://, gs://, az://bucket/prefix of the test services")
     parser.add_argument("--dead-letter-dir")
     parser.add_argument("--dead-letter-topic")
     parser.add_argument("--group", help="consumer group whose lag must be 0")

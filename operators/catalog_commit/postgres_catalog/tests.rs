@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::tls::Mode;
 use super::*;
 use crate::catalog_commit::conformance::{TestSchema, commit, conforms, group, partition, ranges, row};
+use crate::fault::chain;
 
 /// A role of one test, without any right.
 struct Role {
@@ -287,6 +288,60 @@ impl Door {
     }
 }
 
+/// The port of a server that answers the question for TLS with no.
+fn server_without_tls() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let mut request = [0; 8];
+            // A client that goes away is its own affair.
+            let _ =
+                std::io::Read::read_exact(&mut socket, &mut request).and_then(|()| std::io::Write::write_all(&mut socket, b"N"));
+        }
+    });
+    port
+}
+
+/// The server's own TLS, where `scripts/services` has started it: its certificate is for 127.0.0.1, and the role `openwit` is let in
+/// only with the client's certificate.
+#[test]
+fn the_servers_own_tls_is_checked_and_a_clients_certificate_logs_in() {
+    let Some(schema) = TestSchema::new() else { return };
+    let (Ok(folder), Ok(by_certificate)) =
+        (std::env::var("OPENWIT_TEST_TLS"), std::env::var("OPENWIT_TEST_POSTGRES_CERTIFICATE"))
+    else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "OPENWIT_TEST_TLS must be set under CI");
+        eprintln!("\n*** NOT RUN: start PostgreSQL by scripts/services to test its own TLS ***\n");
+        return;
+    };
+    let file = |name: &str| Path::new(&folder).join(name);
+    let checked = |ca: &str| Tls { mode: Mode::VerifyFull, ca: Some(file(ca)), ..Tls::default() };
+    let own = Config { schema: format!("{}_own", schema.config.schema), ..schema.config.clone() };
+    let open = |url: &str, tls: Tls| PostgresCatalog::open(&Config { url: Secret::new(url), tls, ..own.clone() });
+    let refused = |url: &str, tls: Tls| chain(&open(url, tls).err().expect("it is refused"));
+    let url = own.url.reveal();
+
+    let wrong_authority = refused(url, checked("stranger.pem"));
+    let helps = |said: &str| said.contains("metastore.tls.ca_location must hold") && said.contains("certificate verify failed");
+    assert!(helps(&wrong_authority), "{wrong_authority}");
+    let other_name = refused(&url.replace("127.0.0.1", "localhost"), checked("ca.pem"));
+    assert!(helps(&other_name), "{other_name}");
+    let unknown = refused(&by_certificate, checked("ca.pem"));
+    assert!(unknown.contains("certificate"), "{unknown}");
+    let in_the_clear = refused(&by_certificate, Tls { mode: Mode::Disable, ..Tls::default() });
+    assert!(in_the_clear.contains("pg_hba.conf"), "{in_the_clear}");
+
+    let client = Tls { certificate: Some(file("client.pem")), key: Some(file("client-key.pem")), ..checked("ca.pem") };
+    let catalog = open(&by_certificate, client).unwrap();
+    let mine =
+        "SELECT s.ssl, a.usename::text FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE pid = pg_backend_pid()";
+    let row = catalog.with(|client| client.query_one(mine, &[]).map_err(failed("ask for the connection"))).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (true, "openwit"));
+    assert!(open(url, checked("ca.pem")).is_ok());
+    schema.client().batch_execute(&format!("DROP SCHEMA {} CASCADE", own.schema)).unwrap();
+}
+
 #[test]
 fn connections_are_encrypted_and_the_server_checked_as_the_mode_says() {
     let Some(schema) = TestSchema::new() else { return };
@@ -325,10 +380,12 @@ fn connections_are_encrypted_and_the_server_checked_as_the_mode_says() {
         assert_eq!(opened.is_ok(), expected, "case {number}: {name} {tls:?}: {:?}", opened.err());
         assert!(!expected || count() > before, "case {number} was not encrypted");
     }
-    // The server itself has no TLS.
-    let plain = |mode| PostgresCatalog::open(&Config { tls: tls(mode, None), ..schema.config.clone() });
-    assert!(plain(Mode::Prefer).is_ok() && plain(Mode::Disable).is_ok());
-    assert!(plain(Mode::Require).is_err() && plain(Mode::VerifyFull).is_err());
+    let port = server_without_tls();
+    for mode in [Mode::Require, Mode::VerifyFull] {
+        let url = Secret::new(format!("{base} host=localhost port={port}"));
+        let error = PostgresCatalog::open(&Config { url, tls: tls(mode, None), ..schema.config.clone() }).err();
+        assert!(matches!(error, Some(Error::Encryption { .. })), "{error:?}");
+    }
     let missing = tls(Mode::VerifyFull, Some(Path::new("/nonexistent/root.pem")));
     let error = PostgresCatalog::open(&Config { tls: missing, ..schema.config.clone() }).err().expect("no such file");
     assert!(error.to_string().contains("/nonexistent/root.pem") && !error.is_retriable(), "{error}");

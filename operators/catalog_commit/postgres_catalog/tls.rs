@@ -95,3 +95,8 @@ impl Tls {
         Ok(connector)
     }
 }
+
+/// Whether a connection failed by its encryption. The client tells it in words only.
+pub(super) fn is_about(error: &postgres::Error) -> bool {
+    error.to_string().starts_with("error performing TLS handshake")
+}
