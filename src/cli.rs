@@ -400,11 +400,12 @@ What is damaged is reported on stderr and left out; then it ends with 1.
 
 Examples:
   openwit-ingest wal cat data/wal/short --topic v6.qtw.traces.shop.eu --partition 3 --from-offset 1000 --limit 10
-  openwit-ingest wal cat data/wal/long/2026-11-26 --payload none")]
+  openwit-ingest wal cat data/wal/long/2026-11-26 --payload none
+  openwit-ingest wal cat long-term --config config/ingest.yaml --limit 10")]
 pub struct WalCatArgs {
-    /// The log's directory, a day of a long-term log, or a single segment or copy
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Records of this topic only; may be repeated
     #[arg(long = "topic", value_name = "TOPIC")]
     pub topics: Vec<String>,
@@ -438,10 +439,25 @@ pub enum PayloadFormat {
 
 /// Where a log is.
 #[derive(Debug, Args)]
-pub struct WalDirArgs {
-    /// The log's directory, a day of a long-term log, or a single segment or copy
+pub struct LogArgs {
+    /// The log's directory, a day of a long-term log, or a single segment or copy; or `long-term` for the one of the configuration,
+    /// wherever it is
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+    /// The configuration that tells where its long-term log is
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override a key of the configuration; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<Assignment>,
+}
+
+/// Arguments of `wal ls` and `wal verify`.
+#[derive(Debug, Args)]
+pub struct WalDirArgs {
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

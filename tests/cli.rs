@@ -352,6 +352,14 @@ fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
         let frames: u64 = listed.as_array().unwrap().iter().filter_map(|one| one["frames"].as_u64()).sum();
         assert_eq!(json!(frames), verified["frames"]);
     }
+    // The same by the configuration, which a store without a path needs.
+    let directory = format!("processing.wal.long_term.directory={long_text}");
+    let configured = ["long-term", "--config", "config/standalone.yaml", "--set", &directory];
+    assert_eq!(cat(&configured), copied);
+    let listed = |log: &[&str]| wal(&[&["ls", "--json"], log].concat()).expect(DONE).json();
+    assert_eq!(listed(&configured).as_array().map(Vec::len), listed(&[long_text]).as_array().map(Vec::len));
+    assert!(wal(&["ls", "long-term"]).expect(USAGE).stderr.contains("--config FILE"));
+
     let mut bytes = std::fs::read(&files[0]).unwrap();
     bytes[300] ^= 1;
     std::fs::write(&files[0], bytes).unwrap();

@@ -365,13 +365,3 @@ fn summarize(shelf: &Arc<dyn Shelf>, copy: Found) -> Result<(Summary, Vec<Proble
     }
     Ok((summary, problems))
 }
-
-/// The files of the log at `path`.
-pub fn list(path: &Path) -> Result<Vec<Summary>, Error> {
-    Source::find(path)?.list()
-}
-
-/// What is wrong with the log at `path`, and what was found.
-pub fn verify(path: &Path) -> Result<(Vec<Problem>, Report), Error> {
-    Source::find(path)?.verify()
-}

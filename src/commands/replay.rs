@@ -1,29 +1,21 @@
 //! `replay`: the records of a write-ahead log to storage, without Kafka.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control};
 use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::chain;
 use openwit_operators::frame_source;
-use openwit_operators::wal_commit::inspect::Source;
 use openwit_operators::wal_commit::long_term::read::Selection;
-use openwit_operators::wal_commit::long_term::shelf::Store;
 use serde::Serialize;
 
 use super::run::on_signals;
+use super::wal::source;
 use super::{Ended, Failure, load};
 use crate::cli::ReplayArgs;
-use crate::config::Config;
-use crate::plan::{long_term_store, replay_directory, replay_plan};
+use crate::plan::{replay_directory, replay_plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
-
-/// In the place of a directory: the long-term log of the configuration.
-const LONG_TERM: &str = "long-term";
 
 /// What a replay did.
 #[derive(Debug, Serialize)]
@@ -60,7 +52,7 @@ impl fmt::Display for Replayed {
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> Ended {
     let config = load(&args.config)?;
-    let source = source(&args.from, &config)?;
+    let source = source(&args.from, || Ok(config.clone()))?;
     let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
     let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
     let frames = frame_source::Config { source, selection };
@@ -89,14 +81,6 @@ pub fn run(args: &ReplayArgs) -> Ended {
         0 => Ok(()),
         damaged => Err(Failure::fault(format!("{}: {damaged} places are damaged and left out", args.from.display()))),
     }
-}
-
-fn source(from: &Path, config: &Config) -> Result<Source, Failure> {
-    if from != Path::new(LONG_TERM) {
-        return Source::find(from).map_err(|error| Failure::fault(chain(&error)));
-    }
-    let store = Store::open(&long_term_store(config)).map_err(|error| Failure::fault(chain(&error)))?;
-    Ok(Source::Long(Arc::new(store), None))
 }
 
 fn reading(control: &Control) -> Reading {

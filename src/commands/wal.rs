@@ -1,6 +1,8 @@
 //! `wal ls`, `wal cat` and `wal verify`: a look into a write-ahead log, short-term or long-term, also of a running process.
 
 use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use opentelemetry_proto::tonic::logs::v1::LogsData;
@@ -8,13 +10,19 @@ use opentelemetry_proto::tonic::metrics::v1::MetricsData;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use openwit_operators::batch::{NormalizedBatch, Record, Signal};
 use openwit_operators::fault::chain;
-use openwit_operators::wal_commit::inspect::{self, Summary};
+use openwit_operators::wal_commit::inspect::{Source, Summary};
+use openwit_operators::wal_commit::long_term::shelf::Store;
 use openwit_operators::wal_commit::read::RecoveredFrame;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::{Ended, Failure};
-use crate::cli::{PayloadFormat, WalArgs, WalCatArgs, WalCommand, WalDirArgs};
+use super::{Ended, Failure, load};
+use crate::cli::{ConfigArgs, LogArgs, PayloadFormat, WalArgs, WalCatArgs, WalCommand, WalDirArgs};
+use crate::config::Config;
+use crate::plan::long_term_store;
+
+/// In the place of a directory: the long-term log of the configuration.
+const LONG_TERM: &str = "long-term";
 
 /// Runs the command.
 pub fn run(args: &WalArgs) -> Ended {
@@ -25,8 +33,24 @@ pub fn run(args: &WalArgs) -> Ended {
     }
 }
 
+/// The log at `from`; `config` is asked where its long-term log is, if that is wanted.
+pub(super) fn source(from: &Path, config: impl FnOnce() -> Result<Config, Failure>) -> Result<Source, Failure> {
+    if from != Path::new(LONG_TERM) {
+        return Source::find(from).map_err(|error| Failure::fault(chain(&error)));
+    }
+    let store = Store::open(&long_term_store(&config()?)).map_err(|error| Failure::fault(chain(&error)))?;
+    Ok(Source::Long(Arc::new(store), None))
+}
+
+fn source_of(log: &LogArgs) -> Result<Source, Failure> {
+    source(&log.dir, || match log.config.clone() {
+        Some(config) => load(&ConfigArgs { config, set: log.set.clone() }),
+        None => Err(Failure::usage("`long-term` is the long-term log of a configuration: name it with --config FILE")),
+    })
+}
+
 fn ls(args: &WalDirArgs) -> Ended {
-    let summaries = inspect::list(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
+    let summaries = source_of(&args.log)?.list().map_err(|error| Failure::fault(chain(&error)))?;
     if args.json {
         let list: Vec<_> = summaries.iter().map(as_json).collect();
         println!("{}", serde_json::Value::from(list));
@@ -69,7 +93,7 @@ fn as_json(summary: &Summary) -> serde_json::Value {
 }
 
 fn cat(args: &WalCatArgs) -> Ended {
-    let source = inspect::Source::find(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
+    let source = source_of(&args.log)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let (mut left, mut problems) = (args.limit.unwrap_or(u64::MAX), 0);
     for frame in source.frames().map_err(|error| Failure::fault(chain(&error)))? {
@@ -96,7 +120,11 @@ fn cat(args: &WalCatArgs) -> Ended {
         }
         _ => {}
     }
-    if problems == 0 { Ok(()) } else { Err(Failure::fault(format!("{}: {problems} problems, see above", args.dir.display()))) }
+    if problems == 0 {
+        Ok(())
+    } else {
+        Err(Failure::fault(format!("{}: {problems} problems, see above", args.log.dir.display())))
+    }
 }
 
 fn print_frame(out: &mut impl Write, frame: &RecoveredFrame, args: &WalCatArgs, left: &mut u64) -> io::Result<()> {
@@ -156,7 +184,7 @@ fn otlp_json(signal: Signal, payload: &[u8]) -> Value {
 }
 
 fn verify(args: &WalDirArgs) -> Ended {
-    let (problems, report) = inspect::verify(&args.dir).map_err(|error| Failure::fault(chain(&error)))?;
+    let (problems, report) = source_of(&args.log)?.verify().map_err(|error| Failure::fault(chain(&error)))?;
     let losses = problems.iter().filter(|problem| problem.is_loss()).count();
     if args.json {
         let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -174,5 +202,5 @@ fn verify(args: &WalDirArgs) -> Ended {
             problems.len()
         );
     }
-    if losses == 0 { Ok(()) } else { Err(Failure::fault(format!("{}: the log is damaged", args.dir.display()))) }
+    if losses == 0 { Ok(()) } else { Err(Failure::fault(format!("{}: the log is damaged", args.log.dir.display()))) }
 }

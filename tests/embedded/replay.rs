@@ -11,7 +11,7 @@ use openwit_ingest::generate::Format;
 use openwit_ingest::plan::replay_plan;
 use openwit_operators::batch::Signal;
 use openwit_operators::frame_source;
-use openwit_operators::wal_commit::inspect::{Source, list};
+use openwit_operators::wal_commit::inspect::Source;
 use openwit_operators::wal_commit::long_term::read::Selection;
 use tempfile::TempDir;
 
@@ -64,7 +64,7 @@ fn both_logs_give_the_same_rows_again_and_none_twice() {
     let (short, long) = (&config.processing.wal.directory, &config.processing.wal.long_term.directory);
 
     // The segment that was active at the end is copied by the next start.
-    let segments = list(short).unwrap().iter().filter(|segment| segment.frames > 0).count();
+    let segments = Source::find(short).unwrap().list().unwrap().iter().filter(|segment| segment.frames > 0).count();
     assert!(segments > 2, "{segments} segments");
     let mut running = Running::start(&config, 1, Until::Stopped);
     running.wait_for("copies of all segments", |_| lake::files(long, ".owl").len() == segments);

@@ -14,7 +14,7 @@ use openwit_operators::wal_commit::long_term::shelf::{Shelf, Store};
 use openwit_operators::wal_commit::{Config, Job, Log, Writer, long_term};
 
 use super::setup::service;
-use crate::support::binary::PATIENCE;
+use crate::support::binary::{PATIENCE, openwit};
 use crate::support::random::Random;
 use crate::support::wait;
 
@@ -79,6 +79,20 @@ fn copies_in_a_bucket_come_back_as_they_were_logged_and_expire() {
     let frames = Frames::open(shelf.clone(), Selection::default()).unwrap().map(|frame| frame.unwrap().batch.raw);
     let found: Vec<_> = frames.collect();
     assert!(logged.starts_with(&found) && found.len() == 21, "{} of {}", found.len(), logged.len());
+    // The commands find them by the configuration.
+    let set = |key: &str, value: &str| ["--set".to_owned(), format!("processing.wal.long_term.object_store.{key}={value}")];
+    let ObjectStore::S3(s3) = &store else { return };
+    let mut words = vec!["long-term".to_owned(), "--json".into(), "--config".into(), "config/standalone.yaml".into()];
+    words.extend(set("scheme", "s3"));
+    words.extend(set("bucket", &s3.bucket));
+    words.extend(set("prefix", &s3.root));
+    words.extend(set("endpoint", s3.endpoint.as_deref().unwrap_or_default()));
+    let wal = |command: &str| {
+        let words = ["wal", command].into_iter().chain(words.iter().map(String::as_str));
+        openwit(words).expect(0).json()
+    };
+    assert_eq!(wal("ls").as_array().map(Vec::len), Some(2));
+    assert_eq!((&wal("verify")["frames"], &wal("verify")["losses"]), (&21.into(), &0.into()));
     // An hour later, and all published: the copies go.
     writer.release(Epoch(START + 2 * 3_600_000));
     wait::until("the copies to be removed", PATIENCE, || shelf.list().unwrap().is_empty());

@@ -57,7 +57,7 @@ fn killed_process_loses_nothing_acknowledged() {
         child.wait().unwrap();
         assert!(durable > 20 * 40, "the child did not get far: {durable}");
         let config = Config { directory: directory.path().into(), ..small_config() };
-        let (problems, _) = inspect::verify(&config.directory).unwrap();
+        let (problems, _) = inspect::Source::find(&config.directory).unwrap().verify().unwrap();
         assert!(problems.iter().all(|problem| !problem.is_loss()), "{problems:?}");
         let mut next = 0;
         for frame in inspect::Source::find(&config.directory).unwrap().frames().unwrap().map(Result::unwrap) {

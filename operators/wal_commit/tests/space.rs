@@ -224,10 +224,10 @@ fn log_on_the_real_disk_comes_back_and_is_listed_and_verified() {
         let (_, recovery) = Log::open(config.clone(), Epoch(100)).unwrap();
         let found = recovered(&recovery);
         assert!(expected.ends_with(&found) && found.len() >= 20);
-        let (problems, report) = inspect::verify(&config.directory).unwrap();
+        let (problems, report) = inspect::Source::find(&config.directory).unwrap().verify().unwrap();
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(report.frames as usize, found.len());
-        let listed = inspect::list(&config.directory).unwrap();
+        let listed = inspect::Source::find(&config.directory).unwrap().list().unwrap();
         let frames = listed.iter().map(|summary| summary.frames).sum::<u64>();
         assert_eq!(frames as usize, found.len());
         assert!(listed.iter().any(|summary| summary.state == inspect::State::Keys && summary.records > 0));
