@@ -139,13 +139,53 @@ processing:
 
 #[test]
 fn the_shipped_configurations_and_the_specifications_example_pass() {
-    let mut files: Vec<PathBuf> = lake::files(&project().join("config"), ".yaml");
+    let config = project().join("config");
+    let mut files: Vec<PathBuf> = lake::files(&config, ".yaml");
+    // Dataset schemas lie one folder deeper.
+    files.retain(|file| file.parent() == Some(config.as_path()));
     assert!(files.len() >= 6, "{files:?}");
     files.push(project().join("tests/data/spec-section-7.yaml"));
     for file in files {
         let checked = openwit(["check", "--config", file.to_str().unwrap()]).expect(DONE);
         assert!(checked.stdout.contains("no errors"), "{}: {}", file.display(), checked.stdout);
     }
+}
+
+#[test]
+fn dataset_schemas_are_checked_and_compared_with_those_of_before() {
+    let (config, example) = (project().join("config/standalone.yaml"), project().join("config/datasets"));
+    let folder = TempDir::new().unwrap();
+    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    let text = std::fs::read_to_string(example.join("shop-logs.yaml")).unwrap();
+    let write = |folder: &Path, text: &str| {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("shop-logs.yaml"), text).unwrap();
+    };
+    let check = |datasets: &Path| {
+        let directory = format!("ingestion.datasets.directory={}", datasets.display());
+        openwit(["check", "--config", config.to_str().unwrap(), "--set", &directory, "--against", old.to_str().unwrap()])
+    };
+    write(&old, &text);
+    let checked = check(&example).expect(DONE);
+    assert!(checked.stdout.contains("dataset shop-logs version 1 ("), "{}", checked.stdout);
+    assert!(checked.stdout.contains("no change that is not allowed"), "{}", checked.stdout);
+    write(&new, &text.replace("version: 1", "version: 2").replace("type: int\n      coerce", "type: double\n      coerce"));
+    let refused = check(&new).expect(USAGE);
+    assert!(refused.stderr.contains("shop-logs: attributes.fields.\"order.items\".coerce: must have int"), "{}", refused.stderr);
+    write(&new, &text.replace("type: double", "type: int").replace("allowed: [open, ", "allowed: ["));
+    let refused = check(&new).expect(USAGE);
+    let changes = [
+        "version: is 1 still",
+        "\"order.total\".type: double was changed to int",
+        "\"order.state\".allowed: \"open\" was removed",
+    ];
+    for named in changes {
+        assert!(refused.stderr.contains(named), "`{named}` is not in: {}", refused.stderr);
+    }
+    // What is wrong by itself comes first, with its line.
+    write(&new, &text.replace("signal: logs", "signal: log"));
+    let refused = check(&new).expect(USAGE);
+    assert!(refused.stderr.contains("shop-logs.yaml:7: signal: value \"log\""), "{}", refused.stderr);
 }
 
 #[test]
@@ -302,6 +342,7 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
             raw: payload.into(),
             written: vec![].into(),
             records: vec![record],
+            schema: None,
             charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);

@@ -9,9 +9,9 @@ use super::attributes::{push_attribute, push_entry};
 use super::columns::{Column, Columns, Maps, Numbers, OptionalNumbers, OptionalTexts, Texts, columns_in_order};
 use super::encoder::Problem;
 use super::promoted::{RESOURCE, find_resource, fingerprint};
-use super::values::{Any, any, key_value, plain_text};
 use crate::batch::Record;
 use crate::coverage::PartitionKey;
+use crate::otlp::value::{Any, any, key_value, plain_text};
 use crate::otlp::wire::{Value, fields};
 
 /// The string of `field` that is in `bytes`.
