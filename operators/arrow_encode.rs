@@ -32,6 +32,7 @@
 //!  +- metrics     one row per data point
 //!      +- attributes  attribute lists: promoted columns and maps
 //!      |   +- promoted    the table of attributes that have a column
+//!      |   +- datasets    the columns that a dataset's schema adds
 //!      |   +- values      any value as text
 //!      +- columns     growing columns that become Arrow arrays
 //!          +- texts       the same for texts, checked in bulk
@@ -48,6 +49,7 @@ mod binaries;
 mod buffers;
 mod columns;
 mod common;
+mod datasets;
 mod logs;
 mod metrics;
 pub(crate) mod promoted;

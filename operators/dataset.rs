@@ -296,13 +296,34 @@ pub struct Stamp {
     pub version: u32,
     /// The schema's hash.
     pub hash: u64,
-    /// The attributes of rows that have a column of their own.
+    /// The attributes that have a column of their own.
     pub columns: Vec<Column>,
 }
 
-/// An attribute of rows with a column of its own.
+/// What attributes belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// With spans, log records and data points.
+    Row,
+    /// With resources.
+    Resource,
+}
+
+impl Carrier {
+    /// The key in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Carrier::Row => "attributes",
+            Carrier::Resource => "resource",
+        }
+    }
+}
+
+/// An attribute with a column of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
+    /// Where the attribute is.
+    pub carrier: Carrier,
     /// The attribute.
     pub key: String,
     /// The column.
@@ -327,16 +348,13 @@ impl std::fmt::Display for Stamp {
 impl Schema {
     /// What of it travels with its rows.
     pub fn stamp(&self) -> Stamp {
-        let column = |field: &Field| {
+        let column = |carrier: Carrier, field: &Field| {
             let name = field.column.clone()?;
-            field.kind.column_type().is_some().then(|| Column { key: field.name.clone(), name, kind: field.kind })
+            field.kind.column_type().is_some().then(|| Column { carrier, key: field.name.clone(), name, kind: field.kind })
         };
-        Stamp {
-            name: self.name.clone(),
-            version: self.version,
-            hash: self.hash(),
-            columns: self.attributes.fields.iter().filter_map(column).collect(),
-        }
+        let rows = self.attributes.fields.iter().filter_map(|field| column(Carrier::Row, field));
+        let resources = self.resource.fields.iter().filter_map(|field| column(Carrier::Resource, field));
+        Stamp { name: self.name.clone(), version: self.version, hash: self.hash(), columns: rows.chain(resources).collect() }
     }
 
     /// xxh3 over `canonical_text`: equal for two files that say the same, whatever their layout.

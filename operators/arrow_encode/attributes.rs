@@ -3,17 +3,15 @@
 //! OpenTelemetry says that keys are unique within one list. Where they are not, the first attribute of a key stays, wherever it went,
 //! and later ones are dropped: readers refuse maps with duplicate keys.
 
-use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampNanosecondType};
+use arrow::datatypes::Int32Type;
 
-use super::binaries::OptionalBinaries;
-use super::columns::{Column, Columns, Maps, OptionalFlags, OptionalNumbers, OptionalTexts};
+use super::columns::{Column, Columns, Maps, OptionalNumbers, OptionalTexts};
+use super::datasets::DatasetColumns;
 use super::encoder::Problem;
 use super::promoted::{Kind, ROW, find_row, fingerprint};
-use super::schema::dataset_columns;
 use super::values::push_text;
 use crate::batch::Signal;
-use crate::dataset::keys::Keys;
-use crate::dataset::{self, Stamp};
+use crate::dataset::Stamp;
 use crate::otlp::value::{Any, any, key_value, plain_text};
 
 /// Appends the `KeyValue` in `message` to the open row of `map`.
@@ -162,7 +160,7 @@ impl PointAttributes {
     #[inline]
     pub fn close(&mut self) {
         if let Some(dataset) = &mut self.dataset {
-            dataset.seen = 0;
+            dataset.close();
         }
         self.map.close();
     }
@@ -170,106 +168,16 @@ impl PointAttributes {
 
 impl Columns for PointAttributes {
     fn each(&self, visit: &mut dyn FnMut(&dyn Column)) {
-        for slot in self.dataset.iter().flat_map(|dataset| &dataset.slots) {
-            visit(slot.column());
+        if let Some(dataset) = &self.dataset {
+            dataset.each(visit);
         }
         visit(&self.map);
     }
 
     fn each_mut(&mut self, visit: &mut dyn FnMut(&mut dyn Column)) {
         if let Some(dataset) = &mut self.dataset {
-            dataset.seen = 0;
-            dataset.slots.iter_mut().for_each(|slot| visit(slot.column_mut()));
+            dataset.each_mut(visit);
         }
         visit(&mut self.map);
-    }
-}
-
-/// The columns that a dataset's schema adds.
-struct DatasetColumns {
-    keys: Keys<u8>,
-    slots: Vec<DatasetSlot>,
-    /// One bit for each of them that the open row had, whether it fitted its column or went to the map.
-    seen: u128,
-}
-
-const _: () = assert!(dataset::FIELDS_MAX <= u128::BITS as usize, "`seen` has a bit for each column of a dataset");
-
-enum DatasetSlot {
-    Text(OptionalTexts),
-    Int(OptionalNumbers<Int64Type>),
-    Double(OptionalNumbers<Float64Type>),
-    Flag(OptionalFlags),
-    Time(OptionalNumbers<TimestampNanosecondType>),
-    Bytes(OptionalBinaries),
-}
-
-impl DatasetColumns {
-    fn new(signal: Signal, stamp: &Stamp) -> Option<Self> {
-        let slot = |kind| {
-            Some(match kind {
-                dataset::Kind::String => DatasetSlot::Text(OptionalTexts::default()),
-                dataset::Kind::Int => DatasetSlot::Int(OptionalNumbers::default()),
-                dataset::Kind::Double => DatasetSlot::Double(OptionalNumbers::default()),
-                dataset::Kind::Bool => DatasetSlot::Flag(OptionalFlags::default()),
-                dataset::Kind::Timestamp => DatasetSlot::Time(OptionalNumbers::default()),
-                dataset::Kind::Bytes => DatasetSlot::Bytes(OptionalBinaries::default()),
-                dataset::Kind::List | dataset::Kind::Map => return None,
-            })
-        };
-        let (mut keys, mut slots) = (Vec::new(), Vec::new());
-        for column in dataset_columns(signal, stamp) {
-            if let Some(slot) = slot(column.kind) {
-                keys.push((column.key.as_str(), slots.len() as u8));
-                slots.push(slot);
-            }
-        }
-        (!slots.is_empty()).then(|| DatasetColumns { keys: Keys::new(keys), slots, seen: 0 })
-    }
-
-    /// True if `key` has a column that took its value, or had one before: the first of a key stays.
-    #[inline]
-    fn takes(&mut self, key: &[u8], value: &Any<'_>, row: usize) -> bool {
-        let Some(index) = self.keys.find(key) else { return false };
-        if self.seen & (1 << index) != 0 {
-            return true;
-        }
-        self.seen |= 1 << index;
-        match (&mut self.slots[usize::from(index)], value) {
-            (DatasetSlot::Text(column), Any::Text(text)) => column.set(row, text),
-            (DatasetSlot::Int(column), Any::Int(number)) => column.set(row, Some(*number)),
-            (DatasetSlot::Double(column), Any::Double(number)) => column.set(row, Some(*number)),
-            (DatasetSlot::Flag(column), Any::Bool(flag)) => column.set_repeated(row, Some(*flag), 1),
-            (DatasetSlot::Time(column), Any::Int(nanos)) => column.set(row, Some(*nanos)),
-            (DatasetSlot::Bytes(column), Any::Bytes(bytes)) => column.set(row, bytes),
-            // `normalize` lets no other type pass, but for an empty value: that is a null, here as in a map.
-            (_, Any::Empty) => {}
-            _ => return false,
-        }
-        true
-    }
-}
-
-impl DatasetSlot {
-    fn column(&self) -> &dyn Column {
-        match self {
-            DatasetSlot::Text(column) => column,
-            DatasetSlot::Int(column) => column,
-            DatasetSlot::Double(column) => column,
-            DatasetSlot::Flag(column) => column,
-            DatasetSlot::Time(column) => column,
-            DatasetSlot::Bytes(column) => column,
-        }
-    }
-
-    fn column_mut(&mut self) -> &mut dyn Column {
-        match self {
-            DatasetSlot::Text(column) => column,
-            DatasetSlot::Int(column) => column,
-            DatasetSlot::Double(column) => column,
-            DatasetSlot::Flag(column) => column,
-            DatasetSlot::Time(column) => column,
-            DatasetSlot::Bytes(column) => column,
-        }
     }
 }

@@ -255,6 +255,7 @@ impl Encoder {
             Signal::Logs => Rows::Logs(Box::new(Records::new(stamp))),
             Signal::Metrics => Rows::Metrics(Box::new(Metrics::new(stamp))),
         };
+        let common = Common::new(config.group.signal, stamp);
         let config = Config {
             batch_rows_max: config.batch_rows_max.clamp(1, 1 << 24),
             batch_bytes_max: config.batch_bytes_max.clamp(1, BATCH_BYTES_LIMIT),
@@ -264,7 +265,7 @@ impl Encoder {
             fixed_row_bytes: schema.fields().iter().map(|field| fixed_width(field.data_type())).sum(),
             config,
             schema,
-            table: Table { common: Common::default(), rows },
+            table: Table { common, rows },
             zeros: Zeros::default(),
             open_rows: 0,
             open_bytes: 0,

@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 
 use super::promoted;
 use crate::batch::Signal;
-use crate::dataset::{Column, Stamp};
+use crate::dataset::{Carrier, Column, Stamp};
 
 /// Rises by one when a schema changes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -34,10 +34,13 @@ pub fn schema_with(signal: Signal, stamp: Option<&Stamp>) -> SchemaRef {
     let fixed = schema_for(signal);
     let Some(stamp) = stamp else { return fixed };
     let mut fields: Vec<FieldRef> = fixed.fields().to_vec();
-    // The attributes' map stays the last column.
-    let at = fields.len() - 1;
-    let own = dataset_columns(signal, stamp).filter_map(|column| Some(maybe(&column.name, column.kind.column_type()?)));
-    fields.splice(at..at, own.map(Arc::new));
+    // Before the maps whose attributes they are.
+    for (carrier, map) in [(Carrier::Row, "attributes"), (Carrier::Resource, "resource_attributes")] {
+        let at = fields.iter().position(|field| field.name() == map).unwrap_or(fields.len());
+        let own =
+            dataset_columns(signal, stamp, carrier).filter_map(|column| Some(maybe(&column.name, column.kind.column_type()?)));
+        fields.splice(at..at, own.map(Arc::new));
+    }
     let mut metadata = fixed.metadata().clone();
     metadata.insert(DATASET_KEY.to_owned(), stamp.name.to_string());
     metadata.insert(DATASET_VERSION_KEY.to_owned(), stamp.version.to_string());
@@ -48,11 +51,11 @@ pub fn schema_with(signal: Signal, stamp: Option<&Stamp>) -> SchemaRef {
     Arc::new(Schema::new(fields).with_metadata(metadata))
 }
 
-/// The columns that a dataset's schema adds. One that every schema has by now, which it had not when the schema was made (the stamp may
+/// The columns that a dataset's schema adds for attributes of `carrier`. One that every schema has by now, which it had not when the schema was made (the stamp may
 /// come from an old log), is left out: the fixed one takes its values.
-pub(super) fn dataset_columns(signal: Signal, stamp: &Stamp) -> impl Iterator<Item = &Column> {
+pub(super) fn dataset_columns(signal: Signal, stamp: &Stamp, carrier: Carrier) -> impl Iterator<Item = &Column> {
     let fixed = schema_for(signal);
-    stamp.columns.iter().filter(move |column| fixed.field_with_name(&column.name).is_err())
+    stamp.columns.iter().filter(move |column| column.carrier == carrier && fixed.field_with_name(&column.name).is_err())
 }
 
 /// The column that an attribute of rows has in every schema of `signal`.

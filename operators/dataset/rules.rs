@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 
-use super::{FIELDS_MAX, Field, Kind, Level, Scalar, Schema};
+use super::{Carrier, FIELDS_MAX, Field, Kind, Level, Scalar, Schema};
 use crate::arrow_encode::schema::{fixed_resource_column, fixed_row_column, schema_for};
 use crate::kafka_source::topics::Glob;
 
@@ -20,22 +20,6 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Where attributes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Row,
-    Resource,
-}
-
-impl Place {
-    fn name(self) -> &'static str {
-        match self {
-            Place::Row => "attributes",
-            Place::Resource => "resource",
-        }
-    }
-}
-
 /// The path of a field's key in a file; `key` may be empty.
 pub fn field_path(level: &str, field: &str, key: &str) -> String {
     let dot = if key.is_empty() { "" } else { "." };
@@ -46,8 +30,8 @@ pub fn field_path(level: &str, field: &str, key: &str) -> String {
 pub fn problems(schema: &Schema) -> Vec<Problem> {
     let mut found = Finder { schema, problems: Vec::new() };
     found.check_head();
-    found.check_level(Place::Row, &schema.attributes);
-    found.check_level(Place::Resource, &schema.resource);
+    found.check_level(Carrier::Row, &schema.attributes);
+    found.check_level(Carrier::Resource, &schema.resource);
     found.check_columns();
     found.problems
 }
@@ -82,27 +66,27 @@ impl Finder<'_> {
         }
     }
 
-    fn check_level(&mut self, place: Place, level: &Level) {
+    fn check_level(&mut self, carrier: Carrier, level: &Level) {
         if level.fields.len() > FIELDS_MAX {
             self.refuse(
-                format!("{}.fields", place.name()),
+                format!("{}.fields", carrier.name()),
                 format!("has {} fields, at most {FIELDS_MAX} are possible", level.fields.len()),
             );
         }
         for field in &level.fields {
-            self.check_field(place, field);
+            self.check_field(carrier, field);
         }
-        self.check_names(place, level);
+        self.check_names(carrier, level);
     }
 
     /// No two fields may claim one name, as it is or in its normal form.
-    fn check_names(&mut self, place: Place, level: &Level) {
+    fn check_names(&mut self, carrier: Carrier, level: &Level) {
         let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
         let mut normals: BTreeMap<String, &str> = BTreeMap::new();
         let names = level.fields.iter().map(|field| (field, &field.name, "")).collect::<Vec<_>>();
         let aliases = level.fields.iter().flat_map(|field| field.aliases.iter().map(move |alias| (field, alias, "aliases")));
         for (field, name, key) in names.into_iter().chain(aliases) {
-            let path = field_path(place.name(), &field.name, key);
+            let path = field_path(carrier.name(), &field.name, key);
             if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
                 self.refuse(path, format!("a name has 1 to {NAME_CHARS_MAX} characters"));
                 continue;
@@ -118,8 +102,8 @@ impl Finder<'_> {
         }
     }
 
-    fn check_field(&mut self, place: Place, field: &Field) {
-        let path = |key: &str| field_path(place.name(), &field.name, key);
+    fn check_field(&mut self, carrier: Carrier, field: &Field) {
+        let path = |key: &str| field_path(carrier.name(), &field.name, key);
         let kind = field.kind;
         if !matches!(kind, Kind::String | Kind::Bytes) && field.bytes_max.is_some() {
             self.refuse(path("bytes_max"), format!("is for string and bytes, the type is {}", kind.name()));
@@ -138,13 +122,13 @@ impl Finder<'_> {
             };
             self.refuse(path("coerce"), format!("{} cannot become {}: {possible}", from.name(), kind.name()));
         }
-        self.check_formats(place, field);
-        self.check_values(place, field);
-        self.check_fixed_column(place, field);
+        self.check_formats(carrier, field);
+        self.check_values(carrier, field);
+        self.check_fixed_column(carrier, field);
     }
 
-    fn check_formats(&mut self, place: Place, field: &Field) {
-        let path = field_path(place.name(), &field.name, "formats");
+    fn check_formats(&mut self, carrier: Carrier, field: &Field) {
+        let path = field_path(carrier.name(), &field.name, "formats");
         let units = field.formats.iter().filter(|format| format.unit_nanos().is_some()).count();
         if field.kind != Kind::Timestamp && !field.formats.is_empty() {
             self.refuse(path, format!("is for timestamp, the type is {}", field.kind.name()));
@@ -155,8 +139,8 @@ impl Finder<'_> {
         }
     }
 
-    fn check_values(&mut self, place: Place, field: &Field) {
-        let path = |key: &str| field_path(place.name(), &field.name, key);
+    fn check_values(&mut self, carrier: Carrier, field: &Field) {
+        let path = |key: &str| field_path(carrier.name(), &field.name, key);
         if !field.allowed.is_empty() && !matches!(field.kind, Kind::String | Kind::Int) {
             self.refuse(path("allowed"), format!("is supported for string and int, the type is {}", field.kind.name()));
         }
@@ -179,13 +163,9 @@ impl Finder<'_> {
     }
 
     /// What has a column in every schema must fit it.
-    fn check_fixed_column(&mut self, place: Place, field: &Field) {
-        let fixed = match place {
-            Place::Row => fixed_row_column(self.schema.signal, &field.name),
-            Place::Resource => fixed_resource_column(&field.name),
-        };
-        let path = |key: &str| field_path(place.name(), &field.name, key);
-        let Some((column, data_type)) = fixed else { return };
+    fn check_fixed_column(&mut self, carrier: Carrier, field: &Field) {
+        let path = |key: &str| field_path(carrier.name(), &field.name, key);
+        let Some((column, data_type)) = self.fixed_column(carrier, &field.name) else { return };
         let kind = if data_type == DataType::Int32 { Kind::Int } else { Kind::String };
         if field.kind != kind {
             self.refuse(path("type"), format!("must be {}: the attribute has the column {column} in every schema", kind.name()));
@@ -196,20 +176,18 @@ impl Finder<'_> {
     }
 
     fn check_columns(&mut self) {
-        for field in self.schema.resource.fields.iter().filter(|field| field.column.is_some()) {
-            self.refuse(field_path("resource", &field.name, "promote"), "not supported: only attributes of rows are promoted");
-        }
         let fixed = schema_for(self.schema.signal);
         let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
-        for field in &self.schema.attributes.fields {
+        let rows = self.schema.attributes.fields.iter().map(|field| (Carrier::Row, field));
+        for (carrier, field) in rows.chain(self.schema.resource.fields.iter().map(|field| (Carrier::Resource, field))) {
             let Some(column) = &field.column else { continue };
-            if fixed_row_column(self.schema.signal, &field.name).is_some() {
+            if self.fixed_column(carrier, &field.name).is_some() {
                 // Told of by `check_fixed_column`.
                 continue;
             }
-            let path = field_path("attributes", &field.name, "column");
+            let path = field_path(carrier.name(), &field.name, "column");
             if field.kind.column_type().is_none() {
-                let path = field_path("attributes", &field.name, "promote");
+                let path = field_path(carrier.name(), &field.name, "promote");
                 self.refuse(path, format!("not supported: a {} has no column of its own", field.kind.name()));
             }
             let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -222,6 +200,14 @@ impl Finder<'_> {
             if let Some(owner) = owners.insert(column, &field.name) {
                 self.refuse(&path, format!("'{column}' is the column of '{owner}' already"));
             }
+        }
+    }
+
+    /// The column that an attribute has in every schema.
+    fn fixed_column(&self, carrier: Carrier, name: &str) -> Option<(&'static str, DataType)> {
+        match carrier {
+            Carrier::Row => fixed_row_column(self.schema.signal, name),
+            Carrier::Resource => fixed_resource_column(name),
         }
     }
 }

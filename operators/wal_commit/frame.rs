@@ -28,7 +28,7 @@ use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u3
 use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use crate::budget::Charge;
 use crate::coverage::Coverage;
-use crate::dataset::{Column, FIELDS_MAX, Kind, Stamp};
+use crate::dataset::{Carrier, Column, FIELDS_MAX, Kind, Stamp};
 use crate::epoch::Epoch;
 
 /// Bytes of a frame's header.
@@ -304,6 +304,10 @@ fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
         put_string(out, &column.key);
         put_string(out, &column.name);
         out.push(column.kind.code());
+        out.push(match column.carrier {
+            Carrier::Row => 0,
+            Carrier::Resource => 1,
+        });
     }
 }
 
@@ -311,13 +315,19 @@ fn take_stamp(cursor: &mut Cursor<'_>) -> Option<Stamp> {
     let name = cursor.string()?.into();
     let version = u32::try_from(cursor.varint()?).ok()?;
     let hash = u64::from_le_bytes(cursor.take(8)?.try_into().ok()?);
-    let count = cursor.count(3)?;
+    let count = cursor.count(4)?;
     let mut columns = Vec::with_capacity(count);
     for _ in 0..count {
         let (key, name) = (cursor.string()?.to_owned(), cursor.string()?.to_owned());
-        columns.push(Column { key, name, kind: Kind::of_code(cursor.byte()?)? });
+        let kind = Kind::of_code(cursor.byte()?)?;
+        let carrier = match cursor.byte()? {
+            0 => Carrier::Row,
+            1 => Carrier::Resource,
+            _ => return None,
+        };
+        columns.push(Column { carrier, key, name, kind });
     }
-    (count <= FIELDS_MAX).then_some(Stamp { name, version, hash, columns })
+    (count <= 2 * FIELDS_MAX).then_some(Stamp { name, version, hash, columns })
 }
 
 /// Writes how far `offset` lies beyond `next`, the least it may be, and makes the offset after it the next.

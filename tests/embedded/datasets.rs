@@ -37,7 +37,8 @@ fn schema(version: u32, total: &str, unknown: &str) -> String {
         "dataset: shop-logs\nversion: {version}\nindex: shop\nsignal: logs\nnames: {{semantic_conventions: true}}\nattributes:\n  \
          unknown: {unknown}\n  fields:\n    order.id: {{type: string, required: true, aliases: [orderId], bytes_max: 8, promote: true}}\n    \
          order.total: {{type: {total}, promote: true}}\n    order.at: {{type: timestamp, formats: [rfc3339], promote: true}}\n    \
-         order.gift: {{type: bool, default: false, promote: true, column: is_gift}}\n    note: {{type: string}}\n"
+         order.gift: {{type: bool, default: false, promote: true, column: is_gift}}\n    note: {{type: string}}\nresource:\n  \
+         fields:\n    cell: {{type: int, promote: true, column: cell}}\n"
     )
 }
 
@@ -83,8 +84,9 @@ impl Setup {
 fn cells(folder: &Path, columns: &[&str]) -> BTreeMap<i64, BTreeMap<String, String>> {
     let mut rows = BTreeMap::new();
     for path in lake::files(folder, ".parquet") {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap().build().unwrap();
-        for batch in reader {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        assert_eq!(reader.schema().metadata()["openwit.dataset"], "shop-logs", "{}", path.display());
+        for batch in reader.build().unwrap() {
             let batch = batch.unwrap();
             let options = FormatOptions::new();
             for row in 0..batch.num_rows() {
@@ -118,11 +120,11 @@ fn rows_obey_their_schema_and_what_cannot_is_in_the_dead_letter_with_its_reason(
         r#"{"msg":"c"}"#,
         r#"{"msg":"d","order.id":"A3","order.total":"a lot"}"#,
         r#"{"msg":"e","order.id":"123456789"}"#,
-        r#"{"msg":"f","order.id":"A4","note":"kept"}"#,
+        r#"{"msg":"f","order.id":"A4","note":"kept","resource":{"cell":"7"}}"#,
     ]);
     run_to_the_end(&setup.config, 2);
 
-    let columns = ["body", "order_id", "order_total", "order_at", "is_gift", "http_route", "attributes"];
+    let columns = ["body", "order_id", "order_total", "order_at", "is_gift", "http_route", "attributes", "cell"];
     let stored = cells(&setup.config.storage.object_store.root, &columns);
     let expected = [
         (
@@ -138,7 +140,7 @@ fn rows_obey_their_schema_and_what_cannot_is_in_the_dead_letter_with_its_reason(
         ),
         // What has a column in every schema is a field of none here, so it is dropped, too.
         (1, row(&[("body", "b"), ("order_id", "A2"), ("is_gift", "true"), ("attributes", "{}")])),
-        (5, row(&[("body", "f"), ("order_id", "A4"), ("is_gift", "false"), ("attributes", "{note: kept}")])),
+        (5, row(&[("body", "f"), ("order_id", "A4"), ("is_gift", "false"), ("attributes", "{note: kept}"), ("cell", "7")])),
     ];
     assert_eq!(stored, BTreeMap::from(expected));
 

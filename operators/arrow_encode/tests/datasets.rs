@@ -5,17 +5,22 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 
 use super::*;
 use crate::arrow_encode::schema::{DATASET_HASH_KEY, DATASET_KEY, DATASET_VERSION_KEY, schema_with};
-use crate::dataset::{Column, Kind, Stamp};
+use crate::dataset::{Carrier, Column, Kind, Stamp};
 
 /// The types that can have a column.
 fn kinds() -> impl Iterator<Item = Kind> {
     Kind::ALL.into_iter().filter(|kind| kind.column_type().is_some())
 }
 
-/// A schema with a column for each type, its attribute and column named after it.
+/// A schema with a column for each type, of rows and of resources, attribute and column named after the type.
 fn stamp() -> Arc<Stamp> {
-    let column = |kind: Kind| Column { key: format!("a.{}", kind.name()), name: format!("a_{}", kind.name()), kind };
-    Arc::new(Stamp { name: "shop".into(), version: 4, hash: 0xabc, columns: kinds().map(column).collect() })
+    let column = |carrier: Carrier, kind: Kind| {
+        let letter = if carrier == Carrier::Row { 'a' } else { 'r' };
+        let (key, name) = (format!("{letter}.{}", kind.name()), format!("{letter}_{}", kind.name()));
+        Column { carrier, key, name, kind }
+    };
+    let columns = kinds().map(|kind| column(Carrier::Row, kind)).chain(kinds().map(|kind| column(Carrier::Resource, kind)));
+    Arc::new(Stamp { name: "shop".into(), version: 4, hash: 0xabc, columns: columns.collect() })
 }
 
 fn value_of(kind: Kind, row: i64) -> Value {
@@ -26,6 +31,18 @@ fn value_of(kind: Kind, row: i64) -> Value {
         Kind::Bool => Value::BoolValue(row % 2 == 0),
         Kind::Bytes => Value::BytesValue(vec![row as u8; row as usize % 5]),
         Kind::List | Kind::Map => unreachable!("has no column"),
+    }
+}
+
+/// The cell of a value.
+fn json_of(value: Value) -> serde_json::Value {
+    match value {
+        Value::StringValue(text) => text.into(),
+        Value::IntValue(number) => number.into(),
+        Value::DoubleValue(number) => format!("{number:?}").into(),
+        Value::BoolValue(flag) => flag.into(),
+        Value::BytesValue(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -79,14 +96,7 @@ fn attributes_are_moved_to_their_columns_and_all_other_cells_stay() {
             for ((row, mut found), mut expected) in (0..).zip(found).zip(expected.clone()) {
                 for kind in kinds() {
                     let cell = found.remove(&format!("a_{}", kind.name()));
-                    let wanted = (row % 3 != 2).then(|| match value_of(kind, row) {
-                        Value::StringValue(text) => text.into(),
-                        Value::IntValue(number) => number.into(),
-                        Value::DoubleValue(number) => format!("{number:?}").into(),
-                        Value::BoolValue(flag) => flag.into(),
-                        Value::BytesValue(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
-                        other => panic!("{other:?}"),
-                    });
+                    let wanted = (row % 3 != 2).then(|| json_of(value_of(kind, row)));
                     assert_eq!(cell, wanted, "{signal} row {row} {}", kind.name());
                 }
                 let others = if row % 3 == 2 { serde_json::json!([]) } else { serde_json::json!([["other", row.to_string()]]) };
@@ -94,6 +104,35 @@ fn attributes_are_moved_to_their_columns_and_all_other_cells_stay() {
                 expected.remove("attributes");
                 assert_eq!(found, expected, "{signal} row {row}");
             }
+        }
+    }
+}
+
+#[test]
+fn attributes_of_resources_are_moved_to_their_columns_and_repeated() {
+    let stamp = stamp();
+    let pair = |key: String, value| KeyValue { key, value: Some(AnyValue { value: Some(value) }), key_strindex: 0 };
+    let group = |number: i64| {
+        let pairs = kinds().map(|kind| pair(format!("r.{}", kind.name()), value_of(kind, number)));
+        // The second has all in its map, as they are of another type.
+        let wrong = kinds().map(|kind| pair(format!("r.{}", kind.name()), Value::ArrayValue(ArrayValue::default())));
+        let attributes = if number == 2 { wrong.collect() } else { pairs.collect() };
+        traces(attributes, vec![Span::default(); 7])
+    };
+    let payloads: Vec<Vec<u8>> = (1..4).map(group).chain([traces(vec![], vec![Span::default()])]).collect();
+    let stamped = NormalizedBatch { schema: Some(stamp.clone()), ..batch(Signal::Traces, 0, &payloads) };
+    for rows_max in [1_000, 3] {
+        let rows = objects(&encode(&mut ruled(Signal::Traces, &stamp, rows_max, 1 << 20), &stamped));
+        assert_eq!(rows.len(), 3 * 7 + 1);
+        for (index, row) in rows.iter().enumerate() {
+            let number = (index / 7 + 1) as i64;
+            let has_columns = number == 1 || number == 3;
+            for kind in kinds() {
+                let cell = row.get(&format!("r_{}", kind.name()));
+                assert_eq!(cell, has_columns.then(|| json_of(value_of(kind, number))).as_ref(), "row {index} {}", kind.name());
+            }
+            let mapped = row["resource_attributes"].as_array().map_or(0, Vec::len);
+            assert_eq!(mapped, if number == 2 { kinds().count() } else { 0 }, "row {index}");
         }
     }
 }
@@ -114,7 +153,7 @@ fn values_of_another_type_and_empty_ones_leave_the_column_null() {
 
 #[test]
 fn a_column_that_every_schema_has_by_now_is_not_there_twice() {
-    let column = |key: &str, name: &str| Column { key: key.into(), name: name.into(), kind: Kind::String };
+    let column = |key: &str, name: &str| Column { carrier: Carrier::Row, key: key.into(), name: name.into(), kind: Kind::String };
     let columns = vec![column("route", "http_route"), column("own", "own")];
     let stamp = Arc::new(Stamp { name: "old".into(), version: 1, hash: 1, columns });
     let schema = schema_with(Signal::Logs, Some(&stamp));

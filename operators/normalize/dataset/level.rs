@@ -143,7 +143,7 @@ impl Rules {
         let bit = 1u128 << field;
         let is_only_one = *seen & bit == 0;
         *seen |= bit;
-        rank == 0 && is_only_one && matches!(self.fields[usize::from(field)].judge(value), Ok(Judged::Same))
+        rank == 0 && is_only_one && self.fields[usize::from(field)].conforms(value)
     }
 
     fn resolve(&self, key: &[u8]) -> Resolved {

@@ -71,13 +71,30 @@ impl Rule {
         }
     }
 
-    /// What `value`, which is not empty, becomes; or why it cannot be.
+    /// True if `value` stays as it is. Asked of every value; all else is only asked of messages that are written anew.
     #[inline]
+    pub fn conforms(&self, value: &Any<'_>) -> bool {
+        match (self.kind, value) {
+            (Kind::String, Any::Text(text)) => text.len() <= self.bytes_max && self.allows_text(text),
+            (Kind::Int, Any::Int(number)) => self.allows_int(*number),
+            (Kind::Double, Any::Double(_)) | (Kind::Bool, Any::Bool(_)) => true,
+            (Kind::Timestamp, Any::Int(number)) => self.unit_nanos == Some(1) && *number >= 0,
+            (Kind::Bytes, Any::Bytes(bytes)) => bytes.len() <= self.bytes_max,
+            (Kind::List, Any::Array(content)) | (Kind::Map, Any::List(content)) => {
+                self.items_max == usize::MAX || items(content) <= self.items_max
+            }
+            _ => false,
+        }
+    }
+
+    /// What `value`, which is not empty, becomes; or why it cannot be.
     pub fn judge(&self, value: &Any<'_>) -> Checked<Judged> {
+        if self.conforms(value) {
+            return Ok(Judged::Same);
+        }
         match (self.kind, value) {
             (Kind::String, Any::Text(text)) => self.check_text(text).map(|()| Judged::Same),
             (Kind::Int, Any::Int(number)) => self.check_int(*number).map(|()| Judged::Same),
-            (Kind::Double, Any::Double(_)) | (Kind::Bool, Any::Bool(_)) => Ok(Judged::Same),
             (Kind::Bytes, Any::Bytes(bytes)) => self.check_bytes(bytes.len()).map(|()| Judged::Same),
             (Kind::List, Any::Array(content)) | (Kind::Map, Any::List(content)) => {
                 self.check_items(content).map(|()| Judged::Same)
@@ -115,7 +132,6 @@ impl Rule {
 
     fn time(&self, value: &Any<'_>) -> Checked<Judged> {
         let nanos = match (value, self.unit_nanos) {
-            (Any::Int(number), Some(1)) if *number >= 0 => return Ok(Judged::Same),
             (Any::Int(number), Some(unit)) => nanos_of_int(*number, unit),
             // A double of nanoseconds is not exact to a quarter of a microsecond: nobody means that.
             (Any::Double(number), Some(unit)) if unit > 1 => {
@@ -136,32 +152,30 @@ impl Rule {
     }
 
     #[inline]
+    fn allows_text(&self, text: &[u8]) -> bool {
+        self.allowed_texts.is_empty() || self.allowed_texts.iter().any(|allowed| **allowed == *text)
+    }
+
+    #[inline]
+    fn allows_int(&self, number: i64) -> bool {
+        self.allowed_ints.is_empty() || self.allowed_ints.contains(&number)
+    }
+
     fn check_text(&self, text: &[u8]) -> Checked<()> {
         self.check_bytes(text.len())?;
-        if self.allowed_texts.is_empty() || self.allowed_texts.iter().any(|allowed| **allowed == *text) {
-            return Ok(());
-        }
-        Err(self.not_allowed(&Any::Text(text)))
+        if self.allows_text(text) { Ok(()) } else { Err(self.not_allowed(&Any::Text(text))) }
     }
 
-    #[inline]
     fn check_int(&self, number: i64) -> Checked<()> {
-        if self.allowed_ints.is_empty() || self.allowed_ints.contains(&number) {
-            return Ok(());
-        }
-        Err(self.not_allowed(&Any::Int(number)))
+        if self.allows_int(number) { Ok(()) } else { Err(self.not_allowed(&Any::Int(number))) }
     }
 
-    #[inline]
     fn check_bytes(&self, bytes: usize) -> Checked<()> {
         if bytes <= self.bytes_max { Ok(()) } else { Err(self.too_large(bytes, self.bytes_max, "bytes")) }
     }
 
     fn check_items(&self, content: &[u8]) -> Checked<()> {
-        if self.items_max == usize::MAX {
-            return Ok(());
-        }
-        let items = fields(content).flatten().filter(|field| matches!(field, (1, Value::Bytes(_)))).count();
+        let items = items(content);
         if items <= self.items_max { Ok(()) } else { Err(self.too_large(items, self.items_max, "items")) }
     }
 
@@ -232,6 +246,11 @@ fn double_of_text(text: &[u8]) -> Option<f64> {
 
 fn nanos_of_int(number: i64, unit: u64) -> Option<i64> {
     if number < 0 { None } else { number.checked_mul(i64::try_from(unit).ok()?) }
+}
+
+/// Elements of a list, entries of a map.
+fn items(content: &[u8]) -> usize {
+    fields(content).flatten().filter(|field| matches!(field, (1, Value::Bytes(_)))).count()
 }
 
 fn kind_of(value: &Any<'_>) -> Option<Kind> {

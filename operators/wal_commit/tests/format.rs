@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataset::{Column, Kind, Stamp};
+use crate::dataset::{Carrier, Column, Kind, Stamp};
 use crate::wal_commit::buffer::AlignedBuffer;
 use crate::wal_commit::frame::{Place, Prepared};
 
@@ -36,8 +36,13 @@ fn golden_batches() -> [NormalizedBatch; 3] {
     extreme.group = Group { index: "".into(), signal: Signal::Metrics };
     let mut ruled = batch(2, 70, 3, 11);
     let columns = Kind::ALL.into_iter().filter(|kind| kind.column_type().is_some());
-    let columns = columns.map(|kind| Column { key: format!("a.{}", kind.name()), name: format!("a_{}", kind.name()), kind });
-    let stamp = Stamp { name: "shop-spans".into(), version: 300, hash: 0x0123_4567_89ab_cdef, columns: columns.collect() };
+    let column = |kind: Kind| {
+        let (key, name) = (format!("a.{}", kind.name()), format!("a_{}", kind.name()));
+        Column { carrier: Carrier::Row, key, name, kind }
+    };
+    let cell = Column { carrier: Carrier::Resource, key: "cell".into(), name: "cell".into(), kind: Kind::Int };
+    let columns = columns.map(column).chain([cell]).collect();
+    let stamp = Stamp { name: "shop-spans".into(), version: 300, hash: 0x0123_4567_89ab_cdef, columns };
     ruled.schema = Some(Arc::new(stamp));
     [usual, extreme, ruled]
 }

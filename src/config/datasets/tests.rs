@@ -29,7 +29,7 @@ fn the_example_is_a_schema_that_says_what_its_comments_promise() {
     assert_eq!(field("order.signature").bytes_max, Some(4_096));
     assert!(schema.resource.fields[0].required);
     let columns: Vec<_> = schema.stamp().columns.into_iter().map(|column| column.name).collect();
-    assert_eq!(columns, ["order_id", "order_total", "order_items", "order_paid_at", "is_gift"]);
+    assert_eq!(columns, ["order_id", "order_total", "order_items", "order_paid_at", "is_gift", "cell"]);
     let kinds: std::collections::BTreeSet<Kind> = schema.attributes.fields.iter().map(|field| field.kind).collect();
     assert_eq!(kinds.len(), Kind::ALL.len() - 1, "a field of every kind but a map: {kinds:?}");
 }
@@ -148,8 +148,12 @@ const UNUSABLE: &[(&str, &str)] = &[
         "s.yaml:8: attributes.fields.\"b\".aliases: 'a' is a name of 'a' already",
     ),
     (
-        "    a: {type: int}\nresource: {fields: {z: {type: int, promote: true}}}",
-        "s.yaml:8: resource.fields.\"z\".promote: not supported: only attributes of rows are promoted",
+        "    a: {type: int, promote: true}\nresource: {fields: {A: {type: int, promote: true}}}",
+        "s.yaml:8: resource.fields.\"A\".column: 'a' is the column of 'a' already",
+    ),
+    (
+        "    a: {type: int}\nresource: {fields: {host.name: {type: string, promote: true}}}",
+        "s.yaml:8: resource.fields.\"host.name\".promote: the attribute has the column host_name in every schema",
     ),
     (
         "    Ab: {type: int}\n    aB: {type: int}\nnames: {case: lower}",
