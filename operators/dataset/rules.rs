@@ -61,7 +61,7 @@ impl Finder<'_> {
         }
         for pattern in &self.schema.indexes {
             if let Err(error) = Glob::new(pattern) {
-                self.refuse("index", error.to_string());
+                self.refuse("index", format!("'{pattern}' is no glob over names of indexes: {error}"));
             }
         }
     }

@@ -175,7 +175,8 @@ fn rules_that_cannot_hold_are_refused_at_their_key() {
         ["s.yaml:2: version: is too large"]
     );
     assert!(
-        problems(&head.replace("_x", "x").replace("[]", "'^a'").replace("0", "1"))[0].contains("s.yaml:3: index: topic pattern")
+        problems(&head.replace("_x", "x").replace("[]", "'^a'").replace("0", "1"))[0]
+            .contains("s.yaml:3: index: '^a' is no glob")
     );
 }
 
