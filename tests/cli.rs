@@ -19,6 +19,7 @@ use openwit_ingest::generate::{Format, Generator, Plan, Ppm, Topic};
 use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use openwit_operators::budget::Charge;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
+use openwit_operators::dataset::{Carrier, Column, Kind, Stamp};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
 use openwit_operators::object_upload::ObjectStore;
@@ -342,7 +343,8 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
             raw: payload.into(),
             written: vec![].into(),
             records: vec![record],
-            schema: None,
+            // What is in partition 1 obeys a dataset schema.
+            schema: (number % 2 == 1).then(|| Arc::new(stamp())),
             charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
@@ -354,6 +356,11 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
         stats.segments_uncopied == 0 && stats.long_term.copied > 1
     });
     (writer, short, long)
+}
+
+fn stamp() -> Stamp {
+    let column = Column { carrier: Carrier::Row, key: "order.id".into(), name: "order_id".into(), kind: Kind::String };
+    Stamp { name: "shop-spans".into(), version: 3, hash: 0xabc, columns: vec![column] }
 }
 
 #[test]
@@ -370,6 +377,10 @@ fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
     assert_eq!(all.len(), 40);
     let span = &all[0]["payload"]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert!(span["traceId"].as_str().is_some_and(|id| id.len() == 32), "{}", all[0]);
+    for line in &all {
+        let dataset = json!({ "name": "shop-spans", "version": 3, "hash": "0000000000000abc" });
+        assert_eq!(line.get("dataset"), (line["partition"] == 1).then_some(&dataset), "{line}");
+    }
     // The copies hold the same, in the same order, but for the active segment.
     let copied = cat(&[long_text]);
     assert!(all.starts_with(&copied) && copied.len() > 10 && copied.len() < 40, "{}", copied.len());
