@@ -1,4 +1,4 @@
-//! What does `normalize` cost per record, by format and by step, beside the usual ways to parse the same bytes?
+//! What does `normalize` cost per record, by format, by step and by rule of a dataset schema, beside the usual ways to parse the same bytes?
 //!
 //! Figures are CPU time of this thread, the median of several runs: on a shared machine compare ratios inside one run, nothing else.
 //! The last column is the cost relative to the reference above it: `serde_json::Value` for JSON, `prost` for protobuf.
@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status, TracesData};
 use openwit_operators::batch::{RawBatch, RawRecord, Signal, Span};
 use openwit_operators::coverage::{PartitionKey, TopicKey};
+use openwit_operators::dataset::{Case, Field, Kind, Level, Names, Scalar, Schema, Unknown};
 use openwit_operators::normalize::index::IndexRules;
 use openwit_operators::normalize::{Config, Format, Normalizer};
 use prost::Message;
@@ -79,11 +80,102 @@ fn main() {
     });
     measure_format("points, OTLP protobuf: otlp_proto", &metrics, Format::OtlpProto, Signal::Metrics, reference);
 
+    measure_rules(&logs, &traces_proto);
+
     // What json costs beyond decoding what it wrote shows what normalizing at the edge saves everybody behind.
     let written = written_logs(&logs);
     measure("the log lines' protobuf: prost decode", &written, None, || {
         written.iter().map(|data| LogsData::decode(&data[..]).map_or(0, |data| data.resource_logs.len())).sum()
     });
+}
+
+/// What each rule of a dataset schema costs, beside the same payloads without a schema. Down to `none to be changed` payloads pass
+/// untouched; in the rows below every message is written anew.
+fn measure_rules(logs: &[Vec<u8>], traces: &[Vec<u8>]) {
+    let field = Field::new;
+    let spans = |fields: Vec<Field>| schema(Signal::Traces, fields);
+    let conforming = || {
+        vec![
+            Field { required: true, bytes_max: Some(16), ..field("http.request.method", Kind::String) },
+            Field { bytes_max: Some(256), ..field("http.route", Kind::String) },
+            field("http.response.status_code", Kind::Int),
+            field("client.address", Kind::String),
+            field("user_agent.original", Kind::String),
+            Field { column: Some("body_size".into()), ..field("http.response.body.size", Kind::Int) },
+            field("server.port", Kind::Int),
+        ]
+    };
+    let mut of_resources = spans(vec![]);
+    of_resources.resource.fields = vec![Field { required: true, ..field("service.name", Kind::String) }];
+    let mut names = spans(vec![]);
+    names.names = Names { case: Case::Lower, ..Names::default() };
+    // Resources have `deployment.environment`.
+    let mut conventions = spans(vec![]);
+    conventions.names.semantic_conventions = true;
+    let refusing = |mut schema: Schema| {
+        schema.attributes.unknown = Unknown::Reject;
+        schema
+    };
+    let allowed = vec![Scalar::Text("GET".into()), Scalar::Text("POST".into())];
+    let allowed = Field { allowed, ..field("http.request.method", Kind::String) };
+    let plan = |name: &str, schema: Schema, reference: f64| {
+        measure_schema(&format!("spans: {name}"), traces, Format::OtlpProto, schema, Some(reference))
+    };
+    let reference = measure_schema("spans: a schema of another index", traces, Format::OtlpProto, elsewhere(), None);
+    plan("rules for the resource only", of_resources, reference);
+    plan("one field, type", spans(vec![field("http.route", Kind::String)]), reference);
+    plan("one field, allowed values", spans(vec![allowed]), reference);
+    plan("all seven fields, types and sizes", spans(conforming()), reference);
+    plan("the same, unknown ones refused", refusing(spans(conforming())), reference);
+    plan("names in one form, none to be changed", names, reference);
+    plan("a former convention renamed", conventions, reference);
+    plan("an alias renamed", spans(vec![alias("route", "http.route")]), reference);
+    plan("int to double", spans(vec![field("http.response.body.size", Kind::Double)]), reference);
+    let default = Field { default: Some(Scalar::Text("eu".into())), ..field("region", Kind::String) };
+    plan("a default added", spans(vec![default]), reference);
+    let mut dropping = spans(vec![field("http.request.method", Kind::String)]);
+    dropping.attributes.unknown = Unknown::Drop;
+    plan("six unknown ones dropped", dropping, reference);
+
+    let reference = measure_schema("log line: a schema of another index", logs, Format::Json, elsewhere(), None);
+    let plan =
+        |name: &str, schema: Schema| measure_schema(&format!("log line: {name}"), logs, Format::Json, schema, Some(reference));
+    plan("two fields, nothing to be changed", schema(Signal::Logs, vec![field("k8s", Kind::Map), field("attrs", Kind::Map)]));
+    plan("an alias renamed", schema(Signal::Logs, vec![alias("kubernetes", "k8s")]));
+}
+
+/// A field that comes under another name.
+fn alias(name: &str, alias: &str) -> Field {
+    let kind = if alias == "k8s" { Kind::Map } else { Kind::String };
+    Field { aliases: vec![alias.to_owned()], ..Field::new(name, kind) }
+}
+
+fn schema(signal: Signal, fields: Vec<Field>) -> Schema {
+    Schema {
+        name: "bench".into(),
+        version: 1,
+        indexes: vec!["bench".to_owned()],
+        signal,
+        names: Names::default(),
+        attributes: Level { fields, ..Level::default() },
+        resource: Level::default(),
+    }
+}
+
+/// A schema that no topic here has.
+fn elsewhere() -> Schema {
+    Schema { indexes: vec!["elsewhere".to_owned()], ..schema(Signal::Traces, vec![Field::new("x", Kind::Int)]) }
+}
+
+fn measure_schema(name: &str, payloads: &[Vec<u8>], format: Format, schema: Schema, reference: Option<f64>) -> f64 {
+    let batches: Vec<RawBatch> = payloads.chunks(MESSAGES_PER_BATCH).map(batch).collect();
+    let signal = if format == Format::Json { Signal::Logs } else { Signal::Traces };
+    let mut normalizer = normalizer(format, signal, vec![schema]);
+    let rejected: usize = batches.iter().map(|batch| normalizer.normalize(batch.clone()).rejects.len()).sum();
+    assert_eq!(rejected, 0, "{name}: a rule refuses what it should let pass");
+    measure(name, payloads, reference, || {
+        batches.iter().map(|batch| normalizer.normalize(batch.clone()).batch.payload_bytes()).sum()
+    })
 }
 
 fn parse_value(text: &[u8]) -> usize {
@@ -92,20 +184,20 @@ fn parse_value(text: &[u8]) -> usize {
 
 fn measure_format(name: &str, payloads: &[Vec<u8>], format: Format, signal: Signal, reference: f64) {
     let batches: Vec<RawBatch> = payloads.chunks(MESSAGES_PER_BATCH).map(batch).collect();
-    let mut normalizer = normalizer(format, signal);
+    let mut normalizer = normalizer(format, signal, vec![]);
     measure(name, payloads, Some(reference), || {
         batches.iter().map(|batch| normalizer.normalize(batch.clone()).batch.payload_bytes()).sum()
     });
 }
 
-fn normalizer(format: Format, signal: Signal) -> Normalizer {
+fn normalizer(format: Format, signal: Signal, datasets: Vec<Schema>) -> Normalizer {
     let topics = IndexRules { default_index_position: Some(0), ..IndexRules::default() };
-    let config = Config { format, telemetry_type: Some(signal), topics, ..Config::default() };
+    let config = Config { format, telemetry_type: Some(signal), topics, datasets: datasets.into(), ..Config::default() };
     Normalizer::new(config).expect("the config has no problems")
 }
 
 fn written_logs(lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let batch = normalizer(Format::Json, Signal::Logs).normalize(batch(lines)).batch;
+    let batch = normalizer(Format::Json, Signal::Logs, vec![]).normalize(batch(lines)).batch;
     batch.records.iter().map(|record| batch.payload(record).to_vec()).collect()
 }
 

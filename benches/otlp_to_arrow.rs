@@ -137,7 +137,15 @@ fn batch(signal: Signal, messages: &[Vec<u8>]) -> NormalizedBatch {
     }
     let coverage = Coverage::stored(partition, 0..messages.len() as i64);
     let group = Group { index: "bench".into(), signal };
-    NormalizedBatch { group, coverage, raw: raw.into(), written: Default::default(), records, charge: Default::default() }
+    NormalizedBatch {
+        group,
+        coverage,
+        raw: raw.into(),
+        written: Default::default(),
+        records,
+        schema: None,
+        charge: Default::default(),
+    }
 }
 
 fn text(key: &str, value: &str) -> KeyValue {

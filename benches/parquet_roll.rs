@@ -62,6 +62,7 @@ fn deliveries(signal: Signal, rows: usize) -> Vec<EncodedBatch> {
                 raw: payload,
                 written: Bytes::new(),
                 records: vec![record],
+                schema: None,
                 charge: Default::default(),
             };
             encoder.append(&batch).expect("the generator makes valid messages");

@@ -51,6 +51,7 @@ fn batch(start: i64) -> NormalizedBatch {
         raw: (0..RECORDS * PAYLOAD_BYTES).map(byte).collect::<Vec<_>>().into(),
         written: Vec::new().into(),
         records: (0..RECORDS).map(record).collect(),
+        schema: None,
         charge: Charge::default(),
     }
 }

@@ -50,6 +50,7 @@ fn batch(start: i64, records: usize) -> NormalizedBatch {
         raw: (0..records * PAYLOAD_BYTES).map(|byte| ((byte * 31) >> 3) as u8).collect::<Vec<_>>().into(),
         written: Vec::new().into(),
         records: (0..records).map(record).collect(),
+        schema: None,
         charge: Default::default(),
     }
 }

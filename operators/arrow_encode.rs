@@ -8,7 +8,7 @@
 //! frames they were made of.
 //!
 //! # Holds
-//! Per group and storage endpoint, the rows since the last batch went out, at most `batch_rows_max` of them in columns and the rest as finished record
+//! Per group, dataset schema and storage endpoint, the rows since the last batch went out, at most `batch_rows_max` of them in columns and the rest as finished record
 //! batches; and the capability of the earliest epoch among them.
 //!
 //! # Closes when
@@ -32,9 +32,11 @@
 //!  +- metrics     one row per data point
 //!      +- attributes  attribute lists: promoted columns and maps
 //!      |   +- promoted    the table of attributes that have a column
+//!      |   +- datasets    the columns that a dataset's schema adds
 //!      |   +- values      any value as text
 //!      +- columns     growing columns that become Arrow arrays
 //!          +- texts       the same for texts, checked in bulk
+//!          +- binaries    the same for bytes
 //!          +- buffers     vectors that come back once they are read
 //! schema      names and types, documented in docs/schemas.md
 //! ```
@@ -43,12 +45,14 @@ pub mod encoder;
 pub mod schema;
 
 mod attributes;
+mod binaries;
 mod buffers;
 mod columns;
 mod common;
+mod datasets;
 mod logs;
 mod metrics;
-mod promoted;
+pub(crate) mod promoted;
 mod texts;
 mod traces;
 mod values;
@@ -70,7 +74,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 
-use crate::batch::{Delivery, DurableBatch, Group};
+use crate::batch::{Delivery, DurableBatch, Group, NormalizedBatch};
 use crate::budget::Charge;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
@@ -96,9 +100,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The settings of a group's encoder.
-    pub fn config(&self, group: &Group) -> Config {
-        Config { group: group.clone(), batch_rows_max: self.batch_rows_max, batch_bytes_max: self.batch_bytes_max }
+    /// The settings of the encoder for `batch` and others of its group and dataset schema.
+    pub fn config(&self, batch: &NormalizedBatch) -> Config {
+        let Limits { batch_rows_max, batch_bytes_max, .. } = *self;
+        Config { group: batch.group.clone(), schema: batch.schema.clone(), batch_rows_max, batch_bytes_max }
     }
 }
 
@@ -163,10 +168,14 @@ struct Open {
     held: Option<(Capability<Epoch>, Instant)>,
 }
 
+/// Group, storage endpoint, and the hash of the dataset schema: rows of two versions, as there are after a change while the log still
+/// holds older ones, never share a record batch.
+type Destination = (Group, usize, Option<u64>);
+
 struct Encoding {
     limits: Limits,
     route: Arc<dyn Route>,
-    open: BTreeMap<(Group, usize), Open>,
+    open: BTreeMap<Destination, Open>,
     /// Capabilities of batches that could not be encoded: never dropped, so the frontier never passes them.
     failed: Vec<Capability<Epoch>>,
     next_timer: Option<Instant>,
@@ -177,8 +186,9 @@ impl Encoding {
         let limits = self.limits;
         let DurableBatch { batch, position, charge } = durable;
         let endpoint = self.route.endpoint(&batch.coverage.partition);
-        let open = self.open.entry((batch.group.clone(), endpoint)).or_insert_with(|| Open {
-            encoder: Encoder::new(limits.config(&batch.group)),
+        let destination = (batch.group.clone(), endpoint, batch.schema.as_ref().map(|schema| schema.hash));
+        let open = self.open.entry(destination).or_insert_with(|| Open {
+            encoder: Encoder::new(limits.config(&batch)),
             endpoint,
             messages: 0,
             frames: Vec::new(),

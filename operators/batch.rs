@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::Charge;
 use crate::coverage::{Coverage, PartitionKey};
+use crate::dataset::Stamp;
 use crate::wal_commit::read::{Position, Run};
 
 /// The kind of telemetry a topic carries.
@@ -169,6 +170,16 @@ pub enum Reason {
     NoIndex,
     /// A field's value breaks the signal's rules: an id of the wrong length, a time out of range.
     InvalidField,
+    /// A row lacks a field that its dataset schema requires.
+    MissingField,
+    /// A field's value is not of the type that the dataset schema says, and cannot be brought into it.
+    WrongType,
+    /// A field's value is none of those that the dataset schema allows.
+    NotAllowed,
+    /// A field's value is larger than the dataset schema allows.
+    FieldTooLarge,
+    /// The dataset schema does not know the field, and refuses those it does not know.
+    UnknownField,
 }
 
 impl Reason {
@@ -184,6 +195,11 @@ impl Reason {
             Reason::WrongSignal => "wrong_signal",
             Reason::NoIndex => "no_index",
             Reason::InvalidField => "invalid_field",
+            Reason::MissingField => "missing_field",
+            Reason::WrongType => "wrong_type",
+            Reason::NotAllowed => "not_allowed",
+            Reason::FieldTooLarge => "field_too_large",
+            Reason::UnknownField => "unknown_field",
         }
     }
 }
@@ -240,6 +256,8 @@ pub struct NormalizedBatch {
     pub written: Bytes,
     /// The messages.
     pub records: Vec<Record>,
+    /// The dataset schema they obey, if their index has one.
+    pub schema: Option<Arc<Stamp>>,
     /// Their share of the memory budget.
     pub charge: Charge,
 }

@@ -1,7 +1,7 @@
 //! What ingest and storage say to each other over Arrow Flight `DoPut`.
 //!
 //! ```text
-//! sink    -> schema of one signal, then record batches; each carries a `PartHeader` as JSON in `app_metadata`
+//! sink    -> a schema of one signal, then record batches of it, then another schema, ..; each record batch carries a `PartHeader` as JSON in `app_metadata`
 //! sink    -> .. the last part of a delivery also carries the delivery's coverage
 //! source  -> `Ack` as JSON in `PutResult.app_metadata`: first Received, later, in any order, Published
 //! sink    -> action "flush": publish what is open now (drain at shutdown and at --until-end)

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod budget;
 pub mod clock;
 pub mod coverage;
+pub mod dataset;
 pub mod desk;
 pub mod epoch;
 pub mod fault;

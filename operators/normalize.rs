@@ -25,6 +25,7 @@
 //! ```text
 //! payload > format of its topic > otlp_proto                                    walk     > Arena::Raw, untouched
 //!                               > otlp_json | json | raw > written as protobuf > walk     > Arena::Written
+//!         > dataset schema of its index, if there is one: what does not conform is rewritten > walk > Arena::Written
 //! ```
 
 use std::collections::BTreeMap;
@@ -42,9 +43,11 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, RawRecord, Reason, Record, Reject, Signal, Span, headers};
 use crate::coverage::{Coverage, PartitionKey};
+use crate::dataset::Schema;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
+mod dataset;
 mod detect;
 mod failure;
 mod hex;
@@ -59,6 +62,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use dataset::{Datasets, Plan};
 use failure::{Checked, Failure};
 use index::{IndexRules, Router, UNINDEXED};
 use otlp_proto::Rules;
@@ -128,7 +132,7 @@ impl Default for Limits {
 }
 
 /// How messages are normalized.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// How payloads are encoded, where no pattern says otherwise.
     pub format: Format,
@@ -136,6 +140,8 @@ pub struct Config {
     pub telemetry_type: Option<Signal>,
     /// Which index a topic's messages belong to.
     pub topics: IndexRules,
+    /// What rows must be like, by index and signal; the first that fits counts. An index without a schema takes what OTLP allows.
+    pub datasets: Arc<[Schema]>,
     /// What happens to messages without a payload.
     pub tombstones: TombstonePolicy,
     /// What tells two messages to be the same.
@@ -153,6 +159,7 @@ impl Default for Config {
             format: Format::default(),
             telemetry_type: None,
             topics: IndexRules::default(),
+            datasets: Arc::default(),
             tombstones: TombstonePolicy::default(),
             message_key: MessageKey::default(),
             limits: Limits::default(),
@@ -184,6 +191,9 @@ pub enum ConfigError {
         /// The limit.
         key: &'static str,
     },
+    /// A dataset schema is wrong.
+    #[error("{0}")]
+    Dataset(String),
     /// A header's name is empty.
     #[error("message_key names a header without a name")]
     HeaderUnnamed,
@@ -214,6 +224,7 @@ impl Config {
         let limits =
             [("depth_max", depth_max as usize), ("row_bytes_max", row_bytes_max), ("payload_bytes_max", payload_bytes_max)];
         problems.extend(limits.into_iter().filter(|&(_, limit)| limit == 0).map(|(key, _)| ConfigError::ZeroLimit { key }));
+        problems.extend(Datasets::new(&self.datasets).err().map(ConfigError::Dataset));
         if self.message_key == MessageKey::Header(String::new()) {
             problems.push(ConfigError::HeaderUnnamed);
         }
@@ -346,6 +357,9 @@ pub struct Normalizer {
     router: Router,
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
     json: json::Writer,
+    datasets: Datasets,
+    /// The payload at hand in the form that its dataset schema asks for.
+    rewritten: Vec<u8>,
 }
 
 /// What is the same for all messages of a topic.
@@ -358,6 +372,8 @@ struct Topic {
     /// payloads and ids, so that an id is not the duplicate of a payload that says the same.
     payload_seed: u64,
     id_seed: u64,
+    /// The dataset schema of the group.
+    plan: Option<Arc<Plan>>,
 }
 
 impl Normalizer {
@@ -368,7 +384,8 @@ impl Normalizer {
         }
         let router = Router::new(config.topics.clone())?;
         let json = json::Writer::new(config.limits.depth_max);
-        Ok(Normalizer { config, router, topics: BTreeMap::new(), json })
+        let datasets = Datasets::new(&config.datasets).map_err(ConfigError::Dataset)?;
+        Ok(Normalizer { config, router, topics: BTreeMap::new(), json, datasets, rewritten: Vec::new() })
     }
 
     /// Normalizes one batch.
@@ -403,9 +420,12 @@ impl Normalizer {
             coverage.absent.push(next..end);
         }
         self.json.shrink(SCRATCH_BYTES_MAX);
+        self.rewritten.clear();
+        self.rewritten.shrink_to(SCRATCH_BYTES_MAX);
         let raw = if self.config.zero_copy { arena } else { copy_out(&arena, &mut records, &mut written) };
         let (group, written) = (topic.group.clone(), Bytes::from(written));
-        let batch = NormalizedBatch { group, coverage, raw, written, records, charge };
+        let schema = topic.plan.as_ref().map(|plan| plan.stamp.clone());
+        let batch = NormalizedBatch { group, coverage, raw, written, records, schema, charge };
         Normalized { batch, rejects }
     }
 
@@ -426,7 +446,9 @@ impl Normalizer {
         let seed = |use_of_seed: &str| XxHash3_64::oneshot(format!("{use_of_seed}\0{signal}\0{index}").as_bytes());
         let (payload_seed, id_seed) = (seed("payload"), seed("id"));
         let group = Group { index: index.into(), signal };
-        let topic = Arc::new(Topic { group, format: format.unwrap_or(self.config.format), unindexed, payload_seed, id_seed });
+        let format = format.unwrap_or(self.config.format);
+        let plan = self.datasets.plan(&group).filter(|_| unindexed.is_none());
+        let topic = Arc::new(Topic { group, format, unindexed, payload_seed, id_seed, plan });
         self.topics.insert(name.clone(), topic.clone());
         topic
     }
@@ -444,8 +466,9 @@ impl Normalizer {
         };
         let payload = span.of(arena);
         let start = written.len();
-        let arena_of_payload =
-            self.payload(payload, record.timestamp_ms, topic, written).inspect_err(|_| written.truncate(start))?;
+        let decided = self.payload(payload, record.timestamp_ms, topic, written);
+        let decided = decided.and_then(|arena| self.conform(arena, payload, start, topic, written));
+        let arena_of_payload = decided.inspect_err(|_| written.truncate(start))?;
         let span = match arena_of_payload {
             Arena::Raw => span,
             Arena::Written => written_span(start, written)?,
@@ -480,6 +503,26 @@ impl Normalizer {
             Format::Raw => raw::write(payload, options.kafka_nanos, written)?,
         }
         self.walk(&written[start..], options.signal).map(|()| Arena::Written)
+    }
+
+    /// Brings a payload that passed the walk into the form that its dataset schema asks for. What was written of it is `written` from
+    /// `start` on.
+    fn conform(&mut self, arena: Arena, payload: &[u8], start: usize, topic: &Topic, written: &mut Vec<u8>) -> Checked<Arena> {
+        let Some(plan) = &topic.plan else { return Ok(arena) };
+        let payload = match arena {
+            Arena::Raw => payload,
+            Arena::Written => &written[start..],
+        };
+        if plan.conforms(payload) {
+            return Ok(arena);
+        }
+        self.rewritten.clear();
+        plan.rewrite(payload, &mut self.rewritten)?;
+        // Defaults make rows larger, so limits are looked at again.
+        self.walk(&self.rewritten, topic.group.signal)?;
+        written.truncate(start);
+        written.extend_from_slice(&self.rewritten);
+        Ok(Arena::Written)
     }
 
     /// Format `auto`, as `detect` says.

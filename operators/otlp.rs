@@ -2,4 +2,5 @@
 //!
 //! `TracesData`, `LogsData` and `MetricsData` share their wire form with the export requests of their signal: field 1, repeated.
 
+pub mod value;
 pub mod wire;

@@ -157,7 +157,8 @@ Every problem is named at once: file, key path, value, what is allowed. Ends wit
 
 Examples:
   openwit-ingest check --config config/ingest.yaml
-  openwit-ingest check --config config/ingest.yaml --connect")]
+  openwit-ingest check --config config/ingest.yaml --connect
+  openwit-ingest check --config config/ingest.yaml --against deployed/datasets")]
 pub struct CheckArgs {
     /// The configuration.
     #[command(flatten)]
@@ -165,6 +166,12 @@ pub struct CheckArgs {
     /// Also reach the brokers, the object store, the catalog and the Flight endpoints
     #[arg(long)]
     pub connect: bool,
+    /// Also compare the dataset schemas with those of before, and name every change that is not allowed
+    ///
+    /// OLD is a folder of dataset schemas, or one of its files. Allowed are new datasets, optional fields, columns, aliases and values,
+    /// int to double, and looser limits; the version must rise with any change.
+    #[arg(long, value_name = "OLD")]
+    pub against: Option<PathBuf>,
 }
 
 /// Arguments of `graph`.

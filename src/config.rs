@@ -10,9 +10,10 @@
 //!            relations                         what values must be to each other
 //! ```
 //!
-//! `keys.rs` is the one table everything else is made from. All problems are found in one pass, each with file, line, key, value
+//! Dataset schemas are files of their own (`datasets.rs`). `keys.rs` is the one table everything else is made from. All problems are found in one pass, each with file, line, key, value
 //! and what is allowed. Secrets are of a type that does not print.
 
+pub mod datasets;
 mod key;
 mod keys;
 mod layers;

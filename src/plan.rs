@@ -24,6 +24,7 @@ use openwit_operators::{
     wal_commit,
 };
 
+use crate::config::datasets;
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, MessageId, MetastoreType,
     ObjectStoreScheme, TlsMode, Tombstones,
@@ -259,7 +260,12 @@ fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
         signal: pattern.telemetry_type,
         format: pattern.format.map(format),
     };
+    let datasets = match &config.ingestion.datasets.directory {
+        Some(directory) => datasets::load(directory).map_err(|refused| refused.to_string())?,
+        None => Vec::new(),
+    };
     let normalize = normalize::Config {
+        datasets: datasets.into(),
         format: format(kafka.format),
         telemetry_type: Some(kafka.telemetry_type),
         topics: IndexRules {

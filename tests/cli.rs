@@ -19,6 +19,7 @@ use openwit_ingest::generate::{Format, Generator, Plan, Ppm, Topic};
 use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use openwit_operators::budget::Charge;
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
+use openwit_operators::dataset::{Carrier, Column, Kind, Stamp};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
 use openwit_operators::object_upload::ObjectStore;
@@ -139,13 +140,53 @@ processing:
 
 #[test]
 fn the_shipped_configurations_and_the_specifications_example_pass() {
-    let mut files: Vec<PathBuf> = lake::files(&project().join("config"), ".yaml");
+    let config = project().join("config");
+    let mut files: Vec<PathBuf> = lake::files(&config, ".yaml");
+    // Dataset schemas lie one folder deeper.
+    files.retain(|file| file.parent() == Some(config.as_path()));
     assert!(files.len() >= 6, "{files:?}");
     files.push(project().join("tests/data/spec-section-7.yaml"));
     for file in files {
         let checked = openwit(["check", "--config", file.to_str().unwrap()]).expect(DONE);
         assert!(checked.stdout.contains("no errors"), "{}: {}", file.display(), checked.stdout);
     }
+}
+
+#[test]
+fn dataset_schemas_are_checked_and_compared_with_those_of_before() {
+    let (config, example) = (project().join("config/standalone.yaml"), project().join("config/datasets"));
+    let folder = TempDir::new().unwrap();
+    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    let text = std::fs::read_to_string(example.join("shop-logs.yaml")).unwrap();
+    let write = |folder: &Path, text: &str| {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("shop-logs.yaml"), text).unwrap();
+    };
+    let check = |datasets: &Path| {
+        let directory = format!("ingestion.datasets.directory={}", datasets.display());
+        openwit(["check", "--config", config.to_str().unwrap(), "--set", &directory, "--against", old.to_str().unwrap()])
+    };
+    write(&old, &text);
+    let checked = check(&example).expect(DONE);
+    assert!(checked.stdout.contains("dataset shop-logs version 1 ("), "{}", checked.stdout);
+    assert!(checked.stdout.contains("no change that is not allowed"), "{}", checked.stdout);
+    write(&new, &text.replace("version: 1", "version: 2").replace("type: int\n      coerce", "type: double\n      coerce"));
+    let refused = check(&new).expect(USAGE);
+    assert!(refused.stderr.contains("shop-logs: attributes.fields.\"order.items\".coerce: must have int"), "{}", refused.stderr);
+    write(&new, &text.replace("type: double", "type: int").replace("allowed: [open, ", "allowed: ["));
+    let refused = check(&new).expect(USAGE);
+    let changes = [
+        "version: is 1 still",
+        "\"order.total\".type: double was changed to int",
+        "\"order.state\".allowed: \"open\" was removed",
+    ];
+    for named in changes {
+        assert!(refused.stderr.contains(named), "`{named}` is not in: {}", refused.stderr);
+    }
+    // What is wrong by itself comes first, with its line.
+    write(&new, &text.replace("signal: logs", "signal: log"));
+    let refused = check(&new).expect(USAGE);
+    assert!(refused.stderr.contains("shop-logs.yaml:7: signal: value \"log\""), "{}", refused.stderr);
 }
 
 #[test]
@@ -302,6 +343,8 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
             raw: payload.into(),
             written: vec![].into(),
             records: vec![record],
+            // What is in partition 1 obeys a dataset schema.
+            schema: (number % 2 == 1).then(|| Arc::new(stamp())),
             charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
@@ -313,6 +356,11 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
         stats.segments_uncopied == 0 && stats.long_term.copied > 1
     });
     (writer, short, long)
+}
+
+fn stamp() -> Stamp {
+    let column = Column { carrier: Carrier::Row, key: "order.id".into(), name: "order_id".into(), kind: Kind::String };
+    Stamp { name: "shop-spans".into(), version: 3, hash: 0xabc, columns: vec![column] }
 }
 
 #[test]
@@ -329,6 +377,10 @@ fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
     assert_eq!(all.len(), 40);
     let span = &all[0]["payload"]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert!(span["traceId"].as_str().is_some_and(|id| id.len() == 32), "{}", all[0]);
+    for line in &all {
+        let dataset = json!({ "name": "shop-spans", "version": 3, "hash": "0000000000000abc" });
+        assert_eq!(line.get("dataset"), (line["partition"] == 1).then_some(&dataset), "{line}");
+    }
     // The copies hold the same, in the same order, but for the active segment.
     let copied = cat(&[long_text]);
     assert!(all.starts_with(&copied) && copied.len() > 10 && copied.len() < 40, "{}", copied.len());

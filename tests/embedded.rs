@@ -10,6 +10,8 @@ mod support;
 
 #[path = "embedded/broker.rs"]
 mod broker;
+#[path = "embedded/datasets.rs"]
+mod datasets;
 #[path = "embedded/failures.rs"]
 mod failures;
 #[path = "embedded/pipeline.rs"]

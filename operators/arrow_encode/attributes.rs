@@ -6,9 +6,13 @@
 use arrow::datatypes::Int32Type;
 
 use super::columns::{Column, Columns, Maps, OptionalNumbers, OptionalTexts};
+use super::datasets::DatasetColumns;
 use super::encoder::Problem;
 use super::promoted::{Kind, ROW, find_row, fingerprint};
-use super::values::{Any, any, key_value, plain_text, push_text};
+use super::values::push_text;
+use crate::batch::Signal;
+use crate::dataset::Stamp;
+use crate::otlp::value::{Any, any, key_value, plain_text};
 
 /// Appends the `KeyValue` in `message` to the open row of `map`.
 #[inline]
@@ -35,27 +39,27 @@ enum Slot {
     Int(OptionalNumbers<Int32Type>),
 }
 
-/// The attributes of spans and log records: the promoted columns and the map.
+/// The attributes of spans and log records: the promoted columns, those of the dataset, and the map.
 pub struct RowAttributes {
     slots: Vec<Slot>,
-    map: Maps,
+    rest: PointAttributes,
     /// One bit for each promoted attribute that the open row had, whether it fitted its column or went to the map.
     seen: u32,
-}
-
-impl Default for RowAttributes {
-    fn default() -> Self {
-        let slot = |kind| match kind {
-            Kind::Text => Slot::Text(OptionalTexts::default()),
-            Kind::Int => Slot::Int(OptionalNumbers::default()),
-        };
-        RowAttributes { slots: ROW.iter().map(|promoted| slot(promoted.kind)).collect(), map: Maps::default(), seen: 0 }
-    }
 }
 
 const _: () = assert!(ROW.len() <= u32::BITS as usize, "`seen` has a bit for each promoted attribute");
 
 impl RowAttributes {
+    /// No rows; of `signal`, with the columns that `stamp` adds.
+    pub fn new(signal: Signal, stamp: Option<&Stamp>) -> Self {
+        let slot = |kind| match kind {
+            Kind::Text => Slot::Text(OptionalTexts::default()),
+            Kind::Int => Slot::Int(OptionalNumbers::default()),
+        };
+        let slots = ROW.iter().map(|promoted| slot(promoted.kind)).collect();
+        RowAttributes { slots, rest: PointAttributes::new(signal, stamp), seen: 0 }
+    }
+
     /// Takes the `KeyValue` in `message` into the open row, which is `row`.
     #[inline]
     pub fn push(&mut self, message: &[u8], row: usize) -> Result<(), Problem> {
@@ -73,7 +77,7 @@ impl RowAttributes {
     #[inline(always)]
     fn push_entry(&mut self, key: &[u8], value: &Any<'_>, row: usize) -> Result<(), Problem> {
         match find_row(key, fingerprint(key)) {
-            None => push_entry(key, value, &mut self.map),
+            None => self.rest.push_entry(key, value, row),
             Some(index) => self.push_promoted(index, value, row),
         }
     }
@@ -87,7 +91,7 @@ impl RowAttributes {
         match (&mut self.slots[index], value) {
             (Slot::Text(column), Any::Text(text)) => column.set(row, text),
             (Slot::Int(column), Any::Int(number)) if i32::try_from(*number).is_ok() => column.set(row, Some(*number as i32)),
-            _ => push_entry(ROW[index].key.as_bytes(), value, &mut self.map)?,
+            _ => push_entry(ROW[index].key.as_bytes(), value, &mut self.rest.map)?,
         }
         Ok(())
     }
@@ -96,7 +100,7 @@ impl RowAttributes {
     #[inline]
     pub fn close(&mut self) {
         self.seen = 0;
-        self.map.close();
+        self.rest.close();
     }
 }
 
@@ -108,7 +112,7 @@ impl Columns for RowAttributes {
                 Slot::Int(column) => visit(column),
             }
         }
-        visit(&self.map);
+        self.rest.each(visit);
     }
 
     fn each_mut(&mut self, visit: &mut dyn FnMut(&mut dyn Column)) {
@@ -118,6 +122,61 @@ impl Columns for RowAttributes {
                 Slot::Text(column) => visit(column),
                 Slot::Int(column) => visit(column),
             }
+        }
+        self.rest.each_mut(visit);
+    }
+}
+
+/// The attributes of data points, and those of other rows that no column of every schema takes: the dataset's columns and the map.
+pub struct PointAttributes {
+    dataset: Option<Box<DatasetColumns>>,
+    map: Maps,
+}
+
+impl PointAttributes {
+    /// No rows; of `signal`, with the columns that `stamp` adds.
+    pub fn new(signal: Signal, stamp: Option<&Stamp>) -> Self {
+        let dataset = stamp.and_then(|stamp| DatasetColumns::new(signal, stamp));
+        PointAttributes { dataset: dataset.map(Box::new), map: Maps::default() }
+    }
+
+    /// Takes the `KeyValue` in `message` into the open row, which is `row`.
+    #[inline]
+    pub fn push(&mut self, message: &[u8], row: usize) -> Result<(), Problem> {
+        if self.dataset.is_none() {
+            return push_attribute(message, &mut self.map);
+        }
+        let attribute = key_value(message)?;
+        self.push_entry(attribute.key, &any(&attribute.value)?, row)
+    }
+
+    #[inline(always)]
+    fn push_entry(&mut self, key: &[u8], value: &Any<'_>, row: usize) -> Result<(), Problem> {
+        let is_taken = self.dataset.as_mut().is_some_and(|dataset| dataset.takes(key, value, row));
+        if is_taken { Ok(()) } else { push_entry(key, value, &mut self.map) }
+    }
+
+    /// Ends the open row.
+    #[inline]
+    pub fn close(&mut self) {
+        if let Some(dataset) = &mut self.dataset {
+            dataset.close();
+        }
+        self.map.close();
+    }
+}
+
+impl Columns for PointAttributes {
+    fn each(&self, visit: &mut dyn FnMut(&dyn Column)) {
+        if let Some(dataset) = &self.dataset {
+            dataset.each(visit);
+        }
+        visit(&self.map);
+    }
+
+    fn each_mut(&mut self, visit: &mut dyn FnMut(&mut dyn Column)) {
+        if let Some(dataset) = &mut self.dataset {
+            dataset.each_mut(visit);
         }
         visit(&mut self.map);
     }

@@ -7,11 +7,13 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMillisecondType, UInt32Typ
 
 use super::attributes::{push_attribute, push_entry};
 use super::columns::{Column, Columns, Maps, Numbers, OptionalNumbers, OptionalTexts, Texts, columns_in_order};
+use super::datasets::ResourceColumns;
 use super::encoder::Problem;
 use super::promoted::{RESOURCE, find_resource, fingerprint};
-use super::values::{Any, any, key_value, plain_text};
-use crate::batch::Record;
+use crate::batch::{Record, Signal};
 use crate::coverage::PartitionKey;
+use crate::dataset::Stamp;
+use crate::otlp::value::{Any, any, key_value, plain_text};
 use crate::otlp::wire::{Value, fields};
 
 /// The string of `field` that is in `bytes`.
@@ -20,7 +22,6 @@ pub fn text<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, Problem
 }
 
 /// The columns that all signals share.
-#[derive(Default)]
 pub struct Common {
     /// Where a row came from.
     pub origin: Origin,
@@ -33,6 +34,11 @@ pub struct Common {
 columns_in_order!(Common: origin, resource, scope);
 
 impl Common {
+    /// No rows; of `signal`, with the columns that `stamp` adds.
+    pub fn new(signal: Signal, stamp: Option<&Stamp>) -> Self {
+        Common { origin: Origin::default(), resource: Resource::new(signal, stamp), scope: Scope::default() }
+    }
+
     /// Brings all columns up to `rows` rows.
     pub fn flush(&mut self, rows: usize) {
         self.origin.flush(rows);
@@ -108,16 +114,16 @@ impl Origin {
 }
 
 /// The resource of rows.
-#[derive(Default)]
 pub struct Resource {
     promoted: PromotedTexts,
+    dataset: ResourceColumns,
     attributes: Maps,
     dropped_attributes_count: Numbers<UInt32Type>,
     schema_url: Texts,
     current: PreparedResource,
 }
 
-columns_in_order!(Resource: promoted, attributes, dropped_attributes_count, schema_url);
+columns_in_order!(Resource: promoted, dataset, attributes, dropped_attributes_count, schema_url);
 
 #[derive(Default)]
 struct PreparedResource {
@@ -133,9 +139,21 @@ struct PreparedResource {
 }
 
 impl Resource {
+    fn new(signal: Signal, stamp: Option<&Stamp>) -> Self {
+        Resource {
+            promoted: PromotedTexts::default(),
+            dataset: ResourceColumns::new(signal, stamp),
+            attributes: Maps::default(),
+            dropped_attributes_count: Numbers::default(),
+            schema_url: Texts::default(),
+            current: PreparedResource::default(),
+        }
+    }
+
     /// The rows from `row` on have a new resource: `merge` its occurrences, then call `ready`.
     pub fn begin(&mut self, row: usize) {
         self.flush(row);
+        self.dataset.begin();
         self.current.present = 0;
         self.current.seen = 0;
         self.current.attributes.truncate(0);
@@ -147,7 +165,7 @@ impl Resource {
         let current = &mut self.current;
         for field in fields(message) {
             match field? {
-                (1, Value::Bytes(attribute)) => current.push(attribute)?,
+                (1, Value::Bytes(attribute)) => current.push(attribute, &mut self.dataset)?,
                 (2, Value::Varint(count)) => current.dropped_attributes_count = count as u32,
                 _ => {}
             }
@@ -174,6 +192,7 @@ impl Resource {
                 column.set_repeated(from, text, count);
             }
         }
+        self.dataset.flush(from, count);
         self.attributes.append_repeated(&current.attributes, count);
         self.dropped_attributes_count.push_repeated(current.dropped_attributes_count, count);
         self.schema_url.push_repeated(&current.schema_url, count);
@@ -181,23 +200,23 @@ impl Resource {
 
     fn row_bytes(&self) -> usize {
         let promoted: usize = (0..RESOURCE.len()).filter_map(|index| self.current.promoted(index)).map(str::len).sum();
-        promoted + self.current.attributes.content_bytes() + self.current.schema_url.len()
+        promoted + self.dataset.row_bytes() + self.current.attributes.content_bytes() + self.current.schema_url.len()
     }
 }
 
 impl PreparedResource {
-    fn push(&mut self, attribute: &[u8]) -> Result<(), Problem> {
+    fn push(&mut self, attribute: &[u8], dataset: &mut ResourceColumns) -> Result<(), Problem> {
         if let Some((key, text)) = plain_text(attribute) {
-            return self.push_any(key, &Any::Text(text));
+            return self.push_any(key, &Any::Text(text), dataset);
         }
         let attribute = key_value(attribute)?;
-        self.push_any(attribute.key, &any(&attribute.value)?)
+        self.push_any(attribute.key, &any(&attribute.value)?, dataset)
     }
 
     #[inline]
-    fn push_any(&mut self, key: &[u8], value: &Any<'_>) -> Result<(), Problem> {
+    fn push_any(&mut self, key: &[u8], value: &Any<'_>, dataset: &mut ResourceColumns) -> Result<(), Problem> {
         let Some(index) = find_resource(key, fingerprint(key)) else {
-            return push_entry(key, value, &mut self.attributes);
+            return if dataset.takes(key, value)? { Ok(()) } else { push_entry(key, value, &mut self.attributes) };
         };
         if self.seen & (1 << index) != 0 {
             return Ok(());

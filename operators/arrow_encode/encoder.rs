@@ -15,6 +15,7 @@
 //! to fit is taken back, which is a truncation of every column, and written again as the first of the next record batch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -26,10 +27,11 @@ use super::columns::{Columns, Size};
 use super::common::Common;
 use super::logs::Records;
 use super::metrics::{Kind, Metrics};
-use super::schema::schema_for;
+use super::schema::schema_with;
 use super::traces::Spans;
 use crate::batch::{EncodedBatch, Group, NormalizedBatch, Record, Signal};
 use crate::coverage::{Coverage, PartitionKey};
+use crate::dataset::Stamp;
 use crate::otlp::wire::{Value, WireError, fields};
 
 /// Most bytes that one span, log record, data point, resource, scope or metric may have on the wire. `normalize` rejects far smaller
@@ -55,6 +57,8 @@ const WIRE_GROWTH_MAX: usize = 32;
 pub struct Config {
     /// The group all batches must be of.
     pub group: Group,
+    /// The dataset schema all batches must obey, if there is one.
+    pub schema: Option<Arc<Stamp>>,
     /// Rows of one record batch at most; `pipeline.batch_size`, default 10,000.
     pub batch_rows_max: usize,
     /// Bytes of one record batch as an Arrow IPC message at most, unless it is a single row; default 3.5 MiB for a limit of 4 MiB.
@@ -62,9 +66,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for `group`.
+    /// The defaults for `group`, without a dataset schema.
     pub fn new(group: Group) -> Self {
-        Config { group, batch_rows_max: 10_000, batch_bytes_max: 3_670_016 }
+        Config { group, schema: None, batch_rows_max: 10_000, batch_bytes_max: 3_670_016 }
     }
 }
 
@@ -91,6 +95,14 @@ pub enum Error {
         found: Group,
         /// The encoder's group.
         expected: Group,
+    },
+    /// A batch came to the encoder of another dataset schema.
+    #[error("batch that obeys {found} given to the encoder of {expected}")]
+    Schema {
+        /// The batch's schema.
+        found: String,
+        /// The encoder's schema.
+        expected: String,
     },
     /// An earlier batch failed; nothing more comes out of this encoder.
     #[error("encoder of {group} failed before")]
@@ -236,12 +248,14 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder without rows. `batch_rows_max` and `batch_bytes_max` of 0 count as 1.
     pub fn new(config: Config) -> Encoder {
-        let schema = schema_for(config.group.signal);
+        let stamp = config.schema.as_deref();
+        let schema = schema_with(config.group.signal, stamp);
         let rows = match config.group.signal {
-            Signal::Traces => Rows::Traces(Box::default()),
-            Signal::Logs => Rows::Logs(Box::default()),
-            Signal::Metrics => Rows::Metrics(Box::default()),
+            Signal::Traces => Rows::Traces(Box::new(Spans::new(stamp))),
+            Signal::Logs => Rows::Logs(Box::new(Records::new(stamp))),
+            Signal::Metrics => Rows::Metrics(Box::new(Metrics::new(stamp))),
         };
+        let common = Common::new(config.group.signal, stamp);
         let config = Config {
             batch_rows_max: config.batch_rows_max.clamp(1, 1 << 24),
             batch_bytes_max: config.batch_bytes_max.clamp(1, BATCH_BYTES_LIMIT),
@@ -251,7 +265,7 @@ impl Encoder {
             fixed_row_bytes: schema.fields().iter().map(|field| fixed_width(field.data_type())).sum(),
             config,
             schema,
-            table: Table { common: Common::default(), rows },
+            table: Table { common, rows },
             zeros: Zeros::default(),
             open_rows: 0,
             open_bytes: 0,
@@ -290,6 +304,9 @@ impl Encoder {
         }
         if batch.group != self.config.group {
             return Err(Error::Group { found: batch.group.clone(), expected: self.config.group.clone() });
+        }
+        if batch.schema != self.config.schema {
+            return Err(Error::Schema { found: name_of(&batch.schema), expected: name_of(&self.config.schema) });
         }
         let mut last_offset = batch.coverage.start;
         let result = self.append_records(batch, &mut last_offset);
@@ -575,6 +592,10 @@ impl Encoder {
     }
 }
 
+fn name_of(schema: &Option<Arc<Stamp>>) -> String {
+    schema.as_ref().map_or("no dataset schema".to_owned(), |schema| schema.to_string())
+}
+
 /// What a message repeats on each of its rows, in bytes on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Repeated {
@@ -674,7 +695,7 @@ fn bounded(what: &'static str, bytes: usize) -> Result<u64, Problem> {
 fn fixed_width(data_type: &DataType) -> usize {
     1 + match data_type {
         DataType::FixedSizeBinary(width) => *width as usize,
-        DataType::Utf8 | DataType::List(_) | DataType::Map(_, _) => 4,
+        DataType::Utf8 | DataType::Binary | DataType::List(_) | DataType::Map(_, _) => 4,
         other => other.primitive_width().unwrap_or(1),
     }
 }

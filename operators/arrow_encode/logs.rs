@@ -7,11 +7,13 @@ use arrow::datatypes::{Int8Type, TimestampNanosecondType, UInt32Type};
 use super::attributes::RowAttributes;
 use super::columns::{Numbers, OptionalIds, OptionalNumbers, OptionalTexts, Texts, columns_in_order};
 use super::encoder::{Problem, Row, enumeration, optional_id, optional_time};
-use super::values::{Any, any, merge, push_text};
+use super::values::push_text;
+use crate::batch::Signal;
+use crate::dataset::Stamp;
+use crate::otlp::value::{Any, any, merge};
 use crate::otlp::wire::{Value, fields};
 
 /// The columns of log records.
-#[derive(Default)]
 pub struct Records {
     time: Numbers<TimestampNanosecondType>,
     observed_time: OptionalNumbers<TimestampNanosecondType>,
@@ -30,6 +32,23 @@ columns_in_order!(Records: time, observed_time, severity_number, severity_text, 
     dropped_attributes_count, attributes);
 
 impl Records {
+    /// No rows, with the columns that `stamp` adds.
+    pub fn new(stamp: Option<&Stamp>) -> Self {
+        Records {
+            time: Numbers::default(),
+            observed_time: OptionalNumbers::default(),
+            severity_number: Numbers::default(),
+            severity_text: Texts::default(),
+            body: OptionalTexts::default(),
+            event_name: Texts::default(),
+            trace_id: OptionalIds::default(),
+            span_id: OptionalIds::default(),
+            flags: Numbers::default(),
+            dropped_attributes_count: Numbers::default(),
+            attributes: RowAttributes::new(Signal::Logs, stamp),
+        }
+    }
+
     /// Appends the log record in `message` as `row`.
     pub fn push(&mut self, message: &[u8], row: Row) -> Result<(), Problem> {
         let (mut time, mut observed, mut severity) = (0, 0, 0);

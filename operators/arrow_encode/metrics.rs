@@ -6,14 +6,16 @@ use std::borrow::Cow;
 
 use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampNanosecondType, UInt32Type, UInt64Type};
 
-use super::attributes::push_attribute;
+use super::attributes::{PointAttributes, push_attribute};
 use super::columns::{
     Column, Lists, Maps, Numbers, OptionalFlags, OptionalIds, OptionalNumbers, Structs, Texts, columns_in_order,
 };
 use super::common::{replace, text};
 use super::encoder::{Problem, Row, enumeration, optional_id, optional_time};
 use super::schema;
-use super::values::merge;
+use crate::batch::Signal;
+use crate::dataset::Stamp;
+use crate::otlp::value::merge;
 use crate::otlp::wire::{Value, WireError, fields, varints};
 
 /// The kind of a metric, and so of its points.
@@ -57,7 +59,6 @@ impl Kind {
 }
 
 /// The metric columns: those of the metric, then those of the point.
-#[derive(Default)]
 pub struct Metrics {
     /// What holds for all points of a metric.
     pub metric: Metric,
@@ -67,6 +68,11 @@ pub struct Metrics {
 columns_in_order!(Metrics: metric, points);
 
 impl Metrics {
+    /// No rows, with the columns that `stamp` adds.
+    pub fn new(stamp: Option<&Stamp>) -> Self {
+        Metrics { metric: Metric::default(), points: Points::new(stamp) }
+    }
+
     /// Appends the data point in `message` as `row`.
     pub fn push(&mut self, message: &[u8], row: Row) -> Result<(), Problem> {
         self.points.push(self.metric.current.kind, message, row)
@@ -198,7 +204,7 @@ struct Points {
     quantiles: Lists<Structs<Quantiles>>,
     exemplars: Lists<Structs<Exemplars>>,
     flags: Numbers<UInt32Type>,
-    attributes: Maps,
+    attributes: PointAttributes,
 }
 
 columns_in_order!(Points: start_time, time, value_double, value_int, count, sum, min, max, bucket_counts, explicit_bounds, scale,
@@ -225,8 +231,8 @@ struct Exemplars {
 
 columns_in_order!(Exemplars: time, value_double, value_int, trace_id, span_id, filtered_attributes);
 
-impl Default for Points {
-    fn default() -> Self {
+impl Points {
+    fn new(stamp: Option<&Stamp>) -> Self {
         let counts = || Lists::new(Numbers::default(), schema::element(arrow::datatypes::DataType::UInt64));
         let (quantile, exemplar) = (schema::quantile_element(), schema::exemplar_element());
         Points {
@@ -250,7 +256,7 @@ impl Default for Points {
             quantiles: Lists::new(Structs::new(Quantiles::default(), schema::struct_fields(&quantile)), quantile),
             exemplars: Lists::new(Structs::new(Exemplars::default(), schema::struct_fields(&exemplar)), exemplar),
             flags: Numbers::default(),
-            attributes: Maps::default(),
+            attributes: PointAttributes::new(Signal::Metrics, stamp),
         }
     }
 }
@@ -290,10 +296,10 @@ struct Head {
 impl Points {
     fn push(&mut self, kind: Kind, message: &[u8], row: Row) -> Result<(), Problem> {
         let head = match kind {
-            Kind::Gauge | Kind::Sum => self.push_number(message)?,
-            Kind::Histogram => self.push_histogram(message)?,
+            Kind::Gauge | Kind::Sum => self.push_number(message, row)?,
+            Kind::Histogram => self.push_histogram(message, row)?,
             Kind::ExponentialHistogram => self.push_exponential(message, row)?,
-            Kind::Summary => self.push_summary(message)?,
+            Kind::Summary => self.push_summary(message, row)?,
         };
         self.close(&head, row)
     }
@@ -318,7 +324,7 @@ impl Points {
         Ok(())
     }
 
-    fn push_number(&mut self, message: &[u8]) -> Result<Head, Problem> {
+    fn push_number(&mut self, message: &[u8], row: Row) -> Result<Head, Problem> {
         let mut head = Head::default();
         for field in fields(message) {
             match field? {
@@ -327,7 +333,7 @@ impl Points {
                 (4, Value::Fixed64(bits)) => head.value = Number::Double(f64::from_bits(bits)),
                 (5, Value::Bytes(exemplar)) => self.push_exemplar(exemplar)?,
                 (6, Value::Fixed64(bits)) => head.value = Number::Int(bits as i64),
-                (7, Value::Bytes(attribute)) => push_attribute(attribute, &mut self.attributes)?,
+                (7, Value::Bytes(attribute)) => self.attributes.push(attribute, row.index)?,
                 (8, Value::Varint(flags)) => head.flags = flags as u32,
                 _ => {}
             }
@@ -335,7 +341,7 @@ impl Points {
         Ok(head)
     }
 
-    fn push_histogram(&mut self, message: &[u8]) -> Result<Head, Problem> {
+    fn push_histogram(&mut self, message: &[u8], row: Row) -> Result<Head, Problem> {
         let mut head = Head { count: Some(0), ..Head::default() };
         for field in fields(message) {
             match field? {
@@ -346,7 +352,7 @@ impl Points {
                 (6, value) => self.bucket_counts.items.extend(fixed64s(value)?),
                 (7, value) => self.explicit_bounds.items.extend(fixed64s(value)?.map(f64::from_bits)),
                 (8, Value::Bytes(exemplar)) => self.push_exemplar(exemplar)?,
-                (9, Value::Bytes(attribute)) => push_attribute(attribute, &mut self.attributes)?,
+                (9, Value::Bytes(attribute)) => self.attributes.push(attribute, row.index)?,
                 (10, Value::Varint(flags)) => head.flags = flags as u32,
                 (11, Value::Fixed64(bits)) => head.min = Some(f64::from_bits(bits)),
                 (12, Value::Fixed64(bits)) => head.max = Some(f64::from_bits(bits)),
@@ -362,7 +368,7 @@ impl Points {
         let (mut positive, mut negative) = (None, None);
         for field in fields(message) {
             match field? {
-                (1, Value::Bytes(attribute)) => push_attribute(attribute, &mut self.attributes)?,
+                (1, Value::Bytes(attribute)) => self.attributes.push(attribute, row.index)?,
                 (2, Value::Fixed64(time)) => head.start_time = time,
                 (3, Value::Fixed64(time)) => head.time = time,
                 (4, Value::Fixed64(count)) => head.count = Some(count),
@@ -387,7 +393,7 @@ impl Points {
         Ok(head)
     }
 
-    fn push_summary(&mut self, message: &[u8]) -> Result<Head, Problem> {
+    fn push_summary(&mut self, message: &[u8], row: Row) -> Result<Head, Problem> {
         let mut head = Head { count: Some(0), sum: Some(0.0), ..Head::default() };
         for field in fields(message) {
             match field? {
@@ -396,7 +402,7 @@ impl Points {
                 (4, Value::Fixed64(count)) => head.count = Some(count),
                 (5, Value::Fixed64(bits)) => head.sum = Some(f64::from_bits(bits)),
                 (6, Value::Bytes(quantile)) => self.push_quantile(quantile)?,
-                (7, Value::Bytes(attribute)) => push_attribute(attribute, &mut self.attributes)?,
+                (7, Value::Bytes(attribute)) => self.attributes.push(attribute, row.index)?,
                 (8, Value::Varint(flags)) => head.flags = flags as u32,
                 _ => {}
             }

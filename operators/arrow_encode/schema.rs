@@ -9,6 +9,7 @@ use twox_hash::XxHash3_64;
 
 use super::promoted;
 use crate::batch::Signal;
+use crate::dataset::{Carrier, Column, Stamp};
 
 /// Rises by one when a schema changes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -19,6 +20,55 @@ pub const SIGNAL_KEY: &str = "openwit.signal";
 pub const VERSION_KEY: &str = "openwit.schema_version";
 /// The key under which a schema's metadata has its hash, 16 hexadecimal digits.
 pub const HASH_KEY: &str = "openwit.schema_hash";
+
+/// The key under which the metadata of a schema with a dataset's columns has the dataset's name.
+pub const DATASET_KEY: &str = "openwit.dataset";
+/// The key under which it has the version of the dataset's schema.
+pub const DATASET_VERSION_KEY: &str = "openwit.dataset_version";
+/// The key under which it has the hash of the dataset's schema, 16 hexadecimal digits.
+pub const DATASET_HASH_KEY: &str = "openwit.dataset_hash";
+
+/// The schema of rows of a signal, with the columns of their dataset where that has a schema. What tells the dataset's schema is in the
+/// metadata, so rows of two versions are of two Arrow schemas even where their columns are the same.
+pub fn schema_with(signal: Signal, stamp: Option<&Stamp>) -> SchemaRef {
+    let fixed = schema_for(signal);
+    let Some(stamp) = stamp else { return fixed };
+    let mut fields: Vec<FieldRef> = fixed.fields().to_vec();
+    // Before the maps whose attributes they are.
+    for (carrier, map) in [(Carrier::Row, "attributes"), (Carrier::Resource, "resource_attributes")] {
+        let at = fields.iter().position(|field| field.name() == map).unwrap_or(fields.len());
+        let own =
+            dataset_columns(signal, stamp, carrier).filter_map(|column| Some(maybe(&column.name, column.kind.column_type()?)));
+        fields.splice(at..at, own.map(Arc::new));
+    }
+    let mut metadata = fixed.metadata().clone();
+    metadata.insert(DATASET_KEY.to_owned(), stamp.name.to_string());
+    metadata.insert(DATASET_VERSION_KEY.to_owned(), stamp.version.to_string());
+    metadata.insert(DATASET_HASH_KEY.to_owned(), stamp.hash_text());
+    let fields = Fields::from(fields);
+    let columns = XxHash3_64::oneshot(canonical_text(signal, &fields).as_bytes());
+    metadata.insert(HASH_KEY.to_owned(), format!("{columns:016x}"));
+    Arc::new(Schema::new(fields).with_metadata(metadata))
+}
+
+/// The columns that a dataset's schema adds for attributes of `carrier`. One that every schema has by now, which it had not when the schema was made (the stamp may
+/// come from an old log), is left out: the fixed one takes its values.
+pub(super) fn dataset_columns(signal: Signal, stamp: &Stamp, carrier: Carrier) -> impl Iterator<Item = &Column> {
+    let fixed = schema_for(signal);
+    stamp.columns.iter().filter(move |column| column.carrier == carrier && fixed.field_with_name(&column.name).is_err())
+}
+
+/// The column that an attribute of rows has in every schema of `signal`.
+pub fn fixed_row_column(signal: Signal, key: &str) -> Option<(&'static str, DataType)> {
+    let promoted = promoted::ROW.iter().find(|promoted| promoted.key == key).filter(|_| signal != Signal::Metrics);
+    promoted.map(|promoted| (promoted.column, promoted.kind.data_type()))
+}
+
+/// The column that an attribute of resources has in every schema.
+pub fn fixed_resource_column(key: &str) -> Option<(&'static str, DataType)> {
+    let promoted = promoted::RESOURCE.iter().find(|promoted| promoted.key == key);
+    promoted.map(|promoted| (promoted.column, promoted.kind.data_type()))
+}
 
 /// The schema of a signal.
 pub fn schema_for(signal: Signal) -> SchemaRef {

@@ -1,6 +1,7 @@
 //! Proves that the encoder's rows are those of prost's structs, however a message is written and however rows are cut, and that
 //! hostile bytes give an error at worst. It cannot prove that `normalize` rejects what is an error here.
 
+mod datasets;
 mod generate;
 mod reference;
 
@@ -54,6 +55,7 @@ fn batch(signal: Signal, start: i64, payloads: &[Vec<u8>]) -> NormalizedBatch {
         raw: Bytes::new(),
         written: arena.into(),
         records,
+        schema: None,
         charge: Default::default(),
     }
 }
@@ -65,7 +67,7 @@ fn expected(batch: &NormalizedBatch) -> Vec<Object> {
 }
 
 fn encoder(signal: Signal, batch_rows_max: usize, batch_bytes_max: usize) -> Encoder {
-    Encoder::new(Config { group: group(signal), batch_rows_max, batch_bytes_max })
+    Encoder::new(Config { batch_rows_max, batch_bytes_max, ..Config::new(group(signal)) })
 }
 
 fn encode(encoder: &mut Encoder, batch: &NormalizedBatch) -> EncodedBatch {

@@ -6,6 +6,8 @@ use super::attributes::{RowAttributes, push_attribute};
 use super::columns::{Ids, Lists, Maps, Numbers, OptionalIds, OptionalNumbers, Structs, Texts, columns_in_order};
 use super::encoder::{Problem, Row, enumeration, id, optional_id, optional_time};
 use super::schema;
+use crate::batch::Signal;
+use crate::dataset::Stamp;
 use crate::otlp::wire::{Value, fields};
 
 /// The columns of spans.
@@ -55,8 +57,9 @@ struct Links {
 
 columns_in_order!(Links: trace_id, span_id, trace_state, attributes, dropped_attributes_count, flags);
 
-impl Default for Spans {
-    fn default() -> Self {
+impl Spans {
+    /// No rows, with the columns that `stamp` adds.
+    pub fn new(stamp: Option<&Stamp>) -> Self {
         let (event, link) = (schema::event_element(), schema::link_element());
         Spans {
             trace_id: Ids::default(),
@@ -76,7 +79,7 @@ impl Default for Spans {
             dropped_links_count: Numbers::default(),
             events: Lists::new(Structs::new(Events::default(), schema::struct_fields(&event)), event),
             links: Lists::new(Structs::new(Links::default(), schema::struct_fields(&link)), link),
-            attributes: RowAttributes::default(),
+            attributes: RowAttributes::new(Signal::Traces, stamp),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult, SchemaAsIpc};
@@ -69,12 +70,15 @@ pub(super) struct Remaker {
 impl Remaker {
     /// The rows of `frames`: those that were made of them the first time, since the encoder's output depends on its input alone.
     fn remake(&self, group: &Group, frames: &[Position]) -> Result<EncodedBatch, String> {
-        let mut encoder = Encoder::new(self.limits.config(group));
+        let mut encoder: Option<Encoder> = None;
         for position in frames {
             let frame = self.reader.read(*position).map_err(|error| chain(&error))?;
+            // All are of one dataset schema, as they were the first time.
+            let encoder = encoder.get_or_insert_with(|| Encoder::new(self.limits.config(&frame.batch)));
             encoder.append(&frame.batch).map_err(|error| chain(&error))?;
         }
-        encoder.finish().ok_or_else(|| format!("{} frames hold no rows and cover nothing", frames.len()))
+        let remade = encoder.and_then(|mut encoder| encoder.finish());
+        remade.ok_or_else(|| format!("{} frames of {group} hold no rows and cover nothing", frames.len()))
     }
 }
 
@@ -172,8 +176,8 @@ impl Connection {
         // Room for a few messages: the HTTP/2 window is the real bound.
         let (requests, receiver) = channel::channel::<FlightData>(4);
         let requests_stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let encoder = PartEncoder::new(self.key.2);
-        if requests.send(encoder.schema_message()).await.is_err() {
+        let mut encoder = PartEncoder::new(self.key.2);
+        if requests.send(encoder.schema_message(schema_for(self.key.2))).await.is_err() {
             return Broken::Retry("the request stream closed".into());
         }
         let mut answers = match tokio::time::timeout(OPEN_TIMEOUT, client.do_put(requests_stream)).await {
@@ -300,9 +304,10 @@ fn judge(status: &tonic::Status) -> Broken {
     }
 }
 
-/// Turns deliveries into Flight messages of one schema.
+/// Turns deliveries into Flight messages. A schema is said where it differs from the one before.
 struct PartEncoder {
     signal: Signal,
+    schema: SchemaRef,
     options: arrow::ipc::writer::IpcWriteOptions,
     generator: arrow::ipc::writer::IpcDataGenerator,
     dictionaries: arrow::ipc::writer::DictionaryTracker,
@@ -313,6 +318,7 @@ impl PartEncoder {
     fn new(signal: Signal) -> Self {
         PartEncoder {
             signal,
+            schema: schema_for(signal),
             options: arrow::ipc::writer::IpcWriteOptions::default(),
             generator: arrow::ipc::writer::IpcDataGenerator::default(),
             dictionaries: arrow::ipc::writer::DictionaryTracker::new(false),
@@ -320,16 +326,22 @@ impl PartEncoder {
         }
     }
 
-    fn schema_message(&self) -> FlightData {
+    fn schema_message(&mut self, schema: SchemaRef) -> FlightData {
         let descriptor = FlightDescriptor::new_path(vec![self.signal.name().into()]);
-        FlightData::from(SchemaAsIpc::new(&schema_for(self.signal), &self.options)).with_descriptor(descriptor)
+        self.schema = schema;
+        FlightData::from(SchemaAsIpc::new(&self.schema, &self.options)).with_descriptor(descriptor)
     }
 
     /// The messages of one delivery; one without rows when there is nothing but coverage.
     fn parts(&mut self, sequence: u64, batch: &EncodedBatch) -> Result<Vec<FlightData>, String> {
-        let empty = [RecordBatch::new_empty(schema_for(self.signal))];
+        let empty = [RecordBatch::new_empty(self.schema.clone())];
         let batches = if batch.batches.is_empty() { &empty[..] } else { &batch.batches[..] };
-        let mut parts = Vec::with_capacity(batches.len());
+        let mut parts = Vec::with_capacity(batches.len() + 1);
+        // Record batches of one dataset schema, of one delivery at least, share theirs: mostly the pointers are equal.
+        let schema = batches[0].schema_ref();
+        if !Arc::ptr_eq(schema, &self.schema) && **schema != *self.schema {
+            parts.push(self.schema_message(schema.clone()));
+        }
         for (position, part) in batches.iter().enumerate() {
             let coverage = (position + 1 == batches.len()).then(|| batch.coverage.clone());
             let header = PartHeader { sequence, group: batch.group.clone(), coverage };

@@ -27,7 +27,7 @@ use super::write::put_envelope;
 
 mod logs;
 mod metrics;
-mod time;
+pub(super) mod time;
 mod traces;
 
 /// The most slots any signal has.

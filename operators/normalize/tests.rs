@@ -2,6 +2,7 @@
 //! code with this crate, is the judge of protobuf. What cannot be proved here: that producers mean what the tables of `json` say.
 
 mod batches;
+mod datasets;
 mod otlp_json;
 mod plain_json;
 mod protobuf;

@@ -1,5 +1,7 @@
 //! Writing the protobuf wire format. Every length is minimal, so what is written is what any encoder would write.
 
+use crate::otlp::wire::Value;
+
 /// Wire types, as the low three bits of a tag.
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -62,6 +64,16 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// A field as it was read.
+pub(super) fn put_value(out: &mut Vec<u8>, field: u32, value: Value<'_>) {
+    match value {
+        Value::Varint(number) => put_number(out, field, number),
+        Value::Fixed64(bits) => put_fixed64(out, field, bits),
+        Value::Bytes(bytes) => put_bytes(out, field, bytes),
+        Value::Fixed32(bits) => put_fixed32(out, field, bits),
+    }
+}
+
 /// A message whose length is not known yet: where its content starts.
 #[must_use = "a message that was opened must be closed"]
 pub(super) struct Open {
@@ -115,7 +127,7 @@ pub(super) fn put_envelope(out: &mut Vec<u8>, resource: &[u8], item_len: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::otlp::wire::{Value, fields};
+    use crate::otlp::wire::fields;
 
     #[test]
     fn varints_take_as_many_bytes_as_said() {

@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arrow_encode::schema::{DATASET_HASH_KEY, DATASET_VERSION_KEY};
 use crate::catalog_commit::covered;
 use crate::coverage::{Coverage, OffsetSet, TopicKey};
 
@@ -329,6 +330,27 @@ fn dictionary_topics_and_a_changed_schema_are_written_side_by_side() {
     let found: BTreeSet<(i32, i64)> = read_rows(&commit).into_iter().map(|row| (row.1, row.2)).collect();
     assert_eq!(found, (0..8).map(|offset| (0, offset)).chain([(1, 0), (1, 1)]).collect());
     assert_eq!(commit.coverage.iter().map(|row| (row.range.clone(), row.rows)).collect::<Vec<_>>(), [(0..8, 8), (0..2, 2)]);
+}
+
+#[test]
+fn rows_of_two_versions_of_a_dataset_schema_share_a_commit_and_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut roller = Roller::open(config(folder.path()), BTreeMap::new()).unwrap();
+    let orders = partition("orders", 0);
+    for (id, version, range) in [(1, 7u32, 0..5), (2, 8, 5..9), (3, 7, 9..12)] {
+        let mut ruled = delivery(id, &group("orders"), &orders, range);
+        let metadata = [(DATASET_VERSION_KEY, version.to_string()), (DATASET_HASH_KEY, format!("{version:016x}"))];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+        let stamped = |batch: &RecordBatch| {
+            let schema = Schema::new(batch.schema().fields().clone()).with_metadata(metadata.clone());
+            RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
+        };
+        ruled.batch.batches = ruled.batch.batches.iter().map(stamped).collect();
+        roller.admit(ruled, 1).unwrap();
+    }
+    let commit = roller.flush().unwrap().remove(0);
+    let files: BTreeSet<_> = commit.files.iter().map(|file| (file.schema_version, file.rows, &file.schema_hash[..17])).collect();
+    assert_eq!(files, BTreeSet::from([(7, 8, "0000000000000007-"), (8, 4, "0000000000000008-")]));
 }
 
 #[test]

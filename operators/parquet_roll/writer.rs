@@ -41,7 +41,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnDescriptor;
 use ulid::Ulid;
 
-use crate::arrow_encode::schema::VERSION_KEY;
+use crate::arrow_encode::schema::{DATASET_HASH_KEY, DATASET_VERSION_KEY, VERSION_KEY};
 use crate::parquet_roll::day::Dated;
 use crate::parquet_roll::{Compression, Error, footer};
 
@@ -74,9 +74,10 @@ pub struct Shape {
 pub struct Layout {
     /// The schema.
     pub schema: SchemaRef,
-    /// Equal for equal field names, types and nullability.
+    /// Equal for equal field names, types and nullability, and equal dataset schemas: the hash of that stands first, where there is one.
+    /// Files are told apart by it, so no file holds rows of two versions of a dataset's schema.
     pub hash: Arc<str>,
-    /// The version that the schema's metadata tells; 0 where it does not.
+    /// The version of the dataset's schema, else of the signal's, as the metadata tells; 0 where it does not.
     pub version: u32,
     properties: WriterProperties,
 }
@@ -85,7 +86,9 @@ impl Layout {
     /// The layout of files of `schema`.
     pub fn new(schema: SchemaRef, shape: Shape) -> Result<Self, ParquetError> {
         let properties = properties(&schema, shape)?;
-        let version = schema.metadata().get(VERSION_KEY).and_then(|version| version.parse().ok()).unwrap_or(0);
+        let metadata = schema.metadata();
+        let version = metadata.get(DATASET_VERSION_KEY).or_else(|| metadata.get(VERSION_KEY));
+        let version = version.and_then(|version| version.parse().ok()).unwrap_or(0);
         Ok(Layout { hash: schema_hash(&schema).into(), version, schema, properties })
     }
 }
@@ -95,7 +98,11 @@ fn schema_hash(schema: &Schema) -> String {
     for field in schema.fields() {
         text.push_str(&format!("{}\u{0}{}\u{0}{}\n", field.name(), field.data_type(), field.is_nullable()));
     }
-    format!("{:032x}", twox_hash::XxHash3_128::oneshot(text.as_bytes()))
+    let columns = format!("{:032x}", twox_hash::XxHash3_128::oneshot(text.as_bytes()));
+    match schema.metadata().get(DATASET_HASH_KEY) {
+        Some(dataset) => format!("{dataset}-{columns}"),
+        None => columns,
+    }
 }
 
 /// See the module's figures for why each is set as it is.

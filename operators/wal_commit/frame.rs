@@ -7,8 +7,8 @@
 //! 16  u64  position in the file   48  u32  crc32c of meta
 //! 24  u64  synced: all before it  52  u32  crc32c of payload and padding
 //!          was durable when       56  u32  records
-//!          this was written       60  u8   kind (1: batch)   61..64 zero
-//! 64  meta: group, coverage, then per record offset, timestamp, key, length
+//!          this was written       60  u8   kind (1: batch, 2: with schema)   61..64 zero
+//! 64  meta: kind 2 begins with the stamp of the dataset schema; group, coverage, then per record offset, timestamp, key, length
 //!     payload: the records' payloads, back to back
 //!     padding: zeros to a multiple of 8
 //! ```
@@ -18,6 +18,8 @@
 //! ever durable) from damage. Header, meta and payload have checksums of their own: with a whole header the frame's length is
 //! known, with a whole meta it is known exactly which offsets a damaged payload held.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Error as WalError;
@@ -26,6 +28,7 @@ use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u3
 use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use crate::budget::Charge;
 use crate::coverage::Coverage;
+use crate::dataset::{Carrier, Column, FIELDS_MAX, Kind, Stamp};
 use crate::epoch::Epoch;
 
 /// Bytes of a frame's header.
@@ -36,6 +39,9 @@ pub const ALIGNMENT: u64 = 8;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"OWF1");
 
 const KIND_BATCH: u8 = 1;
+/// A batch that obeys a dataset schema: what its rows are encoded by is in the frame, so they come out alike whatever the configuration
+/// has become (ADR 0015).
+const KIND_SCHEMA_BATCH: u8 = 2;
 /// The least a record takes up in meta: offset, timestamp, key, length.
 const RECORD_META_BYTES_MIN: usize = 19;
 
@@ -76,6 +82,7 @@ pub struct Header {
     pub payload_bytes: u32,
     /// Records.
     pub records: u32,
+    kind: u8,
     meta_crc: u32,
     payload_crc: u32,
 }
@@ -90,7 +97,7 @@ impl Header {
         if !expected_place || u32_at(bytes, 4) != crc32c::crc32c(&bytes[8..HEADER_BYTES]) {
             return Err(Error::NoFrame);
         }
-        if bytes[60] != KIND_BATCH || bytes[61..HEADER_BYTES] != [0; 3] {
+        if !matches!(bytes[60], KIND_BATCH | KIND_SCHEMA_BATCH) || bytes[61..HEADER_BYTES] != [0; 3] {
             return Err(Error::Malformed);
         }
         Ok(Header {
@@ -103,6 +110,7 @@ impl Header {
             meta_crc: u32_at(bytes, 48),
             payload_crc: u32_at(bytes, 52),
             records: u32_at(bytes, 56),
+            kind: bytes[60],
         })
     }
 
@@ -117,7 +125,7 @@ impl Header {
         out[48..52].copy_from_slice(&self.meta_crc.to_le_bytes());
         out[52..56].copy_from_slice(&self.payload_crc.to_le_bytes());
         out[56..60].copy_from_slice(&self.records.to_le_bytes());
-        out[60..64].copy_from_slice(&[KIND_BATCH, 0, 0, 0]);
+        out[60..64].copy_from_slice(&[self.kind, 0, 0, 0]);
         let crc = crc32c::crc32c(&out[8..HEADER_BYTES]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
     }
@@ -216,6 +224,7 @@ impl<'a> Prepared<'a> {
             meta_crc: crc32c::crc32c(self.meta),
             payload_crc: crc32c::crc32c(&out.bytes()[payload..]),
             records: self.batch.records.len() as u32,
+            kind: if self.batch.schema.is_some() { KIND_SCHEMA_BATCH } else { KIND_BATCH },
         };
         Unsealed { at: start, header }
     }
@@ -231,8 +240,9 @@ pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, Norm
     let meta = header.meta(&bytes[HEADER_BYTES..payload])?;
     header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
     let raw = bytes.slice(payload..payload + header.payload_bytes as usize);
-    let Meta { group, coverage, records } = meta;
-    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written: Bytes::new(), records, charge: Charge::default() }))
+    let Meta { group, schema, coverage, records } = meta;
+    let (written, charge) = (Bytes::new(), Charge::default());
+    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written, records, schema, charge }))
 }
 
 /// What a frame tells about its batch besides the payloads.
@@ -240,6 +250,8 @@ pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, Norm
 pub struct Meta {
     /// The batch's group.
     pub group: Group,
+    /// The dataset schema it obeys, if its index has one.
+    pub schema: Option<Arc<Stamp>>,
     /// The batch's coverage.
     pub coverage: Coverage,
     /// The records, their payloads being pieces of the frame's payload.
@@ -248,6 +260,9 @@ pub struct Meta {
 
 fn encode_meta(batch: &NormalizedBatch, out: &mut Vec<u8>) -> Result<(), &'static str> {
     let coverage = &batch.coverage;
+    if let Some(stamp) = &batch.schema {
+        put_stamp(out, stamp);
+    }
     out.push(signal_code(batch.group.signal));
     put_string(out, &batch.group.index);
     put_partition(out, &coverage.partition);
@@ -280,6 +295,41 @@ fn encode_meta(batch: &NormalizedBatch, out: &mut Vec<u8>) -> Result<(), &'stati
     if u32::try_from(batch.records.len()).is_err() { Err("it has more than 2^32 records") } else { Ok(()) }
 }
 
+fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
+    put_string(out, &stamp.name);
+    put_varint(out, u64::from(stamp.version));
+    out.extend_from_slice(&stamp.hash.to_le_bytes());
+    put_varint(out, stamp.columns.len() as u64);
+    for column in &stamp.columns {
+        put_string(out, &column.key);
+        put_string(out, &column.name);
+        out.push(column.kind.code());
+        out.push(match column.carrier {
+            Carrier::Row => 0,
+            Carrier::Resource => 1,
+        });
+    }
+}
+
+fn take_stamp(cursor: &mut Cursor<'_>) -> Option<Stamp> {
+    let name = cursor.string()?.into();
+    let version = u32::try_from(cursor.varint()?).ok()?;
+    let hash = u64::from_le_bytes(cursor.take(8)?.try_into().ok()?);
+    let count = cursor.count(4)?;
+    let mut columns = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (key, name) = (cursor.string()?.to_owned(), cursor.string()?.to_owned());
+        let kind = Kind::of_code(cursor.byte()?)?;
+        let carrier = match cursor.byte()? {
+            0 => Carrier::Row,
+            1 => Carrier::Resource,
+            _ => return None,
+        };
+        columns.push(Column { carrier, key, name, kind });
+    }
+    (count <= 2 * FIELDS_MAX).then_some(Stamp { name, version, hash, columns })
+}
+
 /// Writes how far `offset` lies beyond `next`, the least it may be, and makes the offset after it the next.
 fn put_step(out: &mut Vec<u8>, next: &mut i64, offset: i64, end: i64) -> Result<(), &'static str> {
     if offset < *next || offset >= end {
@@ -301,6 +351,10 @@ fn signal_code(signal: Signal) -> u8 {
 impl Meta {
     fn decode(bytes: &[u8], header: &Header) -> Option<Meta> {
         let mut cursor = Cursor::new(bytes);
+        let schema = match header.kind {
+            KIND_SCHEMA_BATCH => Some(Arc::new(take_stamp(&mut cursor)?)),
+            _ => None,
+        };
         let signal = match cursor.byte()? {
             0 => Signal::Traces,
             1 => Signal::Logs,
@@ -310,7 +364,7 @@ impl Meta {
         let group = Group { index: cursor.string()?.into(), signal };
         let coverage = decode_coverage(&mut cursor)?;
         let records = decode_records(&mut cursor, header, &coverage, bytes)?;
-        cursor.is_empty().then_some(Meta { group, coverage, records })
+        cursor.is_empty().then_some(Meta { group, schema, coverage, records })
     }
 }
 

@@ -16,12 +16,14 @@ use std::collections::BTreeMap;
 
 use super::codec::{Cursor, put_partition, put_signed, put_varint, u32_at, u64_at};
 use super::disk::{Access, Disk};
-use super::segment::{self, VERSION};
+use super::segment;
 use super::{Error, frame};
 use crate::batch::Record;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
 
+/// Version of key files. A change needs a reader for the old one.
+const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"OWWALKEY";
 const HEADER_BYTES: usize = 48;
 /// The least an entry takes up.

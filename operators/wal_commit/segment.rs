@@ -22,8 +22,8 @@ use super::Error;
 use super::codec::{u32_at, u64_at};
 use super::disk::{BLOCK_BYTES, CORRUPT, Disk};
 
-/// Version of segments and key files. A change needs a reader for the old one.
-pub const VERSION: u32 = 1;
+/// Version of segments. 1: no frames of batches with a dataset schema. A change needs a reader for the old one.
+pub const VERSION: u32 = 2;
 /// Where the frames begin: the header has a block of its own, so that appending never rewrites it.
 pub const FRAMES_START: u64 = BLOCK_BYTES;
 /// The least size of a segment: one block for the header and three for frames. Sensible sizes are 64 to 512 MiB.
@@ -73,7 +73,7 @@ impl Header {
             return Ok(None);
         }
         let version = u32_at(block, 12);
-        if version != VERSION {
+        if version == 0 || version > VERSION {
             return Err(version);
         }
         let field = |at| u64_at(block, at);

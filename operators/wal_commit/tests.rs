@@ -15,6 +15,7 @@ use super::recovery::Recovery;
 use super::*;
 use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use crate::coverage::{Coverage, PartitionKey, TopicKey};
+use crate::dataset::Stamp;
 use crate::epoch::Epoch;
 
 mod crash;
@@ -53,7 +54,15 @@ pub(super) fn batch(partition_number: i32, start: i64, count: usize, bytes: usiz
     }
     let coverage = Coverage::stored(partition, start..start + count as i64);
     let group = Group { index: "shop".into(), signal: Signal::Traces };
-    NormalizedBatch { group, coverage, raw: Bytes::from(raw), written: Bytes::from(written), records, charge: Default::default() }
+    NormalizedBatch {
+        group,
+        coverage,
+        raw: Bytes::from(raw),
+        written: Bytes::from(written),
+        records,
+        schema: None,
+        charge: Default::default(),
+    }
 }
 
 /// What must be the same after reading a batch back.
@@ -61,6 +70,7 @@ pub(super) fn batch(partition_number: i32, start: i64, count: usize, bytes: usiz
 pub(super) struct Content {
     epoch: Epoch,
     group: Group,
+    schema: Option<Arc<Stamp>>,
     coverage: Coverage,
     records: Vec<(i64, i64, u128, Vec<u8>)>,
 }
@@ -68,7 +78,7 @@ pub(super) struct Content {
 pub(super) fn content(epoch: Epoch, batch: &NormalizedBatch) -> Content {
     let record = |record: &Record| (record.offset, record.timestamp_ms, record.key, batch.payload(record).to_vec());
     let records = batch.records.iter().map(record).collect();
-    Content { epoch, group: batch.group.clone(), coverage: batch.coverage.clone(), records }
+    Content { epoch, group: batch.group.clone(), schema: batch.schema.clone(), coverage: batch.coverage.clone(), records }
 }
 
 pub(super) fn recovered(recovery: &Recovery) -> Vec<Content> {

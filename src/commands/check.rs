@@ -1,8 +1,10 @@
 //! `check`: every problem of a configuration, without starting anything.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use openwit_graphs::catalog;
+use openwit_operators::dataset::{Schema, evolution};
 use openwit_operators::fault::chain;
 use openwit_operators::kafka_client::{self, Complaints};
 use openwit_operators::object_upload;
@@ -14,7 +16,7 @@ use rdkafka::metadata::Metadata;
 
 use super::{Ended, Failure, load_with_warnings};
 use crate::cli::CheckArgs;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, datasets};
 use crate::plan::{Changes, catalog_location, consumer_properties, object_store, plan, topics};
 
 /// How long each service may take to answer.
@@ -30,9 +32,31 @@ pub fn run(args: &CheckArgs) -> Ended {
     if !warnings.is_empty() {
         println!("{warnings}");
     }
+    let schemas = match &config.ingestion.datasets.directory {
+        Some(directory) => datasets::load(directory).map_err(Failure::usage)?,
+        None => Vec::new(),
+    };
+    for schema in &schemas {
+        println!("dataset {}: {} of {}", schema.stamp(), schema.signal, schema.indexes.join(", "));
+    }
+    if let Some(old) = &args.against {
+        compare(old, &schemas)?;
+    }
     plan(&config, &Changes::default(), std::sync::Arc::default()).map_err(Failure::usage)?;
     println!("{}: no errors", args.config.config.display());
     if args.connect { connect(&config) } else { Ok(()) }
+}
+
+/// Names every change from the schemas at `old` that is not allowed.
+fn compare(old: &Path, schemas: &[Schema]) -> Ended {
+    let old_schemas = datasets::load(old).map_err(Failure::usage)?;
+    let forbidden = evolution::forbidden(&old_schemas, schemas);
+    if forbidden.is_empty() {
+        println!("{}: {} dataset schemas, no change that is not allowed", old.display(), old_schemas.len());
+        return Ok(());
+    }
+    let lines: Vec<String> = forbidden.iter().map(ToString::to_string).collect();
+    Err(Failure::usage(lines.join("\n")))
 }
 
 /// Reaches everything the configuration names, and reports all that cannot be reached.

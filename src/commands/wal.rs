@@ -161,6 +161,9 @@ fn record_json(frame: &RecoveredFrame, record: &Record, format: PayloadFormat) -
         "segment": frame.position.segment,
         "payload_bytes": payload.len(),
     });
+    if let Some(schema) = &frame.batch.schema {
+        line["dataset"] = json!({ "name": schema.name, "version": schema.version, "hash": schema.hash_text() });
+    }
     match format {
         PayloadFormat::None => {}
         PayloadFormat::Base64 => line["payload_base64"] = base64::engine::general_purpose::STANDARD.encode(payload).into(),

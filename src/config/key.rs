@@ -289,7 +289,7 @@ fn whole_number(text: &str) -> Option<u64> {
 const BYTE_UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
 /// `64MiB`, `64 MiB`, `65536`. Not `64MB`: half of its readers take it for 64,000,000, the other half for 67,108,864.
-fn bytes_number(text: &str) -> Option<u64> {
+pub(super) fn bytes_number(text: &str) -> Option<u64> {
     let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
     let unit = unit.trim();

@@ -88,6 +88,8 @@ section! {
         grpc: Grpc;
         /// What is refused whoever sends it. A message beyond a limit goes to the dead letter.
         limits: Limits;
+        /// What rows of an index must be like; see docs/datasets.md.
+        datasets: Datasets;
     }
 }
 
@@ -580,6 +582,15 @@ section! {
         depth_max: u32 = Key::number("64", 1, 128, "levels")
             .too_small("deep attributes are rejected")
             .too_large("nothing, up to the most that is allowed");
+    }
+}
+
+section! {
+    /// What rows of an index must be like; see docs/datasets.md.
+    Datasets {
+        /// The folder of dataset schemas, one YAML file each. For an index and signal the first that fits counts, in the order of the
+        /// files' names; an index that none fits takes what OTLP allows. They are read at the start.
+        directory: Option<PathBuf> = Key::path("null").or_null();
     }
 }
 

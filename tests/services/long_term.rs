@@ -45,6 +45,7 @@ fn batch(offset: i64, bytes: usize, random: &mut Random) -> NormalizedBatch {
         raw: (0..bytes.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).collect::<Vec<_>>().into(),
         written: vec![].into(),
         records: vec![Record { offset, timestamp_ms: START as i64, key: offset as u128, arena: Arena::Raw, payload }],
+        schema: None,
         charge: Charge::default(),
     }
 }

@@ -342,6 +342,7 @@ fn normalized(batch: RawBatch, index: usize, kafka: &Kafka) -> NormalizedBatch {
         raw: batch.arena,
         written: Default::default(),
         records,
+        schema: None,
         charge: batch.charge,
     }
 }

@@ -419,6 +419,7 @@ fn cell(array: &ArrayRef, row: usize) -> Option<Value> {
         DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => plain!(TimestampNanosecondArray),
         DataType::Float64 => double(any.downcast_ref::<Float64Array>()?.value(row)),
         DataType::Boolean => array.as_boolean().value(row).into(),
+        DataType::Binary => hex(array.as_binary::<i32>().value(row)).into(),
         DataType::FixedSizeBinary(_) => hex(array.as_fixed_size_binary().value(row)).into(),
         DataType::List(_) => {
             let items = array.as_list::<i32>().value(row);

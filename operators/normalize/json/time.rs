@@ -49,7 +49,14 @@ fn nanos_of_double(number: f64) -> Option<u64> {
     if !(1e8..9.3e18).contains(&number) {
         return None;
     }
-    let nanos_per_unit = unit(number as u64)?;
+    nanos_of_units(number, unit(number as u64)?)
+}
+
+/// As above, of a number of `nanos_per_unit` nanoseconds each, which is at least 0.
+pub(in crate::normalize) fn nanos_of_units(number: f64, nanos_per_unit: u64) -> Option<u64> {
+    if !(0.0..9.3e18).contains(&number) {
+        return None;
+    }
     let whole = (number as u64).checked_mul(nanos_per_unit)?;
     let micros = (number.fract() * nanos_per_unit as f64 / 1e3).round() as u64;
     whole.checked_add(micros * 1_000).filter(|&nanos| nanos <= i64::MAX as u64)
@@ -57,7 +64,7 @@ fn nanos_of_double(number: f64) -> Option<u64> {
 
 /// `2026-11-23T12:01:02.5+01:00`, and what common loggers make of it: a space for `T`, a comma for the point, `+0100`, or no offset at
 /// all, which is read as UTC. Digits after the ninth are dropped. Second 60 is the second after.
-fn nanos_of_rfc3339(text: &[u8]) -> Option<u64> {
+pub(in crate::normalize) fn nanos_of_rfc3339(text: &[u8]) -> Option<u64> {
     let (date, rest) = text.split_at_checked(10)?;
     let (clock, rest) = rest.split_at_checked(9)?;
     let separated =

@@ -27,8 +27,8 @@ use crate::epoch::Epoch;
 use crate::wal_commit::codec::{u32_at, u64_at};
 use crate::wal_commit::frame;
 
-/// Version of copies. A change needs a reader for the old one.
-pub const VERSION: u32 = 1;
+/// Version of copies. 1: of segments of version 1. A change needs a reader for the old one.
+pub const VERSION: u32 = 2;
 /// Bytes of a head, a mark, a tail.
 pub const MARK_BYTES: usize = 64;
 /// Bytes of frames in a block, unless a single frame has more. Smaller ones compress worse, larger ones lose more when they are
@@ -89,7 +89,7 @@ impl Head {
             return Ok(None);
         }
         match u32_at(bytes, 20) {
-            VERSION => {
+            1..=VERSION => {
                 let (first, last) = (Epoch(u64_at(bytes, 40)), Epoch(u64_at(bytes, 48)));
                 Ok(Some(Head { job: Job { segment: u64_at(bytes, 24), end: u64_at(bytes, 32), first, last } }))
             }

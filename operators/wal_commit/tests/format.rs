@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dataset::{Carrier, Column, Kind, Stamp};
 use crate::wal_commit::buffer::AlignedBuffer;
 use crate::wal_commit::frame::{Place, Prepared};
 
@@ -16,8 +17,9 @@ fn encoded(place: Place, batch: &NormalizedBatch) -> Bytes {
 
 const PLACE: Place = Place { segment: 3, position: 8192, epoch: Epoch(1_790_000_000_020) };
 
-/// A batch with every disposition of offsets, and one whose numbers are as far apart as they can be.
-fn golden_batches() -> [NormalizedBatch; 2] {
+/// A batch with every disposition of offsets, one whose numbers are as far apart as they can be, and one that obeys a dataset schema,
+/// which version 1 had not.
+fn golden_batches() -> [NormalizedBatch; 3] {
     let mut usual = batch(4, 1_000, 5, 23);
     usual.coverage.start = 997;
     usual.coverage.end = 1_020;
@@ -32,20 +34,31 @@ fn golden_batches() -> [NormalizedBatch; 2] {
     extreme.records[1].timestamp_ms = i64::MIN;
     extreme.records[1].key = u128::MAX;
     extreme.group = Group { index: "".into(), signal: Signal::Metrics };
-    [usual, extreme]
+    let mut ruled = batch(2, 70, 3, 11);
+    let columns = Kind::ALL.into_iter().filter(|kind| kind.column_type().is_some());
+    let column = |kind: Kind| {
+        let (key, name) = (format!("a.{}", kind.name()), format!("a_{}", kind.name()));
+        Column { carrier: Carrier::Row, key, name, kind }
+    };
+    let cell = Column { carrier: Carrier::Resource, key: "cell".into(), name: "cell".into(), kind: Kind::Int };
+    let columns = columns.map(column).chain([cell]).collect();
+    let stamp = Stamp { name: "shop-spans".into(), version: 300, hash: 0x0123_4567_89ab_cdef, columns };
+    ruled.schema = Some(Arc::new(stamp));
+    [usual, extreme, ruled]
 }
 
 #[test]
 fn segment_and_key_file_equal_their_golden_files() {
-    let disk = Memory::aligned();
-    let (mut log, _) = open(&disk, &small_config(), 1_790_000_000_000);
-    for (number, batch) in golden_batches().iter().enumerate() {
-        log.append(Epoch(1_790_000_000_020 + 20 * number as u64), batch).unwrap();
-        log.sync().unwrap();
-    }
-    drop(log);
-    drop(open(&disk, &small_config(), 1_790_000_001_000));
-    for (file, name) in [(segment::segment_name(1), "segment-v1.wal"), (segment::keys_name(1), "keys-v1.keys")] {
+    // Key files are of the first two batches, as they were when segments were of version 1.
+    for (batches, file, name) in [(3, segment::segment_name(1), "segment-v2.wal"), (2, segment::keys_name(1), "keys-v1.keys")] {
+        let disk = Memory::aligned();
+        let (mut log, _) = open(&disk, &small_config(), 1_790_000_000_000);
+        for (number, batch) in golden_batches().iter().enumerate().take(batches) {
+            log.append(Epoch(1_790_000_000_020 + 20 * number as u64), batch).unwrap();
+            log.sync().unwrap();
+        }
+        drop(log);
+        drop(open(&disk, &small_config(), 1_790_000_001_000));
         let written = disk.contents(&file).unwrap();
         if std::env::var_os("GOLDEN_WRITE").is_some() {
             std::fs::write(golden(name), &written).unwrap();
@@ -55,16 +68,18 @@ fn segment_and_key_file_equal_their_golden_files() {
 }
 
 #[test]
-fn golden_segment_is_still_read() {
-    let disk = Memory::default();
-    disk.create(&segment::segment_name(1), 0, disk::Access::Bytes).unwrap();
-    assert!(disk.edit(&segment::segment_name(1), |bytes| *bytes = std::fs::read(golden("segment-v1.wal")).unwrap()));
-    let (_, recovery) = open(&disk, &small_config(), 1_790_000_001_000);
-    let expected = golden_batches();
-    let expected: Vec<_> =
-        (0..2).map(|number| content(Epoch(1_790_000_000_020 + 20 * number as u64), &expected[number])).collect();
-    assert_eq!(recovered(&recovery), expected);
-    assert_eq!(recovery.keys().count(), 7);
+fn golden_segments_of_every_version_are_still_read() {
+    for (name, batches, keys) in [("segment-v1.wal", 2, 7), ("segment-v2.wal", 3, 10)] {
+        let disk = Memory::default();
+        disk.create(&segment::segment_name(1), 0, disk::Access::Bytes).unwrap();
+        assert!(disk.edit(&segment::segment_name(1), |bytes| *bytes = std::fs::read(golden(name)).unwrap()));
+        let (_, recovery) = open(&disk, &small_config(), 1_790_000_001_000);
+        let expected = golden_batches();
+        let expected: Vec<_> =
+            (0..batches).map(|number| content(Epoch(1_790_000_000_020 + 20 * number as u64), &expected[number])).collect();
+        assert_eq!(recovered(&recovery), expected, "{name}");
+        assert_eq!(recovery.keys().count(), keys, "{name}");
+    }
 }
 
 #[test]
@@ -95,11 +110,13 @@ fn frame_is_refused_at_another_place() {
 
 #[test]
 fn every_flipped_bit_of_a_frame_is_refused() {
-    let frame = encoded(PLACE, &golden_batches()[0]);
-    for bit in 0..frame.len() * 8 {
-        let mut flipped = frame.to_vec();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        assert!(frame::decode(&flipped.into(), 3, 8192).is_err(), "bit {bit}");
+    for batch in golden_batches() {
+        let frame = encoded(PLACE, &batch);
+        for bit in 0..frame.len() * 8 {
+            let mut flipped = frame.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(frame::decode(&flipped.into(), 3, 8192).is_err(), "bit {bit}");
+        }
     }
 }
 
@@ -134,6 +151,7 @@ fn any_batch() -> impl Strategy<Value = NormalizedBatch> {
             let mut result = batch(partition_number, start, 0, 0);
             (result.raw, result.written) = (bytes.clone().into(), bytes.into());
             result.group.index = index.into();
+            result.schema = golden_batches()[2].schema.clone().filter(|_| partition_number % 2 == 0);
             for (step, timestamp_ms, key, len, raw) in rows {
                 let offset = result.coverage.end + step;
                 let arena = if raw { Arena::Raw } else { Arena::Written };
