@@ -18,7 +18,7 @@ use openwit_ingest::plan::{catalog_location, replay_plan};
 use openwit_operators::batch::Signal;
 use openwit_operators::catalog_commit::FileFilter;
 use openwit_operators::frame_source;
-use openwit_operators::wal_commit::inspect::{Source, list};
+use openwit_operators::wal_commit::inspect::Source;
 use openwit_operators::wal_commit::long_term::read::Selection;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rdkafka::config::ClientConfig;
