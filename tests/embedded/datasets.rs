@@ -183,7 +183,11 @@ fn a_schema_that_changes_between_the_log_and_the_files_loses_doubles_and_mixes_n
     std::fs::write(&path, ingest.to_yaml()).unwrap();
     let mut process = Process::start(["run", "--config", &path.display().to_string()]);
     let wal = &setup.config.processing.wal.directory;
-    let logged = || list(wal).map_or(0, |segments| segments.iter().map(|segment| segment.records).sum::<u64>());
+    let logged = || {
+        Source::find(wal)
+            .and_then(|log| log.list())
+            .map_or(0, |segments| segments.iter().map(|segment| segment.records).sum::<u64>())
+    };
     let met = wait::until_or_late(PATIENCE, || logged() == 2 || process.has_ended());
     assert!(met && !process.has_ended(), "{} records are in the log, not 2:\n{}", logged(), process.stderr());
     assert!(process.kill());
