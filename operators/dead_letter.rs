@@ -27,14 +27,18 @@ pub mod file;
 pub mod kafka;
 pub mod letter;
 mod outbox;
+pub mod read;
+pub mod replay;
+pub mod resend;
+mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -48,6 +52,7 @@ use crate::coverage::PartitionKey;
 use crate::desk::{Desk, Envelope};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
+use told::Told;
 
 /// The stage's name in config, metrics and faults.
 pub const NAME: &str = "dead_letter";
@@ -55,8 +60,8 @@ pub const NAME: &str = "dead_letter";
 /// How long one look for acks waits.
 const POLL: Duration = Duration::from_millis(10);
 
-/// At most one log line in this time tells of rejects, and one of errors: a bad producer must not fill the disk with log.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// At most one log line in this time tells of rejects of one reason, and one of errors: a bad producer must not fill the disk with log.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where rejects go; at least one of folder and topic.
 #[derive(Clone, Debug)]
@@ -351,7 +356,7 @@ pub fn open(
         return Err("no dead letter: set dead_letter.directory or dead_letter.topic".into());
     }
     let on_panic = health.clone();
-    let clerk = Clerk::new(All::new(sinks), health, stats);
+    let clerk = Clerk::new(All::new(sinks), clock.clone(), health, stats);
     Desk::open(NAME, on_panic, move |requests| clerk.serve(&requests))
         .map_err(|error| format!("starting the dead letter: {error}"))
 }
@@ -374,31 +379,15 @@ struct Clerk {
     letters: BTreeMap<u64, u64>,
     /// Letters that the sinks have not taken yet.
     backlog: VecDeque<(u64, Reject)>,
+    clock: Arc<dyn Clock>,
+    /// Rejects by reason.
     told_rejects: Told,
     told_errors: Told,
 }
 
-/// When something was logged last, and how often it happened since.
-#[derive(Default)]
-struct Told {
-    at: Option<Instant>,
-    since: usize,
-}
-
-impl Told {
-    /// Counts `more`; gives the count since the last line if it is time for the next.
-    fn count(&mut self, more: usize) -> Option<usize> {
-        self.since += more;
-        if self.at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
-            return None;
-        }
-        self.at = Some(Instant::now());
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
 impl Clerk {
-    fn new(sinks: All, health: Health, stats: Arc<Stats>) -> Self {
+    fn new(sinks: All, clock: Arc<dyn Clock>, health: Health, stats: Arc<Stats>) -> Self {
+        let told = || Told::every(LOG_INTERVAL.as_millis() as u64);
         Clerk {
             sinks,
             health,
@@ -408,23 +397,25 @@ impl Clerk {
             open: BTreeMap::new(),
             letters: BTreeMap::new(),
             backlog: VecDeque::new(),
-            told_rejects: Told::default(),
-            told_errors: Told::default(),
+            clock,
+            told_rejects: told(),
+            told_errors: told(),
         }
     }
 
     fn serve(mut self, requests: &Receiver<Envelope<Vec<Reject>, ()>>) {
         loop {
             // 1. Take what is asked; wait only when nothing is under way.
-            let next =
-                if self.open.is_empty() { requests.recv().map_err(|_| TryRecvError::Disconnected) } else { requests.try_recv() };
+            let next = if self.open.is_empty() { self.wait(requests) } else { requests.try_recv() };
+            let now_ms = self.clock.now_ms();
+            tell_left_out(self.told_rejects.due(now_ms));
             match next {
                 Ok(envelope) => {
                     self.take(envelope);
                     continue;
                 }
                 // The graph is gone: what is open was never acked, and comes again after the next start.
-                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) => return tell_left_out(self.told_rejects.rest(now_ms)),
                 Err(TryRecvError::Empty) => {}
             }
             // 2. Submit as much as the sinks take, look for acks, answer requests whose letters are all acked.
@@ -440,11 +431,25 @@ impl Clerk {
         }
     }
 
+    /// Waits for the next request, or until the number of rejects that no line has told is due.
+    fn wait(&self, requests: &Receiver<Envelope<Vec<Reject>, ()>>) -> Result<Envelope<Vec<Reject>, ()>, TryRecvError> {
+        if !self.told_rejects.has_untold() {
+            return requests.recv().map_err(|_| TryRecvError::Disconnected);
+        }
+        requests.recv_timeout(LOG_INTERVAL).map_err(|error| match error {
+            RecvTimeoutError::Timeout => TryRecvError::Empty,
+            RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+        })
+    }
+
     fn take(&mut self, mut envelope: Envelope<Vec<Reject>, ()>) {
         let rejects = std::mem::take(&mut envelope.request);
-        if let (Some(last), Some(count)) = (rejects.last(), self.told_rejects.count(rejects.len())) {
-            let Reject { partition, record, reason, detail, .. } = last;
-            warn!(count, %partition, offset = record.offset, reason = reason.code(), detail, "messages rejected; the last one is named");
+        let now_ms = self.clock.now_ms();
+        for Reject { partition, record, reason, detail, .. } in &rejects {
+            if let Some(left_out) = self.told_rejects.count(reason.code(), now_ms) {
+                let (reason, offset) = (reason.code(), record.offset);
+                warn!(reason, %partition, offset, detail, left_out, "messages rejected; one of those since the last line is named");
+            }
         }
         if rejects.is_empty() {
             return envelope.answer(());
@@ -501,9 +506,19 @@ impl Clerk {
 
     fn tell(&mut self, error: &Error) {
         self.stats.retries.fetch_add(1, Ordering::Relaxed);
-        if let Some(count) = self.told_errors.count(1) {
-            warn!(count, error = chain(error), "the dead letter cannot be written, trying again; nothing is committed meanwhile");
+        if let Some(left_out) = self.told_errors.count("error", self.clock.now_ms()) {
+            warn!(
+                left_out,
+                error = chain(error),
+                "the dead letter cannot be written, trying again; nothing is committed meanwhile"
+            );
         }
+    }
+}
+
+fn tell_left_out(left_out: Vec<(&'static str, u64)>) {
+    for (reason, left_out) in left_out {
+        warn!(reason, left_out, "messages rejected; none of those since the last line is named");
     }
 }
 

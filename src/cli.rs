@@ -1,11 +1,16 @@
 //! The command line: every command and flag, with the help a user reads.
 
+mod dead_letter;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use openwit_operators::batch::Signal;
 
+pub use self::dead_letter::{
+    DeadLetterArgs, DeadLetterCommand, DeadLetterLsArgs, DeadLetterReplayArgs, LetterFilter, LettersFrom,
+};
 use crate::generate::{Format, Ppm, time};
 
 /// Longest message asked for: Kafka's default limit is 1 MB, and brokers are rarely configured beyond this.
@@ -59,6 +64,8 @@ pub enum Command {
     Wal(WalArgs),
     /// Send what is in a write-ahead log to storage, without Kafka
     Replay(ReplayArgs),
+    /// List rejected messages, and send them back to Kafka
+    DeadLetter(DeadLetterArgs),
 }
 
 /// A `KEY=VALUE` of the command line.
@@ -516,6 +523,12 @@ mod tests {
             "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",
             "replay --from d --config c.yaml --topic t --since 2026-11-25T00:00:00Z --until 1790000000 --workers 2 --json",
+            "dead-letter ls --directory d --count",
+            "dead-letter ls --directory d --reason malformed --reason empty --since 1790000000 --until 1790000001 --limit 3 --json --payload",
+            "dead-letter ls --config c.yaml --set a.b=1 --topic --origin t:3:1000..2000 --origin u --topic-origin v:1",
+            "dead-letter ls -c c.yaml --topic letters --after 3:7",
+            "dead-letter replay --config c.yaml --to t --keep-timestamp --again --dry-run --json",
+            "dead-letter replay --config c.yaml --directory d --after dead-letter-1700000000000-4711-0000.ndjson:12",
         ];
         for line in lines {
             let parsed = Cli::try_parse_from(std::iter::once("openwit-ingest").chain(line.split(' ')));
@@ -539,6 +552,14 @@ mod tests {
             "generate -b b -t t --rate 0",
             "generate -b b -t t --rate inf",
             "generate -b b -t t --count 1 --start-time yesterday",
+            "dead-letter ls",
+            "dead-letter ls --topic t",
+            "dead-letter ls --directory d --config c --topic t",
+            "dead-letter ls --directory d --payload",
+            "dead-letter ls --directory d --origin t:x",
+            "dead-letter ls --directory d --origin t:1:9..9",
+            "dead-letter ls --directory d --after there",
+            "dead-letter replay --directory d",
             "generate -b b -t t --count 1 --message-bytes 5 --records-per-message 5",
         ];
         for line in lines {

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod check;
+pub mod dead_letter;
 pub mod demo;
 pub mod graph;
 pub mod janitor;

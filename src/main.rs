@@ -44,5 +44,6 @@ fn dispatch(command: &Command) -> Ended {
         Command::Migrate(args) => commands::migrate::run(args),
         Command::Wal(args) => commands::wal::run(args),
         Command::Replay(args) => commands::replay::run(args),
+        Command::DeadLetter(args) => commands::dead_letter::run(args),
     }
 }

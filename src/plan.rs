@@ -124,7 +124,8 @@ pub fn consumer_properties(config: &Config) -> BTreeMap<String, String> {
     config.ingestion.kafka.consumer_properties().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn connection_properties(config: &Config) -> BTreeMap<String, String> {
+/// The properties of any client of the brokers.
+pub fn connection_properties(config: &Config) -> BTreeMap<String, String> {
     config.ingestion.kafka.connection_properties().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 

@@ -10,6 +10,8 @@ mod support;
 mod broker;
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/dead_letter.rs"]
+mod dead_letter;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +63,9 @@ fn every_command_explains_itself() {
         "wal cat",
         "wal verify",
         "replay",
+        "dead-letter",
+        "dead-letter ls",
+        "dead-letter replay",
     ];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);

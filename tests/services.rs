@@ -13,6 +13,8 @@ mod support;
 mod broker;
 #[path = "services/collector.rs"]
 mod collector;
+#[path = "services/dead_letter.rs"]
+mod dead_letter;
 #[path = "services/disks.rs"]
 mod disks;
 #[path = "services/exactly_once.rs"]

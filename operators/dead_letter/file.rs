@@ -15,7 +15,7 @@
 //! its message is rejected again (Kafka delivers it again, as its offset was not committed) it is acked without being written. To have
 //! been the last to write is not to have synced: what is remembered is synced first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -144,7 +144,7 @@ pub struct File {
     stats: Stats,
 }
 
-fn io_error(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
+pub(super) fn io_error(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
     let retriable = matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted);
     Error::Io { doing, path: path.to_owned(), retriable, source: Arc::new(source) }
 }
@@ -382,68 +382,25 @@ impl Sink for File {
     }
 }
 
-/// The letters in the files of `directory`, oldest first. A torn last line is passed over: it may be in the writing.
-pub fn read_dir(directory: &Path) -> Result<Letters, Error> {
-    let files = list(directory)?.into_iter().map(|file| file.path).collect();
-    Ok(Letters { files, current: None })
-}
-
-/// Reads letters one by one. An error is about one line or one file; the next call goes on behind it.
-pub struct Letters {
-    files: VecDeque<PathBuf>,
-    current: Option<(PathBuf, Lines<fs::File>)>,
-}
-
-impl Iterator for Letters {
-    type Item = Result<Letter, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.current.is_none() {
-                let path = self.files.pop_front()?;
-                match fs::File::open(&path) {
-                    Ok(file) => self.current = Some((path, Lines::new(file))),
-                    Err(error) => return Some(Err(io_error("opening", &path, error))),
-                }
-            }
-            let (path, lines) = self.current.as_mut()?;
-            let parsed = match lines.next() {
-                Ok(Some(line)) => Letter::parse(line),
-                Ok(None) => {
-                    self.current = None;
-                    continue;
-                }
-                Err(error) => {
-                    let error = io_error("reading", path, error);
-                    self.current = None;
-                    return Some(Err(error));
-                }
-            };
-            let (path, line) = (path.clone(), lines.number);
-            return Some(parsed.map_err(|source| Error::Damaged { path, line, source: Arc::new(source) }));
-        }
-    }
-}
-
 /// Whole lines of a file, and where they end.
-struct Lines<R: Read> {
+pub(super) struct Lines<R: Read> {
     reader: BufReader<R>,
     line: Vec<u8>,
     /// The number of the last line returned, from 1.
-    number: u64,
+    pub number: u64,
     /// Bytes up to the end of the last whole line.
-    position: u64,
+    pub position: u64,
     /// Bytes after it, known at the end.
-    torn: u64,
+    pub torn: u64,
 }
 
 impl<R: Read> Lines<R> {
-    fn new(file: R) -> Self {
+    pub fn new(file: R) -> Self {
         Lines { reader: BufReader::with_capacity(1 << 20, file), line: Vec::new(), number: 0, position: 0, torn: 0 }
     }
 
     /// The next line without its line feed. A line too long to be a letter comes in pieces, none of which will parse.
-    fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
+    pub fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
         self.line.clear();
         let length = (&mut self.reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line)? as u64;
         let is_whole = self.line.pop_if(|last| *last == b'\n').is_some();
@@ -458,21 +415,32 @@ impl<R: Read> Lines<R> {
 }
 
 /// A file of dead letters.
-struct Listed {
-    path: PathBuf,
-    created_ms: u64,
-    bytes: u64,
+pub(super) struct Listed {
+    pub path: PathBuf,
+    pub created_ms: u64,
+    pub bytes: u64,
+}
+
+impl Listed {
+    /// The file's name, which is text: `list` passes over all others.
+    pub fn name(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+}
+
+/// When a file of this name was created; `None` if no file of dead letters is called so.
+pub(super) fn created_ms(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split('-').next()?.parse().ok()
 }
 
 /// The files of `directory`, oldest first.
-fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
+pub(super) fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
     let failed = |error| io_error("listing directory", directory, error);
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        let inner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
-        let Some(created_ms) = inner.and_then(|inner| inner.split('-').next()?.parse().ok()) else {
+        let Some(created_ms) = name.to_str().and_then(created_ms) else {
             continue;
         };
         match entry.metadata() {

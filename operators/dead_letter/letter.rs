@@ -46,6 +46,8 @@ pub struct Letter {
     pub payload: Option<Vec<u8>>,
     /// The original headers.
     pub headers: Vec<Header>,
+    /// What a letter in Kafka lacks because it was too large for its topic, such as `payload:1048576`; a line is always whole.
+    pub omitted: Option<String>,
 }
 
 /// Why bytes are not a dead letter.
@@ -77,6 +79,7 @@ impl Letter {
             key: bytes(reject.record.key),
             payload: bytes(reject.record.payload),
             headers: headers.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect(),
+            omitted: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl Letter {
             key: decode(line.key_base64)?,
             payload: decode(line.payload_base64)?,
             headers,
+            omitted: None,
         })
     }
 
@@ -177,6 +181,7 @@ impl Letter {
             key: key.map(<[u8]>::to_vec),
             payload: payload.map(<[u8]>::to_vec),
             headers,
+            omitted: text("openwit.omitted"),
         })
     }
 
@@ -299,6 +304,7 @@ mod tests {
             key: None,
             payload: Some(vec![0, 1]),
             headers: vec![(b"name".to_vec(), Some(b"value".to_vec())), (b"null".to_vec(), None), (vec![0xff], Some(vec![]))],
+            omitted: None,
         }
     }
 
@@ -343,7 +349,7 @@ mod tests {
             let (partition, offset, timestamp_ms, rejected_at_ms) = numbers;
             let partition = PartitionKey { topic: Arc::new(topic), partition };
             let (reason, detail) = texts;
-            let letter = Letter { partition, offset, timestamp_ms, rejected_at_ms, reason, detail, key, payload, headers };
+            let letter = Letter { partition, offset, timestamp_ms, rejected_at_ms, reason, detail, key, payload, headers, omitted: None };
             let mut line = Vec::new();
             letter.write_line(&mut line);
             prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);

@@ -232,7 +232,18 @@ mod tests {
         let partition = PartitionKey { topic: Arc::new(topic), partition: 0 };
         let payload = Some(vec![0; bytes]);
         let (reason, detail) = (String::new(), String::new());
-        Letter { partition, offset: 0, timestamp_ms: 0, rejected_at_ms: 0, reason, detail, key: None, payload, headers: vec![] }
+        Letter {
+            partition,
+            offset: 0,
+            timestamp_ms: 0,
+            rejected_at_ms: 0,
+            reason,
+            detail,
+            key: None,
+            payload,
+            headers: vec![],
+            omitted: None,
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::batch::{RawRecord, Reason, Span, push_header};
 use crate::clock::ManualClock;
 use crate::coverage::TopicKey;
 
+mod way_back;
+
 const NOW_MS: u64 = 1_700_000_000_000;
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -62,7 +64,7 @@ fn acked(results: Vec<Result<u64, Error>>) -> Vec<u64> {
 }
 
 fn letters(directory: &Path) -> Vec<Letter> {
-    file::read_dir(directory).expect("listed").map(|letter| letter.expect("a letter")).collect()
+    read::Source::folder(directory).expect("listed").letters(None).map(|found| found.expect("a letter").letter).collect()
 }
 
 fn open(directory: &Path) -> File {
@@ -164,8 +166,11 @@ fn a_line_that_is_no_letter_is_reported_and_left_alone() {
     fs::write(path, &bytes).expect("written");
     let sink = open(directory.path());
     assert_eq!((sink.stats().damaged, sink.stats().torn), (1, 0));
-    let read: Vec<_> = file::read_dir(directory.path()).expect("listed").collect();
-    assert!(matches!(read[1], Err(Error::Damaged { line: 2, .. })));
+    let read: Vec<_> = {
+        let source = read::Source::folder(directory.path()).expect("listed");
+        source.letters(None).map(|found| found.map(|found| found.letter)).collect()
+    };
+    assert!(matches!(read[1], Err(read::Error::File(Error::Damaged { line: 2, .. }))));
     assert!(read[0].is_ok() && read[2].is_ok() && read.len() == 3);
     assert_eq!(fs::read(path).expect("read"), bytes);
 }
@@ -376,8 +381,8 @@ fn flush_until(sink: &mut dyn Sink, count: usize) -> (BTreeSet<u64>, Vec<Error>)
 }
 
 /// Reads `count` messages of the topic back: as letters, and the broker's timestamps.
-fn consume(cluster: &MockCluster<'static, DefaultProducerContext>, count: usize) -> Vec<(Letter, Option<i64>, Option<String>)> {
-    use rdkafka::message::{Headers, Message};
+fn consume(cluster: &MockCluster<'static, DefaultProducerContext>, count: usize) -> Vec<(Letter, Option<i64>)> {
+    use rdkafka::message::Message;
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", cluster.bootstrap_servers()).set("group.id", "reader");
     let consumer: BaseConsumer = client.create().expect("a consumer");
@@ -388,11 +393,7 @@ fn consume(cluster: &MockCluster<'static, DefaultProducerContext>, count: usize)
     let mut read = Vec::new();
     while read.len() < count && started.elapsed() < WAIT {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let omitted = message.headers().and_then(|headers| {
-            let header = headers.iter().find(|header| header.key == "openwit.omitted")?;
-            Some(String::from_utf8_lossy(header.value?).into_owned())
-        });
-        read.push((kafka::read_message(&message).expect("a letter"), message.timestamp().to_millis(), omitted));
+        read.push((kafka::read_message(&message).expect("a letter"), message.timestamp().to_millis()));
     }
     read
 }
@@ -406,9 +407,9 @@ fn kafka_holds_the_original_bytes_headers_and_time() {
     }
     let (ids, errors) = flush_until(&mut sink, 20);
     assert_eq!((ids, errors.len()), ((0..20).collect(), 0));
-    for (offset, (letter, time_ms, omitted)) in consume(&cluster, 20).into_iter().enumerate() {
+    for (offset, (letter, time_ms)) in consume(&cluster, 20).into_iter().enumerate() {
         assert_eq!(letter, Letter::of(&reject(2, offset as i64), NOW_MS));
-        assert_eq!((time_ms, omitted), (Some(NOW_MS as i64 - 5), None));
+        assert_eq!(time_ms, Some(NOW_MS as i64 - 5));
     }
 }
 
@@ -476,11 +477,10 @@ fn an_oversized_payload_may_be_omitted() {
     sink.submit(0, &reject(0, 1)).expect("taken");
     assert_eq!(flush_until(&mut sink, 1).0, BTreeSet::from([0]));
     assert_eq!(sink.stats().omitted, 1);
-    let (letter, _, omitted) = consume(&cluster, 1).remove(0);
+    let (letter, _) = consume(&cluster, 1).remove(0);
     let whole = Letter::of(&reject(0, 1), NOW_MS);
     let length = whole.payload.as_ref().map_or(0, Vec::len);
-    assert_eq!(letter, Letter { payload: Some(vec![]), ..whole });
-    assert_eq!(omitted, Some(format!("payload:{length}")));
+    assert_eq!(letter, Letter { payload: Some(vec![]), omitted: Some(format!("payload:{length}")), ..whole });
 }
 
 #[test]

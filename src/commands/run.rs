@@ -17,7 +17,7 @@ use crate::progress::{Mode, Progress, Reading, Unit};
 use crate::summary::{Summary, Totals, Usage};
 
 /// Exit code after a second signal: what shells use for a process ended by SIGINT.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: i32 = 130;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Ended {
