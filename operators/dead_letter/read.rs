@@ -265,6 +265,11 @@ impl Source {
         }
     }
 
+    /// True if it is the topic `name`.
+    pub fn is_topic(&self, name: &str) -> bool {
+        matches!(self, Source::Topic(topic) if topic.name == name)
+    }
+
     /// True if `place` can be one of this source.
     pub fn may_have(&self, place: &Place) -> bool {
         matches!((self, place), (Source::Folder(_), Place::Line { .. }) | (Source::Topic(_), Place::Message { .. }))
@@ -416,7 +421,7 @@ impl Topic {
             }
         }
         partitions.retain(|(_, offsets)| !offsets.is_empty());
-        TopicLetters { topic: self, partitions, current: None, heard: Instant::now(), last_error: None }
+        TopicLetters { topic: self, partitions, current: None, waiting: Instant::now(), last_error: None }
     }
 }
 
@@ -426,8 +431,8 @@ struct TopicLetters<'s> {
     partitions: VecDeque<(i32, Range<i64>)>,
     /// The partition that is read, and what of it is still to come.
     current: Option<(i32, Range<i64>)>,
-    /// When the brokers last gave something.
-    heard: Instant,
+    /// Since when the brokers have given nothing that was waited for. How long the caller takes does not count.
+    waiting: Instant,
     /// What the client reported since.
     last_error: Option<KafkaError>,
 }
@@ -462,7 +467,7 @@ impl TopicLetters<'_> {
                 if offset >= left.end {
                     return Look::End;
                 }
-                (self.heard, self.last_error) = (Instant::now(), None);
+                self.last_error = None;
                 self.topic.read.fetch_add((offset + 1 - left.start) as u64, Ordering::Relaxed);
                 left.start = offset + 1;
                 let place = Place::Message { partition, offset };
@@ -484,7 +489,7 @@ impl TopicLetters<'_> {
     }
 
     fn given_up(&mut self, partition: i32, left: &Range<i64>) -> Look {
-        if self.heard.elapsed() < PATIENCE {
+        if self.waiting.elapsed() < PATIENCE {
             return Look::Nothing;
         }
         let silent = Error::Silent { topic: self.topic.name.clone(), partition, offset: left.start };
@@ -496,6 +501,7 @@ impl Iterator for TopicLetters<'_> {
     type Item = Result<Found, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.waiting = Instant::now();
         loop {
             let (partition, mut left) = match self.current.take() {
                 Some(current) => current,
@@ -505,7 +511,7 @@ impl Iterator for TopicLetters<'_> {
                         self.partitions.clear();
                         return Some(Err(error));
                     }
-                    self.heard = Instant::now();
+                    self.waiting = Instant::now();
                     (partition, offsets)
                 }
             };

@@ -209,7 +209,7 @@ pub struct Resender {
     alone: Option<u64>,
     /// Partitions of the topics met.
     partitions: BTreeMap<String, i32>,
-    acked: u64,
+    acked: BTreeMap<String, u64>,
     bytes: u64,
     refused: Vec<Error>,
     /// True after an error that ends the run, and the error until it is told.
@@ -237,7 +237,7 @@ impl Resender {
             suspects: VecDeque::new(),
             alone: None,
             partitions: BTreeMap::new(),
-            acked: 0,
+            acked: BTreeMap::new(),
             bytes: 0,
             refused: Vec::new(),
             is_broken: false,
@@ -278,7 +278,12 @@ impl Resender {
     /// How far it got.
     pub fn progress(&self) -> Progress {
         let (done_to, acked_behind) = (self.ledger.done_to.clone(), self.ledger.acked_behind());
-        Progress { acked: self.acked, bytes: self.bytes, done_to, acked_behind }
+        Progress { acked: self.acked.values().sum(), bytes: self.bytes, done_to, acked_behind }
+    }
+
+    /// Messages acked, by topic.
+    pub fn acked(&self) -> &BTreeMap<String, u64> {
+        &self.acked
     }
 
     /// Letters refused since the last call, that others do not suffer from.
@@ -326,7 +331,7 @@ impl Resender {
         let message = self.unsettled.remove(&id)?;
         self.unsettled_bytes -= message.bytes();
         if is_acked {
-            self.acked += 1;
+            *self.acked.entry(message.topic.clone()).or_default() += 1;
             self.bytes += message.bytes() as u64;
         }
         self.ledger.done(id, is_acked);

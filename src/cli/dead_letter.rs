@@ -20,23 +20,30 @@ pub struct DeadLetterArgs {
 #[derive(Debug, Subcommand)]
 pub enum DeadLetterCommand {
     /// List rejected messages: when, from where, why
+    ///
+    /// Lists the letters that are there at the start, in the order of the files, or of one partition of the topic after the other. A
+    /// letter that is there several times, as may happen in a topic, is listed once.
     Ls(DeadLetterLsArgs),
     /// Send rejected messages back to Kafka
+    ///
+    /// Sends the original key, payload and headers of letters back to the topic and partition in which the message was rejected, or to
+    /// another topic. Each message says in headers openwit.replay.* where it lay first, and which attempt this is. One that is rejected
+    /// again is told by them: it, and its first letter, are left out by later replays unless --again is given.
+    ///
+    /// Letters are not removed: after a replay move the files away, or go on behind it with --after the next time. Within one run no
+    /// message is sent twice. The letters are read twice, first for what was rejected again.
     Replay(DeadLetterReplayArgs),
 }
 
 /// Arguments of `dead-letter ls`.
-///
-/// Lists the letters that are there at the start, in the order of the files, or of one partition of the topic after the other. A letter
-/// that is there several times, as may happen in a topic, is listed once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What is damaged is named on stderr and left out; then it ends with 1.
 
 Examples:
   openwit-ingest dead-letter ls --directory data/dead-letter --count
-  openwit-ingest dead-letter ls --config config/ingest.yaml --reason malformed --since 2026-11-26T00:00:00Z
-  openwit-ingest dead-letter ls --config config/ingest.yaml --topic --origin orders:3:1000..2000 --json")]
+  openwit-ingest dead-letter ls -c config/ingest.yaml --reason malformed --since 2026-11-26T00:00:00Z
+  openwit-ingest dead-letter ls -c config/ingest.yaml --topic --origin orders:3:1000..2000 --json")]
 pub struct DeadLetterLsArgs {
     /// The configuration: where the letters are, and how to reach the brokers
     #[arg(long, short, value_name = "FILE", required_unless_present = "directory")]
@@ -62,22 +69,16 @@ pub struct DeadLetterLsArgs {
 }
 
 /// Arguments of `dead-letter replay`.
-///
-/// Sends the original key, payload and headers of letters back to the topic and partition in which the message was rejected, or to
-/// another topic. Each message says in headers openwit.replay.* where it lay first, and which attempt this is. One that is rejected
-/// again is told by them: it, and its first letter, are left out by later replays unless --again is given.
-///
-/// Letters are not removed: after a replay move the files away, or go on behind it with --after the next time. Within one run no message
-/// is sent twice. The letters are read twice: first for what was rejected again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ends with 1 when letters were asked for and not sent: damaged, without their payload, too large for their topic, or
-not acknowledged; and when it is stopped. It then says how to go on: `--after PLACE`.
+Ends with 1 when letters were asked for and not sent: damaged, without their payload, too large
+for their topic, or not acknowledged; and when it is stopped. It then says how to go on: --after.
+SIGINT and SIGTERM end it when what is on its way is acknowledged, a second one at once.
 
 Examples:
-  openwit-ingest dead-letter replay --config config/ingest.yaml --reason wrong_signal --dry-run
-  openwit-ingest dead-letter replay --config config/ingest.yaml --reason no_index --since 2026-11-26T00:00:00Z
-  openwit-ingest dead-letter replay --config config/ingest.yaml --to repaired --keep-timestamp --origin orders:3")]
+  openwit-ingest dead-letter replay -c config/ingest.yaml --reason wrong_signal --dry-run
+  openwit-ingest dead-letter replay -c config/ingest.yaml --reason no_index --since 1790000000
+  openwit-ingest dead-letter replay -c config/ingest.yaml --to repaired --origin orders:3")]
 pub struct DeadLetterReplayArgs {
     /// The configuration: where the letters are, and the brokers they go to.
     #[command(flatten)]
@@ -128,8 +129,7 @@ pub struct LettersFrom {
 /// Which letters: those that all of the given filters take.
 #[derive(Clone, Debug, Default, Args)]
 pub struct LetterFilter {
-    /// Letters of this reason; may be repeated: empty, undecodable, malformed, invalid_utf8, too_deep, too_large, wrong_signal,
-    /// no_index, invalid_field
+    /// Letters of this reason, as `--count` names them; may be repeated
     #[arg(long = "reason", value_name = "REASON")]
     pub reasons: Vec<String>,
     /// Messages of this topic, partition, or range of offsets; may be repeated

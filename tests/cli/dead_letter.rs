@@ -114,8 +114,8 @@ fn letters_are_listed_from_folder_and_topic_alike_and_filters_take_what_they_nam
 
     let refused = rejected.command(&["dead-letter", "ls", "--after", "1:7"]).expect(USAGE);
     assert!(refused.stderr.contains("--after 1:7"), "{}", refused.stderr);
-    let refused = rejected.command(&["dead-letter", "replay", "--topic", "--to", LETTERS]).expect(USAGE);
-    assert!(refused.stderr.contains("round for ever"), "{}", refused.stderr);
+    let refused = rejected.command(&["dead-letter", "replay", "--to", LETTERS]).expect(USAGE);
+    assert!(refused.stderr.contains("--to letters: that is a topic of dead letters"), "{}", refused.stderr);
     let failed = openwit(["dead-letter", "ls", "--directory", "/nonexistent/letters"]).expect(FAULT);
     assert!(failed.stderr.contains("/nonexistent/letters"), "{}", failed.stderr);
 }

@@ -131,7 +131,9 @@ impl<W: Write> Printer<'_, W> {
 
     fn table(&mut self) -> io::Result<()> {
         let mut all = Count::default();
-        writeln!(self.out, "{:14} {:>12} {:>16}  {:24}  {:24}", "reason", "letters", "bytes", "first rejected at", "last")?;
+        let titles = ["reason", "letters", "bytes", "first rejected at", "last rejected at"];
+        let [reason, letters, bytes, first, last] = titles;
+        writeln!(self.out, "{reason:14} {letters:>12} {bytes:>16}  {first:24}  {last}")?;
         for (reason, count) in &self.counts {
             count_row(&mut self.out, &printable(reason), count)?;
             all.add(count);

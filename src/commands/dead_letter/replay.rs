@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use openwit_operators::dead_letter::read::{Place, Selection, Source};
 use openwit_operators::dead_letter::replay::{self, Choice, Chooser, RejectedAgain};
-use openwit_operators::dead_letter::resend::Resender;
+use openwit_operators::dead_letter::resend::{Message, Resender};
 use openwit_operators::fault::chain;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -103,10 +103,9 @@ pub struct Request {
 pub fn run(args: &DeadLetterReplayArgs) -> Ended {
     let config = load(&args.config)?;
     let source = open(&args.from, &args.filter, Some(&config))?;
-    if let (Some(to), Source::Topic(_)) = (&args.to, &source)
-        && source.name() == format!("topic {to}")
-    {
-        return Err(Failure::usage(format!("--to {to}: that is where the letters are: they would go round for ever")));
+    let is_letters = |to: &&String| config.ingestion.kafka.dead_letter.topic.as_ref() == Some(to) || source.is_topic(to);
+    if let Some(to) = args.to.as_ref().filter(is_letters) {
+        return Err(Failure::usage(format!("--to {to}: that is a topic of dead letters, which no pipeline reads")));
     }
     let stop = stop_on_signals()?;
     let request = Request {
@@ -210,15 +209,7 @@ impl Run<'_> {
             match self.chooser.choose(found) {
                 Choice::Send(message) => {
                     chosen += 1;
-                    *self.replayed.topics.entry(message.topic.clone()).or_default() += 1;
-                    match &mut self.resender {
-                        Some(resender) => resender.send(message).map_err(|error| Failure::fault(chain(&error)))?,
-                        None => {
-                            self.replayed.sent += 1;
-                            self.replayed.bytes += message.bytes() as u64;
-                            self.after = Some(place);
-                        }
-                    }
+                    self.send(place, message)?;
                     continue;
                 }
                 Choice::Repeated => self.replayed.repeated += 1,
@@ -232,6 +223,27 @@ impl Run<'_> {
             self.pass(place);
         }
         Ok(())
+    }
+
+    fn send(&mut self, place: Place, message: Message) -> Ended {
+        match &mut self.resender {
+            Some(resender) => resender.send(message).map_err(|error| Failure::fault(chain(&error)))?,
+            None => {
+                self.replayed.sent += 1;
+                self.replayed.bytes += message.bytes() as u64;
+                *self.replayed.topics.entry(message.topic).or_default() += 1;
+                self.after = Some(place);
+            }
+        }
+        self.name_refused();
+        Ok(())
+    }
+
+    fn name_refused(&mut self) {
+        for error in self.resender.iter_mut().flat_map(Resender::take_refused) {
+            self.replayed.too_large += 1;
+            eprintln!("{}", chain(&error));
+        }
     }
 
     fn pass(&mut self, place: Place) {
@@ -259,14 +271,12 @@ impl Run<'_> {
     }
 
     fn finish(mut self, ended: Ended) -> (Replayed, Ended) {
-        if let Some(mut resender) = self.resender.take() {
-            for error in resender.take_refused() {
-                self.replayed.too_large += 1;
-                eprintln!("{}", chain(&error));
-            }
+        self.name_refused();
+        if let Some(resender) = self.resender.take() {
             let progress = resender.progress();
             (self.replayed.sent, self.replayed.bytes) = (progress.acked, progress.bytes);
             self.replayed.acked_behind = progress.acked_behind;
+            self.replayed.topics = resender.acked().clone();
             self.after = progress.done_to.or(self.after);
         }
         self.replayed.after = self.after.map(|place| place.to_string());
