@@ -45,6 +45,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// See everything work in one process: broker, load, pipeline, storage, audit
+    ///
+    /// Starts an in-process Kafka broker, generates telemetry with duplicates and invalid messages among it, runs the standalone graph
+    /// until all is published, and audits the result. Nothing is needed but this program.
+    ///
+    /// The embedded broker keeps little: the load is paced by what the pipeline has consumed, so the demo's speed is the pipeline's.
     Demo(DemoArgs),
     /// Run the graph of a configuration
     Run(RunArgs),
@@ -53,16 +58,37 @@ pub enum Command {
     /// Draw the graph of a configuration
     Graph(GraphArgs),
     /// Send realistic and hostile telemetry to Kafka
+    ///
+    /// Messages depend on the arguments alone: the same seed, start time and topics give the same bytes in the same partitions
+    /// (message n goes to topic n % topics, partition n / topics % partitions). Valid messages are distinct, trace and span ids unique.
+    ///
+    /// The summary tells what a correct pipeline must find: distinct records stored, duplicates dropped, invalid messages rejected.
+    /// A failed delivery ends the run with exit code 1.
     Generate(GenerateArgs),
     /// Prove that all that came in was stored once, was a duplicate, or was rejected
+    ///
+    /// Compares the offsets of the topics with the catalog's coverage: every offset is stored, a duplicate, rejected, skipped by policy or
+    /// absent in Kafka. A gap is a lost message, an overlap a doubled one.
     Audit(AuditArgs),
     /// Bring catalog and object store together, remove what is nobody's or too old
+    ///
+    /// Registers commits whose objects are complete and which the catalog lacks, puts lost rows of files back, removes objects of commits that
+    /// were never finished after storage.janitor.grace_seconds, and files past storage.janitor.retention_days. Safe beside running nodes. A
+    /// damaged embedded catalog is moved aside and rebuilt from the files' own footers; for that no process may be using it.
     Janitor(JanitorArgs),
     /// Bring the PostgreSQL catalog's tables to this version, with the role that owns them
+    ///
+    /// Every command that opens the catalog brings its tables to this version if its role may. Where `run` uses a role that may not, run this
+    /// first, with the URL of the role that owns the tables.
     Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
     /// Send what is in a write-ahead log to storage, without Kafka
+    ///
+    /// Sends the records of a log, short-term or long-term, through the storage side of a configuration: for restoring what a catalog or
+    /// an object store lost, or for filling another one. Offsets that the catalog covers already are left out, and no offset is committed.
+    ///
+    /// A replay that is broken off can be started again: what it stored is covered by then.
     Replay(ReplayArgs),
     /// List rejected messages, and send them back to Kafka
     DeadLetter(DeadLetterArgs),
@@ -102,11 +128,6 @@ pub struct ConfigArgs {
 }
 
 /// Arguments of `demo`.
-///
-/// Starts an in-process Kafka broker, generates telemetry with duplicates and invalid messages among it, runs the standalone graph
-/// until all is published, and audits the result. Nothing is needed but this program.
-///
-/// The embedded broker keeps little: the load is paced by what the pipeline has consumed, so the demo's speed is the pipeline's.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  openwit-ingest demo\n  openwit-ingest demo --records 5000000 --dir /tmp/demo --keep")]
 pub struct DemoArgs {
@@ -205,12 +226,6 @@ pub enum GraphFormat {
 }
 
 /// Arguments of `generate`.
-///
-/// Messages depend on the arguments alone: the same seed, start time and topics give the same bytes in the same partitions
-/// (message n goes to topic n % topics, partition n / topics % partitions). Valid messages are distinct, trace and span ids unique.
-///
-/// The summary tells what a correct pipeline must find: distinct records stored, duplicates dropped, invalid messages rejected.
-/// A failed delivery ends the run with exit code 1.
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("length").args(["count", "rate", "seconds"]).required(true).multiple(true),
@@ -292,9 +307,6 @@ pub struct GenerateArgs {
 }
 
 /// Arguments of `audit`.
-///
-/// Compares the offsets of the topics with the catalog's coverage: every offset is stored, a duplicate, rejected, skipped by policy or
-/// absent in Kafka. A gap is a lost message, an overlap a doubled one.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Ends with 3 on any gap or overlap.\n\nExample:\n  openwit-ingest audit --config config/standalone.yaml --json"
@@ -309,10 +321,6 @@ pub struct AuditArgs {
 }
 
 /// Arguments of `janitor`.
-///
-/// Registers commits whose objects are complete and which the catalog lacks, puts lost rows of files back, removes objects of commits that
-/// were never finished after storage.janitor.grace_seconds, and files past storage.janitor.retention_days. Safe beside running nodes. A
-/// damaged embedded catalog is moved aside and rebuilt from the files' own footers; for that no process may be using it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Ends with 3 if something needs a person: a row without its object, an object that cannot be read, a commit that
@@ -334,9 +342,6 @@ pub struct JanitorArgs {
 }
 
 /// Arguments of `migrate`.
-///
-/// Every command that opens the catalog brings its tables to this version if its role may. Where `run` uses a role that may not, run this
-/// first, with the URL of the role that owns the tables.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -351,11 +356,6 @@ pub struct MigrateArgs {
 }
 
 /// Arguments of `replay`.
-///
-/// Sends the records of a log, short-term or long-term, through the storage side of a configuration: for restoring what a catalog or
-/// an object store lost, or for filling another one. Offsets that the catalog covers already are left out, and no offset is committed.
-///
-/// A replay that is broken off can be started again: what it stored is covered by then.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Damaged parts of the log are reported and left out; then it ends with 1. It keeps a log of its own beside that of `run`.
