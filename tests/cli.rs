@@ -10,6 +10,8 @@ mod support;
 mod broker;
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/threads.rs"]
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
