@@ -12,6 +12,8 @@ mod broker;
 mod catalog;
 #[path = "cli/dead_letter.rs"]
 mod dead_letter;
+#[path = "cli/threads.rs"]
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -10,6 +10,8 @@ mod support;
 
 #[path = "embedded/broker.rs"]
 mod broker;
+#[path = "embedded/consumer.rs"]
+mod consumer;
 #[path = "embedded/datasets.rs"]
 mod datasets;
 #[path = "embedded/failures.rs"]
@@ -24,5 +26,7 @@ mod replay;
 mod storage_alone;
 #[path = "embedded/storage_nodes.rs"]
 mod storage_nodes;
+#[path = "embedded/topics.rs"]
+mod topics;
 #[path = "embedded/workers.rs"]
 mod workers;

@@ -39,3 +39,5 @@ mod storage_nodes;
 mod stores;
 #[path = "services/tokens.rs"]
 mod tokens;
+#[path = "services/topics.rs"]
+mod topics;

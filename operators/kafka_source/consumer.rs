@@ -222,6 +222,8 @@ impl<W: Fn()> Thread<W> {
         for (name, value) in owned {
             client.set(name, value);
         }
+        // A subscription alone cannot leave topics out.
+        client.set("topic.blacklist", config.topics.librdkafka_exclusions().join(","));
         let context = Context::new(ports.stats.clone(), login);
         let consumer: BaseConsumer<Context> =
             client.create_with_context(context).map_err(|error| format!("creating the Kafka consumer: {error}"))?;

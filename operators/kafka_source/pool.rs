@@ -87,4 +87,30 @@ mod tests {
         let reused = pool.take();
         assert_eq!(reused.as_ptr(), place);
     }
+
+    #[test]
+    fn as_many_arenas_are_kept_as_the_pool_is_large_and_none_that_one_message_made_huge() {
+        for kept_max in [0, 2] {
+            let pool = ArenaPool::new(kept_max, 16, false);
+            let arenas: Vec<Vec<u8>> = (0..3).map(|_| pool.take()).collect();
+            let sealed: Vec<Bytes> = arenas.into_iter().map(|arena| pool.seal(arena)).collect();
+            drop(sealed);
+            assert_eq!(pool.free.lock().unwrap().len(), kept_max);
+        }
+        let pool = ArenaPool::new(2, 16, false);
+        drop(pool.seal(vec![0; 1 << 20]));
+        assert!(pool.free.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn preallocated_arenas_are_there_before_the_first_is_needed() {
+        for preallocate in [true, false] {
+            let pool = ArenaPool::new(3, 4096, preallocate);
+            let there: Vec<usize> = pool.free.lock().unwrap().iter().map(Vec::capacity).collect();
+            assert_eq!(there, vec![4096; if preallocate { 3 } else { 0 }]);
+            let (taken, place) = (pool.take(), there.len());
+            assert!(taken.is_empty() && taken.capacity() >= 4096);
+            assert_eq!(pool.free.lock().unwrap().len(), place.saturating_sub(1));
+        }
+    }
 }

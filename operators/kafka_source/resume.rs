@@ -13,6 +13,8 @@ pub struct Known {
     pub high: i64,
     /// Offsets in the local write-ahead log or in the catalog.
     pub covered: OffsetSet,
+    /// One past the last offset that this process has read of it, durable or not; 0 if none.
+    pub read_end: i64,
 }
 
 impl Known {
@@ -45,9 +47,10 @@ pub struct Start {
     pub lost: Option<std::ops::Range<i64>>,
 }
 
-/// True if the topic was deleted and created anew: the broker ends before offsets that are already covered.
+/// True if the topic was deleted and created anew: the broker ends before offsets that are already covered, or were read.
 pub fn is_recreated(known: &Known) -> bool {
-    known.covered.ranges().next_back().is_some_and(|last| last.end > known.high)
+    let covered_end = known.covered.ranges().next_back().map_or(0, |last| last.end);
+    covered_end.max(known.read_end) > known.high
 }
 
 /// The largest of the committed offset and the end of the covered run that the partition stands in.
@@ -78,7 +81,7 @@ mod tests {
             |committed: Option<i64>, covered: &[(i64, i64)], low: i64, expected: i64, lost: Option<std::ops::Range<i64>>| {
                 let mut set = OffsetSet::default();
                 covered.iter().for_each(|(start, end)| set.insert(*start..*end));
-                let known = Known { committed, low, high: 1_000, covered: set };
+                let known = Known { committed, low, high: 1_000, covered: set, read_end: 0 };
                 assert_eq!(start(&known, Reset::Earliest), Start { offset: expected, lost }, "{known:?}");
             };
         check(None, &[], 0, 0, None);
@@ -103,7 +106,7 @@ mod tests {
         let check = |committed: Option<i64>, covered: &[(i64, i64)], reset: Reset, expected: Option<i64>| {
             let mut set = OffsetSet::default();
             covered.iter().for_each(|(start, end)| set.insert(*start..*end));
-            let known = Known { committed, low: 10, high: 100, covered: set };
+            let known = Known { committed, low: 10, high: 100, covered: set, read_end: 0 };
             assert_eq!(known.handled_from(reset), expected, "{known:?}");
         };
         check(None, &[], Reset::Earliest, None);
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn latest_skips_history_only_when_there_is_none_of_ours() {
-        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default() };
+        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0 };
         assert_eq!(start(&known, Reset::Latest).offset, 100);
         known.covered.insert(20..30);
         assert_eq!(start(&known, Reset::Latest).offset, 30);
@@ -127,11 +130,16 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_before_known_coverage_is_another_topic() {
-        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default() };
+        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0 };
         assert!(!is_recreated(&known));
         known.covered.insert(0..100);
         assert!(!is_recreated(&known));
         known.covered.insert(100..101);
+        assert!(is_recreated(&known));
+        // Nothing of it is durable yet.
+        known = Known { covered: OffsetSet::default(), read_end: 100, ..known };
+        assert!(!is_recreated(&known));
+        known.read_end = 101;
         assert!(is_recreated(&known));
     }
 }

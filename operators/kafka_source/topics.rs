@@ -16,6 +16,9 @@ use regex::Regex;
 /// Kafka's limit for a topic's name.
 const NAME_CHARS_MAX: usize = 249;
 
+/// The topics of Kafka itself, up to version 4.
+const KAFKAS_OWN: [&str; 4] = ["__cluster_metadata", "__consumer_offsets", "__share_group_state", "__transaction_state"];
+
 /// Why a topic pattern was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -106,12 +109,17 @@ impl TopicPatterns {
         self.include.iter().map(|pattern| if is_literal(pattern) { pattern.clone() } else { regex_of(pattern) }).collect()
     }
 
-    /// What to put, joined by commas, into `topic.blacklist`: librdkafka then does not even keep metadata of these topics.
+    /// What to put, joined by commas, into `topic.blacklist`: librdkafka then does not even keep metadata of these topics, so that no
+    /// subscription matches them.
     ///
-    /// Kafka's own topics are among them unless one is read on purpose; then `matches` alone keeps the others out.
+    /// Kafka's own topics are among them, but for those that are read on purpose.
     pub fn librdkafka_exclusions(&self) -> Vec<String> {
         let internal_wanted = self.include.iter().any(|pattern| is_literal(pattern) && pattern.starts_with("__"));
-        let internal = (!internal_wanted).then(|| "^__.*$".to_owned());
+        let internal = match internal_wanted {
+            false => vec!["^__.*$".to_owned()],
+            // POSIX expressions know no exceptions.
+            true => KAFKAS_OWN.iter().filter(|name| !self.matches(name)).map(|name| (*name).to_owned()).collect(),
+        };
         self.exclude.iter().map(|pattern| regex_of(pattern)).chain(internal).collect()
     }
 }
@@ -218,7 +226,7 @@ mod tests {
     #[test]
     fn a_kafka_topic_read_on_purpose_is_not_blacklisted() {
         let patterns = patterns(&["__consumer_offsets", "**"], &[]);
-        assert!(patterns.librdkafka_exclusions().is_empty());
+        assert_eq!(patterns.librdkafka_exclusions(), ["__cluster_metadata", "__share_group_state", "__transaction_state"]);
         assert!(patterns.matches("__consumer_offsets") && !patterns.matches("__transaction_state"));
     }
 

@@ -138,10 +138,14 @@ section! {
         /// with one group would each get only a part of the data.
         group_id: String = Key::text("ingestion-group", rule::TEXT);
         /// Topics to read, as names or globs: `*` stands for one dot-separated token, `**` for any rest. Topics created later are
-        /// picked up. There is no default.
+        /// picked up, as are partitions added, within `metadata_refresh_interval_ms`. There is no default.
         topics: Vec<String> = Key::list("[]", rule::TOPIC_GLOB).example("[\"v6.qtw.traces.*.*\"]");
         /// Topics that `topics` matches and that are not to be read.
         exclude_topics: Vec<String> = Key::list("[]", rule::TOPIC_GLOB);
+        /// How often the brokers are asked for new topics and partitions.
+        metadata_refresh_interval_ms: u64 = Key::number("30000", 100, 3_600_000, "ms")
+            .too_small("load on the brokers, more with many topics")
+            .too_large("new topics and partitions are read late");
         /// `standard`: one consumer per process, workers as in `processing.workers`. `high_performance`: as in the section of
         /// this name.
         consumer_type: ConsumerType = Key::choice("standard", ConsumerType::NAMES);
@@ -192,7 +196,8 @@ section! {
         /// What makes two messages duplicates: equal `payload`, equal `kafka_key`, or an equal header, `header:NAME`. A message
         /// without that key or header counts by its payload.
         message_id: MessageId = Key::text("payload", rule::MESSAGE_ID);
-        /// Where a partition begins for which the group has no offset yet, and neither log nor catalog knows one.
+        /// Where a partition begins for which the group has no offset yet, and neither log nor catalog knows one. `latest` also
+        /// skips what a topic or partition created later holds when it is found.
         auto_offset_reset: AutoOffsetReset = Key::choice("earliest", AutoOffsetReset::NAMES);
         /// Makes this process a static member of the group: a restart within `consumer.session_timeout_ms` moves no partition.
         /// Unique in the group; where a process has several consumers, each adds its number.
@@ -232,7 +237,8 @@ section! {
         processing_threads: usize = Key::number("4", 1, 256, "threads")
             .too_small("cores idle")
             .too_large("more threads than cores only take turns");
-        /// Flight streams to each storage endpoint.
+        /// Flight streams of each worker to each storage endpoint. The rows of an index keep to one of them, so more streams than
+        /// indexes are not opened.
         num_grpc_clients: usize = Key::number("2", 1, 64, "streams")
             .too_small("one stream's flow control limits throughput")
             .too_large("memory for batches in flight, smaller batches at storage");

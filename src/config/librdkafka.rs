@@ -86,6 +86,7 @@ const GOVERNED: &[(&str, &str)] = &[
     ("ssl.key.location", "security.tls.key_location"),
     ("ssl.key.password", "security.tls.key_password"),
     ("topic.blacklist", "exclude_topics"),
+    ("topic.metadata.refresh.interval.ms", "metadata_refresh_interval_ms"),
 ];
 
 /// Properties that the source sets itself, with what rests on them.
@@ -147,6 +148,7 @@ impl Kafka {
         properties.set("session.timeout.ms", consumer.session_timeout_ms.to_string());
         properties.set("heartbeat.interval.ms", consumer.heartbeat_interval_ms.to_string());
         properties.set("max.poll.interval.ms", consumer.max_poll_interval_ms.to_string());
+        properties.set("topic.metadata.refresh.interval.ms", self.metadata_refresh_interval_ms.to_string());
         properties.set("fetch.min.bytes", self.fetch_min_bytes.to_string());
         properties.set("fetch.max.bytes", self.fetch_max_bytes.to_string());
         properties.set("max.partition.fetch.bytes", self.max_partition_fetch_bytes.to_string());

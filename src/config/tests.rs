@@ -1,6 +1,6 @@
 //! What the configuration promises: one table, every problem at once with its place, the specification's example as it stands,
-//! and no secret in any text. What it cannot prove here: that a key has its effect; that is for the tests of the part it
-//! configures.
+//! and no secret in any text. That keys reach what is run is in `effects`; that they have their effect there is for the tests of the
+//! part they configure, which `docs/configuration-tests.md` names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ fn parse(text: &str, overrides: &[&str]) -> Result<Loaded, Problems> {
 }
 
 /// The least that the default graph needs.
+mod effects;
+
 const TOPICS: &str = "ingestion: {kafka: {topics: [spans]}}";
 
 fn problems(text: &str, overrides: &[&str]) -> String {
@@ -518,6 +520,7 @@ fn properties_are_those_that_librdkafka_knows() {
         ("ingestion.kafka.consumer.heartbeat_interval_ms", "heartbeat.interval.ms"),
         ("ingestion.kafka.consumer.max_poll_interval_ms", "max.poll.interval.ms"),
         ("ingestion.kafka.batching.fetch_wait_max_ms", "fetch.wait.max.ms"),
+        ("ingestion.kafka.metadata_refresh_interval_ms", "topic.metadata.refresh.interval.ms"),
         ("ingestion.kafka.commit_strategy.interval_ms", "auto.commit.interval.ms"),
     ] {
         let (Kind::Number { min, max } | Kind::Bytes { min, max }) = table().key(path).unwrap().kind else {

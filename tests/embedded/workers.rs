@@ -158,3 +158,28 @@ fn a_log_left_by_one_worker_is_replayed_by_four_and_what_they_leave_by_two() {
     run_to_the_end(&config, 2);
     delivered(&config, &sent(&load));
 }
+
+#[test]
+fn coalesced_rows_leave_when_their_time_is_over_or_at_the_end() {
+    let load = load(&topic(Signal::Traces), Signal::Traces, Format::Otlp);
+    let broker = EmbeddedBroker::start().unwrap();
+    send(&broker, &load);
+    for (seconds, leave_at_once) in [(0, true), (3_600, false)] {
+        let folder = TempDir::new().unwrap();
+        let mut config = config(&broker, &load, &folder);
+        config.ingestion.kafka.group_id = format!("group-{seconds}");
+        // Nothing else sends them.
+        config.processing.flush_size_messages = 1_000_000;
+        config.processing.buffer.flush_interval_seconds = seconds;
+        let mut running = Running::start(&config, 1, Until::Stopped);
+        running.wait_for("all messages to be in the log", |at| at.committable == load.count.unwrap() as i64);
+        let sink = running.control().counters.sink.clone();
+        let sent_rows = || sink.rows_sent.load(Ordering::Relaxed);
+        match leave_at_once {
+            true => running.wait_for("rows to be sent", |_| sent_rows() > 0),
+            false => assert_eq!(sent_rows(), 0, "held for an hour, or to the end"),
+        }
+        running.stop();
+        delivered(&config, &sent(&load));
+    }
+}

@@ -123,4 +123,8 @@ fn a_topic_deleted_and_created_anew_is_stored_beside_the_former_one() {
     assert!(finished.stderr.contains("the topic was deleted and created anew"), "{}", finished.stderr);
     assert_eq!(finished.json()["messages"], 160);
     setup.audit();
+    // Longer than the former one by now, and still not taken for it.
+    generate(&setup, 240, 37, &[]).wait(PATIENCE).expect(0);
+    assert_eq!(setup.run_to_end().json()["messages"], 240);
+    setup.audit();
 }

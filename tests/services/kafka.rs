@@ -1,7 +1,7 @@
 //! What tests do to a broker by its own protocol.
 
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -29,6 +29,12 @@ impl Kafka {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let created = self.runtime.block_on(self.admin.create_topics([&topic], &AdminOptions::new()));
         created.is_ok_and(|results| results.iter().all(Result::is_ok))
+    }
+
+    /// Gives a topic as many partitions as `count`; true once that has succeeded.
+    pub fn add_partitions(&self, name: &str, count: usize) -> bool {
+        let added = self.runtime.block_on(self.admin.create_partitions(&[NewPartitions::new(name, count)], &AdminOptions::new()));
+        added.is_ok_and(|results| results.iter().all(Result::is_ok))
     }
 
     /// Changes a setting of a topic; true once that has succeeded.

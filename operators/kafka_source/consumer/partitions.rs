@@ -160,17 +160,32 @@ impl<W: Fn()> Thread<W> {
         self.warm_ups.iter().any(|warm_up| warm_up.holds(topic, partition))
     }
 
+    /// The partition in one of the topics that have had this name, the first of which is 0.
+    fn key_of(&self, topic: &Arc<str>, partition: i32, incarnation: u32) -> PartitionKey {
+        let id: Arc<str> = if incarnation == 0 { "".into() } else { format!("~{incarnation}").into() };
+        let topic = TopicKey { cluster: self.cluster.clone(), name: topic.clone(), id };
+        PartitionKey { topic: topic.into(), partition }
+    }
+
+    /// One past the last offset that this process has handled of a partition before it was assigned now; 0 if none.
+    fn read_end(&self, partition: &PartitionKey) -> i64 {
+        self.handled.get(partition).and_then(|handled| handled.ranges().next_back()).map_or(0, |last| last.end)
+    }
+
     fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<Started, String> {
         let (low, high) = self.watermarks(topic, partition)?;
         let mut incarnation = 0u32;
         loop {
-            let id: Arc<str> = if incarnation == 0 { "".into() } else { format!("~{incarnation}").into() };
-            let key = TopicKey { cluster: self.cluster.clone(), name: topic.clone(), id };
-            let key = PartitionKey { topic: key.into(), partition };
+            let key = self.key_of(topic, partition, incarnation);
             let covered = self.covered(&key)?;
-            let known = Known { committed, low, high, covered };
-            if resume::is_recreated(&known) {
-                warn!(partition = %key, high, "the topic was deleted and created anew: its offsets start over");
+            let known = Known { committed, low, high, covered, read_end: self.read_end(&key) };
+            // What was found to be another topic stays one, also when it has grown beyond the former.
+            let next = self.key_of(topic, partition, incarnation + 1);
+            let is_known = self.read_end(&next) > 0 || self.covered(&next)?.ranges().next().is_some();
+            if is_known || resume::is_recreated(&known) {
+                if !is_known {
+                    warn!(partition = %key, high, "the topic was deleted and created anew: its offsets start over");
+                }
                 incarnation += 1;
                 continue;
             }
