@@ -14,6 +14,8 @@ mod broker;
 mod datasets;
 #[path = "embedded/failures.rs"]
 mod failures;
+#[path = "embedded/framing.rs"]
+mod framing;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
 #[path = "embedded/rebalance.rs"]
