@@ -4,6 +4,7 @@
 //! The last column is the cost relative to the reference above it: `serde_json::Value` for JSON, `prost` for protobuf.
 
 use std::fmt::Write;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -63,6 +64,7 @@ fn main() {
     let reference = measure("log line: serde_json::Value", &logs, None, || logs.iter().map(|line| parse_value(line)).sum());
     measure_format("log line: json", &logs, Format::Json, Signal::Logs, reference);
     measure_format("log line: auto", &logs, Format::Auto, Signal::Logs, reference);
+    measure_framings(&logs, reference);
     measure_format("syslog line: raw", &raw, Format::Raw, Signal::Logs, reference);
     let reference = measure("spans, OTLP JSON: serde_json::Value", &traces_json, None, || {
         traces_json.iter().map(|text| parse_value(text)).sum()
@@ -87,6 +89,31 @@ fn main() {
     measure("the log lines' protobuf: prost decode", &written, None, || {
         written.iter().map(|data| LogsData::decode(&data[..]).map_or(0, |data| data.resource_logs.len())).sum()
     });
+}
+
+/// The same lines, many to a message, and messages compressed by their producers. The figures stay those of one line.
+fn measure_framings(logs: &[Vec<u8>], reference: f64) {
+    let lines: Vec<Vec<u8>> = logs.chunks(ROWS_PER_EXPORT).map(|lines| lines.join(&b'\n')).collect();
+    let arrays: Vec<Vec<u8>> = logs.chunks(ROWS_PER_EXPORT).map(|lines| [b"[", &lines.join(&b',')[..], b"]"].concat()).collect();
+    measure_format("50 log lines, NDJSON: auto", &lines, Format::Auto, Signal::Logs, reference);
+    measure_format("50 log lines, an array: auto", &arrays, Format::Auto, Signal::Logs, reference);
+    let packed = |pack: fn(&[u8]) -> Vec<u8>, payloads: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        payloads.iter().map(|payload| pack(payload)).collect()
+    };
+    measure_format("50 log lines, gzip: auto", &packed(gzip, &lines), Format::Auto, Signal::Logs, reference);
+    measure_format("50 log lines, zstd: auto", &packed(zstd, &lines), Format::Auto, Signal::Logs, reference);
+    measure_format("log line, gzip: auto", &packed(gzip, logs), Format::Auto, Signal::Logs, reference);
+    measure_format("log line, zstd: auto", &packed(zstd, logs), Format::Auto, Signal::Logs, reference);
+}
+
+fn gzip(payload: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(payload).expect("a Vec takes all");
+    encoder.finish().expect("a Vec takes all")
+}
+
+fn zstd(payload: &[u8]) -> Vec<u8> {
+    zstd::encode_all(payload, 3).expect("a slice can be compressed")
 }
 
 /// What each rule of a dataset schema costs, beside the same payloads without a schema. Down to `none to be changed` payloads pass

@@ -160,6 +160,18 @@ impl Charge {
     pub fn load(&self) -> Load {
         self.0.as_ref().map_or(Load::default(), |held| held.load)
     }
+
+    /// The charge of a batch that has become `bytes` larger. What is in flight may exceed the limit by it, and reading stops earlier.
+    pub fn grown(self, bytes: usize) -> Charge {
+        match &self.0 {
+            Some(held) if bytes > 0 => {
+                let load = Load { bytes: held.load.bytes + bytes, ..held.load };
+                held.budget.meter(held.part).add(load);
+                held.budget.charge(load, held.part)
+            }
+            _ => self,
+        }
+    }
 }
 
 impl Drop for Held {
@@ -174,6 +186,17 @@ mod tests {
 
     fn load(bytes: usize) -> Load {
         Load { bytes, messages: 1 }
+    }
+
+    #[test]
+    fn a_charge_that_grew_is_given_back_as_large_as_it_became() {
+        let budget = Budget::new(load(1_000));
+        budget.collect(Load { bytes: 100, messages: 2 });
+        let charge = budget.seal(Load { bytes: 100, messages: 2 }).grown(500);
+        assert_eq!((charge.load(), budget.in_flight()), (Load { bytes: 600, messages: 2 }, Load { bytes: 600, messages: 2 }));
+        drop(charge);
+        assert_eq!(budget.in_flight(), Load::default());
+        assert_eq!(Charge::default().grown(5).load(), Load::default());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! `RawBatch`: the messages of one poll of one partition, in offset order.
 //!
 //! # Out
-//! `NormalizedBatch`: for each `RawBatch` one, with its coverage, even if no message was accepted. `Reject`: each message that failed,
-//! with its reason.
+//! `NormalizedBatch`: for each `RawBatch` one, with its coverage, even if no message was accepted; or several, one after the other, of a
+//! batch that has become much larger by being decompressed. `Reject`: each message that failed, with its reason.
 //!
 //! # Holds
 //! The routes of the topics seen, and buffers for the record at hand. No message, no capability.
@@ -23,7 +23,8 @@
 //! - The outcome for a message depends on its bytes, its topic's name and the config, not on its batch or on time (design D-8).
 //!
 //! ```text
-//! payload > format of its topic > otlp_proto                                    walk     > Arena::Raw, untouched
+//! payload > decompressed, if it is compressed > taken out of its CloudEvent, if it is in one
+//!         > format of its topic > otlp_proto                                    walk     > Arena::Raw, untouched
 //!                               > otlp_json | json | raw > written as protobuf > walk     > Arena::Written
 //!         > dataset schema of its index, if there is one: what does not conform is rewritten > walk > Arena::Written
 //! ```
@@ -33,7 +34,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
@@ -43,194 +43,41 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, RawRecord, Reason, Record, Reject, Signal, Span, headers};
 use crate::coverage::{Coverage, PartitionKey};
-use crate::dataset::Schema;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
+mod compressed;
+mod config;
 mod dataset;
+mod decode;
 mod detect;
 mod failure;
 mod hex;
 pub mod index;
 mod json;
+mod json_split;
 mod json_text;
 mod otlp_json;
 mod otlp_proto;
 mod raw;
+mod said;
+mod structured_event;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use config::{Config, ConfigError, Format, Limits, MessageKey, TombstonePolicy};
+
+use compressed::{Codec, Unpacker};
 use dataset::{Datasets, Plan};
+use decode::{Decoder, Dialect};
 use failure::{Checked, Failure};
-use index::{IndexRules, Router, UNINDEXED};
-use otlp_proto::Rules;
+use index::{Router, UNINDEXED};
+use said::{Content, Event, Said};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "normalize";
-
-/// How payloads are encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// OTLP protobuf, OTLP JSON or plain JSON, told apart message by message.
-    #[default]
-    Auto,
-    /// OTLP protobuf.
-    OtlpProto,
-    /// OTLP JSON.
-    OtlpJson,
-    /// One flat JSON object per message.
-    Json,
-    /// A line of text per message, for logs only.
-    Raw,
-}
-
-/// What happens to a message without a payload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TombstonePolicy {
-    /// It is dropped and counted: in a log of telemetry it says nothing.
-    #[default]
-    Skip,
-    /// It is rejected as `empty`.
-    Reject,
-}
-
-/// What tells two messages to be the same.
-///
-/// Where the configured id is absent or empty, the payload's hash takes its place: one empty id must not make all messages one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum MessageKey {
-    /// A hash of the payload as it came.
-    #[default]
-    PayloadHash,
-    /// The message's Kafka key.
-    KafkaKey,
-    /// The value of the header of this name; the last, if there are several.
-    Header(String),
-}
-
-/// Limits on a payload. What is over one is a reject, `too_large` or `too_deep`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Levels of values inside one another; default 64. JSON also ends at 128 levels of its own, so OTLP JSON holds about 30.
-    pub depth_max: u32,
-    /// Bytes of one span, log record or data point with its metric, scope and resource; default 3 MiB. Larger than what fits a Flight
-    /// message, and `arrow_encode` has to reject it.
-    pub row_bytes_max: usize,
-    /// Bytes of one payload as it came; default 64 MiB. Too small, and big exports are rejected whole.
-    pub payload_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        // gRPC's default of 4 MiB, less a quarter for what Arrow adds; Kafka brokers are rarely configured beyond tens of MiB a message.
-        Limits { depth_max: 64, row_bytes_max: 3 << 20, payload_bytes_max: 64 << 20 }
-    }
-}
-
-/// How messages are normalized.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// How payloads are encoded, where no pattern says otherwise.
-    pub format: Format,
-    /// The signal topics carry, where no pattern says otherwise. May be left out only if no topic can need it.
-    pub telemetry_type: Option<Signal>,
-    /// Which index a topic's messages belong to.
-    pub topics: IndexRules,
-    /// What rows must be like, by index and signal; the first that fits counts. An index without a schema takes what OTLP allows.
-    pub datasets: Arc<[Schema]>,
-    /// What happens to messages without a payload.
-    pub tombstones: TombstonePolicy,
-    /// What tells two messages to be the same.
-    pub message_key: MessageKey,
-    /// Limits on a payload.
-    pub limits: Limits,
-    /// Payloads that pass untouched stay in the source's arena, which then lives until the last of them is delivered. If false they
-    /// are copied out, and the arena with its keys, headers and rejects returns to the pool at once: slower, less memory.
-    pub zero_copy: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            format: Format::default(),
-            telemetry_type: None,
-            topics: IndexRules::default(),
-            datasets: Arc::default(),
-            tombstones: TombstonePolicy::default(),
-            message_key: MessageKey::default(),
-            limits: Limits::default(),
-            zero_copy: true,
-        }
-    }
-}
-
-/// Why a `Config` was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The index rules are wrong.
-    #[error(transparent)]
-    Index(#[from] index::Error),
-    /// Some topic's signal would be unknown.
-    #[error("telemetry_type is needed: a topic that no pattern with a signal matches would have none")]
-    SignalMissing,
-    /// Raw text has no form for spans or data points.
-    #[error("format raw carries logs only, but {place} sets {signal}")]
-    RawNotLogs {
-        /// Which entry combines them.
-        place: String,
-        /// The signal.
-        signal: Signal,
-    },
-    /// A limit of nothing rejects everything.
-    #[error("{key} must be at least 1")]
-    ZeroLimit {
-        /// The limit.
-        key: &'static str,
-    },
-    /// A dataset schema is wrong.
-    #[error("{0}")]
-    Dataset(String),
-    /// A header's name is empty.
-    #[error("message_key names a header without a name")]
-    HeaderUnnamed,
-}
-
-impl Config {
-    /// Every problem, not just the first.
-    pub fn problems(&self) -> Vec<ConfigError> {
-        let mut problems: Vec<ConfigError> = Router::new(self.topics.clone()).err().map(ConfigError::from).into_iter().collect();
-        let patterns = &self.topics.patterns;
-        let indexed_by_default = self.topics.default_index_position.is_some() || self.topics.auto_generate.enabled;
-        let by_patterns = !patterns.is_empty() && patterns.iter().all(|pattern| pattern.signal.is_some());
-        if self.telemetry_type.is_none() && (indexed_by_default || !by_patterns) {
-            problems.push(ConfigError::SignalMissing);
-        }
-        let mut check_raw = |place: String, format: Format, signal: Option<Signal>| match signal {
-            Some(signal @ (Signal::Traces | Signal::Metrics)) if format == Format::Raw => {
-                problems.push(ConfigError::RawNotLogs { place, signal });
-            }
-            _ => {}
-        };
-        check_raw("telemetry_type".to_owned(), self.format, self.telemetry_type);
-        for (position, pattern) in patterns.iter().enumerate() {
-            let place = format!("topic_index_config.patterns[{position}]");
-            check_raw(place, pattern.format.unwrap_or(self.format), pattern.signal.or(self.telemetry_type));
-        }
-        let Limits { depth_max, row_bytes_max, payload_bytes_max } = self.limits;
-        let limits =
-            [("depth_max", depth_max as usize), ("row_bytes_max", row_bytes_max), ("payload_bytes_max", payload_bytes_max)];
-        problems.extend(limits.into_iter().filter(|&(_, limit)| limit == 0).map(|(key, _)| ConfigError::ZeroLimit { key }));
-        problems.extend(Datasets::new(&self.datasets).err().map(ConfigError::Dataset));
-        if self.message_key == MessageKey::Header(String::new()) {
-            problems.push(ConfigError::HeaderUnnamed);
-        }
-        problems
-    }
-}
 
 /// What became of one `RawBatch`.
 #[derive(Debug)]
@@ -239,6 +86,8 @@ pub struct Normalized {
     pub batch: NormalizedBatch,
     /// The messages that failed, in offset order.
     pub rejects: Vec<Reject>,
+    /// The messages that are still to be normalized, of a batch that has become too large for one.
+    pub rest: Option<RawBatch>,
 }
 
 /// What the operator needs from outside.
@@ -284,7 +133,7 @@ impl Stats {
 
 /// The operator's output streams.
 pub struct Outputs<'s> {
-    /// Accepted messages, one batch per raw batch, empty ones included: their coverage counts.
+    /// Accepted messages, at least one batch per raw batch, empty ones included: their coverage counts.
     pub normalized: Stream<'s, Epoch, Vec<NormalizedBatch>>,
     /// Messages that failed.
     pub rejects: Stream<'s, Epoch, Vec<Reject>>,
@@ -314,10 +163,14 @@ pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, p
                 let mut rejects = Vec::new();
                 let mut session = output.session(&capability);
                 for raw in batches.drain(..) {
-                    let normalized = normalizer.normalize(raw);
-                    ports.stats.note(&normalized);
-                    rejects.extend(normalized.rejects);
-                    session.give(normalized.batch);
+                    let mut next = Some(raw);
+                    while let Some(raw) = next.take() {
+                        let normalized = normalizer.normalize(raw);
+                        ports.stats.note(&normalized);
+                        rejects.extend(normalized.rejects);
+                        session.give(normalized.batch);
+                        next = normalized.rest;
+                    }
                 }
                 session.flush();
                 let mut session = reject_output.session(&capability);
@@ -351,13 +204,20 @@ const TOPICS_MAX: usize = 10_000;
 /// Bytes the buffers for one record keep between batches.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes written at which a batch ends. Only what was decompressed gets so far from the few MiB that a batch is read with, and the log
+/// takes a batch as one frame.
+const WRITTEN_BYTES_MAX: usize = 32 << 20;
+
 /// The core of the operator: payloads in, OTLP protobuf and rejects out.
 pub struct Normalizer {
     config: Config,
     router: Router,
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
-    json: json::Writer,
+    decoder: Decoder,
+    unpacker: Unpacker,
     datasets: Datasets,
+    /// The payload at hand, decompressed.
+    unpacked: Vec<u8>,
     /// The payload at hand in the form that its dataset schema asks for.
     rewritten: Vec<u8>,
 }
@@ -383,30 +243,33 @@ impl Normalizer {
             return Err(problem);
         }
         let router = Router::new(config.topics.clone())?;
-        let json = json::Writer::new(config.limits.depth_max);
         let datasets = Datasets::new(&config.datasets).map_err(ConfigError::Dataset)?;
-        Ok(Normalizer { config, router, topics: BTreeMap::new(), json, datasets, rewritten: Vec::new() })
+        let decoder = Decoder::new(config.limits);
+        let unpacker = Unpacker::new(config.limits.decompressed_bytes_max);
+        let (unpacked, rewritten) = (Vec::new(), Vec::new());
+        Ok(Normalizer { config, router, topics: BTreeMap::new(), decoder, unpacker, datasets, unpacked, rewritten })
     }
 
-    /// Normalizes one batch.
+    /// Normalizes one batch, or as much of it as makes one.
     ///
     /// # Panics
     /// If the records are not ascending inside `batch.start..batch.end`: their coverage would be a lie.
     pub fn normalize(&mut self, batch: RawBatch) -> Normalized {
         let topic = self.topic(&batch.partition.topic.name);
-        let RawBatch { partition, start, end, arena, records: raw, charge, .. } = batch;
+        let RawBatch { partition, start, end, arena, records: raw, polled_ms, charge } = batch;
         let mut coverage = Coverage::stored(partition, start..end);
         let mut written = written_arena(topic.format, &raw, &arena);
         let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());
-        let mut next = start;
-        for record in raw {
+        let (mut next, mut grown) = (start, 0);
+        let mut raw = raw.into_iter();
+        while let Some(record) = raw.next() {
             let offset = record.offset;
             assert!(next <= offset && offset < end, "{}: offset {offset} outside of {next}..{end}", coverage.partition);
             if next < offset {
                 coverage.absent.push(next..offset);
             }
             next = offset + 1;
-            match self.record(&record, &arena, &topic, &mut written) {
+            match self.record(&record, &arena, &topic, &mut written, &mut grown) {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => coverage.skipped.push(offset),
                 Err(failure) => {
@@ -415,18 +278,34 @@ impl Normalizer {
                     rejects.push(Reject { partition, record, arena, reason: failure.reason, detail: failure.detail() });
                 }
             }
+            if written.len() >= WRITTEN_BYTES_MAX && grown > 0 && raw.len() > 0 {
+                break;
+            }
         }
-        if next < end {
+        let rest = (raw.len() > 0).then(|| {
+            let (partition, arena, charge) = (coverage.partition.clone(), arena.clone(), charge.clone());
+            RawBatch { partition, start: next, end, arena, records: raw.collect(), polled_ms, charge }
+        });
+        if rest.is_some() {
+            coverage.end = next;
+        } else if next < end {
             coverage.absent.push(next..end);
         }
-        self.json.shrink(SCRATCH_BYTES_MAX);
-        self.rewritten.clear();
-        self.rewritten.shrink_to(SCRATCH_BYTES_MAX);
+        self.shrink();
         let raw = if self.config.zero_copy { arena } else { copy_out(&arena, &mut records, &mut written) };
         let (group, written) = (topic.group.clone(), Bytes::from(written));
         let schema = topic.plan.as_ref().map(|plan| plan.stamp.clone());
-        let batch = NormalizedBatch { group, coverage, raw, written, records, schema, charge };
-        Normalized { batch, rejects }
+        let batch = NormalizedBatch { group, coverage, raw, written, records, schema, charge: charge.grown(grown) };
+        Normalized { batch, rejects, rest }
+    }
+
+    /// Gives back what a huge record made the buffers grow to.
+    fn shrink(&mut self) {
+        self.decoder.shrink(SCRATCH_BYTES_MAX);
+        for buffer in [&mut self.unpacked, &mut self.rewritten] {
+            buffer.clear();
+            buffer.shrink_to(SCRATCH_BYTES_MAX);
+        }
     }
 
     fn topic(&mut self, name: &Arc<str>) -> Arc<Topic> {
@@ -453,8 +332,16 @@ impl Normalizer {
         topic
     }
 
-    /// One message: accepted, skipped (`None`), or failed. A failed one leaves `written` as it was.
-    fn record(&mut self, record: &RawRecord, arena: &Bytes, topic: &Topic, written: &mut Vec<u8>) -> Checked<Option<Record>> {
+    /// One message: accepted, skipped (`None`), or failed. A failed one leaves `written` as it was. `grown` counts the bytes written of
+    /// what was compressed, which nobody has counted yet.
+    fn record(
+        &mut self,
+        record: &RawRecord,
+        arena: &Bytes,
+        topic: &Topic,
+        written: &mut Vec<u8>,
+        grown: &mut usize,
+    ) -> Checked<Option<Record>> {
         if let Some(why) = &topic.unindexed {
             return Err(Failure::new(Reason::NoIndex, why));
         }
@@ -465,44 +352,113 @@ impl Normalizer {
             };
         };
         let payload = span.of(arena);
+        let said = if record.headers.len == 0 { Said::default() } else { Said::by(record.headers.of(arena)) };
+        let codec = said.codec.or_else(|| (topic.format == Format::Auto).then(|| Codec::shown(payload))?);
         let start = written.len();
-        let decided = self.payload(payload, record.timestamp_ms, topic, written);
-        let decided = decided.and_then(|arena| self.conform(arena, payload, start, topic, written));
-        let arena_of_payload = decided.inspect_err(|_| written.truncate(start))?;
-        let span = match arena_of_payload {
-            Arena::Raw => span,
-            Arena::Written => written_span(start, written)?,
+        self.check_size(payload)?;
+        let Some(codec) = codec else {
+            let decided = self.payload(payload, record.timestamp_ms, said, topic, written);
+            let arena_of_payload = decided.inspect_err(|_| written.truncate(start))?;
+            let span = match arena_of_payload {
+                Arena::Raw => span,
+                Arena::Written => written_span(start, written)?,
+            };
+            return Ok(Some(self.accepted(record, arena, payload, topic, (arena_of_payload, span))));
         };
-        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        Ok(Some(Record {
-            offset,
-            timestamp_ms,
-            key: self.key(record, arena, payload, topic),
-            arena: arena_of_payload,
-            payload: span,
-        }))
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        let span = self.unpacker.unpack(codec, payload, &mut unpacked).and_then(|()| {
+            if self.payload(&unpacked, record.timestamp_ms, said, topic, written)? == Arena::Raw {
+                written.extend_from_slice(&unpacked);
+            }
+            written_span(start, written)
+        });
+        let accepted = span.map(|span| self.accepted(record, arena, &unpacked, topic, (Arena::Written, span)));
+        self.unpacked = unpacked;
+        let accepted = accepted.inspect_err(|_| written.truncate(start))?;
+        *grown += written.len() - start;
+        Ok(Some(accepted))
     }
 
-    /// Decides on a payload. What had to be written is appended to `written`.
-    fn payload(&mut self, payload: &[u8], timestamp_ms: i64, topic: &Topic, written: &mut Vec<u8>) -> Checked<Arena> {
-        if payload.is_empty() {
-            return Err(Failure::new(Reason::Empty, "payload has no bytes"));
-        }
+    fn accepted(&self, record: &RawRecord, arena: &[u8], payload: &[u8], topic: &Topic, place: (Arena, Span)) -> Record {
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+        let key = self.key(record, arena, payload, topic);
+        Record { offset, timestamp_ms, key, arena: place.0, payload: place.1 }
+    }
+
+    fn check_size(&self, payload: &[u8]) -> Checked<()> {
         let limit = self.config.limits.payload_bytes_max;
         if payload.len() > limit {
             let message = format_args!("payload of {} bytes is over the limit of {limit}", payload.len());
             return Err(Failure::new(Reason::TooLarge, message));
         }
-        let start = written.len();
-        let options = json::Options { signal: topic.group.signal, kafka_nanos: kafka_nanos(timestamp_ms), stop_at_otlp: false };
-        match topic.format {
-            Format::Auto => return self.detect(payload, options, written),
-            Format::OtlpProto => return self.walk(payload, options.signal).map(|()| Arena::Raw),
-            Format::OtlpJson => otlp_json::write(json_text::object_text(payload)?, options.signal, written)?,
-            Format::Json => drop(self.json.write(json_text::object_text(payload)?, options, written)?),
-            Format::Raw => raw::write(payload, options.kafka_nanos, written)?,
+        Ok(())
+    }
+
+    /// Decides on a payload that is not compressed any more. What had to be written is appended to `written`.
+    fn payload(
+        &mut self,
+        payload: &[u8],
+        timestamp_ms: i64,
+        said: Said<'_>,
+        topic: &Topic,
+        written: &mut Vec<u8>,
+    ) -> Checked<Arena> {
+        let Said { content, event, unknown_encoding, .. } = said;
+        // Raw text is taken as it came, whatever it may mean.
+        let decided = if content == Some(Content::StructuredEvent) && topic.format != Format::Raw {
+            self.structured_event(payload, timestamp_ms, topic, written)
+        } else {
+            self.decide(payload, timestamp_ms, (content, &event), topic, written)
+        };
+        decided.map_err(|failure| match unknown_encoding {
+            Some(encoding) => failure.hinting_at(encoding),
+            None => failure,
+        })
+    }
+
+    /// As `payload`, of what is inside of an event.
+    fn structured_event(&mut self, payload: &[u8], timestamp_ms: i64, topic: &Topic, written: &mut Vec<u8>) -> Checked<Arena> {
+        let structured_event::Opened { event, content, data } = structured_event::open(payload)?;
+        if self.decide(&data, timestamp_ms, (content, &event), topic, written)? == Arena::Raw {
+            written.extend_from_slice(&data);
         }
-        self.walk(&written[start..], options.signal).map(|()| Arena::Written)
+        Ok(Arena::Written)
+    }
+
+    /// As `payload`, of which is known what its message says of it.
+    fn decide(
+        &mut self,
+        payload: &[u8],
+        timestamp_ms: i64,
+        (content, event): (Option<Content>, &Event<'_>),
+        topic: &Topic,
+        written: &mut Vec<u8>,
+    ) -> Checked<Arena> {
+        if payload.is_empty() {
+            return Err(Failure::new(Reason::Empty, "payload has no bytes"));
+        }
+        let start = written.len();
+        let kafka_nanos = kafka_nanos(timestamp_ms);
+        let record_nanos = if event.nanos == 0 { kafka_nanos } else { event.nanos };
+        let signal = topic.group.signal;
+        let options = json::Options { signal, kafka_nanos, record_nanos, attributes: &event.attributes };
+        let decoder = &mut self.decoder;
+        let arena = match (topic.format, content) {
+            (Format::OtlpProto, _) | (Format::Auto, Some(Content::Protobuf)) => {
+                decoder.walk(payload, signal)?;
+                Arena::Raw
+            }
+            (Format::Auto, Some(Content::Json)) => decoder.json(payload, Dialect::Either, options, written)?,
+            (Format::Auto, _) => decoder.detect(payload, options, written)?,
+            (Format::OtlpJson, _) => decoder.json(payload, Dialect::Otlp, options, written)?,
+            (Format::Json, _) => decoder.json(payload, Dialect::Plain, options, written)?,
+            (Format::Raw, _) => {
+                raw::write(payload, options, written)?;
+                decoder.walk(&written[start..], signal)?;
+                Arena::Written
+            }
+        };
+        self.conform(arena, payload, start, topic, written)
     }
 
     /// Brings a payload that passed the walk into the form that its dataset schema asks for. What was written of it is `written` from
@@ -519,45 +475,13 @@ impl Normalizer {
         self.rewritten.clear();
         plan.rewrite(payload, &mut self.rewritten)?;
         // Defaults make rows larger, so limits are looked at again.
-        self.walk(&self.rewritten, topic.group.signal)?;
+        self.decoder.walk(&self.rewritten, topic.group.signal)?;
         written.truncate(start);
         written.extend_from_slice(&self.rewritten);
         Ok(Arena::Written)
     }
 
-    /// Format `auto`, as `detect` says.
-    fn detect(&mut self, payload: &[u8], options: json::Options, written: &mut Vec<u8>) -> Checked<Arena> {
-        if !detect::protobuf_first(payload) {
-            return self.detect_json(payload, options, written);
-        }
-        match self.walk(payload, options.signal) {
-            Ok(()) => Ok(Arena::Raw),
-            Err(protobuf) if !detect::looks_like_object(payload) => Err(detect::only_protobuf(protobuf)),
-            Err(protobuf) => {
-                let json = self.detect_json(payload, options, written);
-                json.map_err(|json| detect::neither(protobuf, &json))
-            }
-        }
-    }
-
-    /// OTLP JSON and plain JSON are told apart while reading: the first of OTLP's keys ends the attempt at a plain record, and it
-    /// nearly always comes first.
-    fn detect_json(&mut self, payload: &[u8], options: json::Options, written: &mut Vec<u8>) -> Checked<Arena> {
-        let start = written.len();
-        let text = json_text::object_text(payload)?;
-        let options = json::Options { stop_at_otlp: true, ..options };
-        if self.json.write(text, options, written)? == json::Outcome::Otlp {
-            otlp_json::write(text, options.signal, written)?;
-        }
-        self.walk(&written[start..], options.signal).map(|()| Arena::Written)
-    }
-
-    fn walk(&self, payload: &[u8], signal: Signal) -> Checked<()> {
-        let Limits { depth_max, row_bytes_max, .. } = self.config.limits;
-        otlp_proto::check_or_name_signal(payload, signal, &Rules { depth_max, row_bytes_max }).map(drop)
-    }
-
-    /// The dedup key: of the id where one is configured and given, else of the payload as it came.
+    /// The dedup key: of the id where one is configured and given, else of the payload as it came, but for its compression.
     fn key(&self, record: &RawRecord, arena: &[u8], payload: &[u8], topic: &Topic) -> u128 {
         let id = match &self.config.message_key {
             MessageKey::PayloadHash => None,
@@ -580,7 +504,7 @@ fn written_arena(format: Format, records: &[RawRecord], arena: &Bytes) -> Vec<u8
     let first = records.iter().find_map(|record| record.payload);
     let writes = match format {
         Format::OtlpProto => false,
-        Format::Auto => first.is_some_and(|payload| detect::looks_like_object(payload.of(arena))),
+        Format::Auto => first.is_some_and(|payload| detect::looks_like_json(payload.of(arena))),
         Format::OtlpJson | Format::Json | Format::Raw => first.is_some(),
     };
     Vec::with_capacity(if writes { arena.len() } else { 0 })

@@ -28,7 +28,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::batch::RecalledBatch;
 use crate::dedup_window::{Recalled, recalled_of};
 use crate::epoch::Epoch;
-use crate::normalize::{self, Normalizer, partition_hash};
+use crate::normalize::{self, Normalized, Normalizer, partition_hash};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "recall";
@@ -49,7 +49,12 @@ pub fn recall<'s>(stream: Stream<'s, Epoch, Vec<RecalledBatch>>, config: normali
                 let epoch = *capability.least().expect("every batch is sent under a capability");
                 let mut session = output.session(&capability);
                 for RecalledBatch(raw) in batches.drain(..) {
-                    session.give_iterator(recalled_of(&normalizer.normalize(raw).batch, epoch, peers));
+                    let mut next = Some(raw);
+                    while let Some(raw) = next.take() {
+                        let Normalized { batch, rest, .. } = normalizer.normalize(raw);
+                        session.give_iterator(recalled_of(&batch, epoch, peers));
+                        next = rest;
+                    }
                 }
                 session.flush();
             });

@@ -294,6 +294,8 @@ fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
             depth_max: limits.depth_max,
             row_bytes_max: config.row_bytes_max() as usize,
             payload_bytes_max: limits.payload_bytes_max as usize,
+            decompressed_bytes_max: limits.decompressed_bytes_max.unwrap_or(limits.payload_bytes_max) as usize,
+            json_records_max: limits.json_records_max,
         },
         zero_copy: kafka.enable_zero_copy,
     };

@@ -16,6 +16,8 @@ mod consumer;
 mod datasets;
 #[path = "embedded/failures.rs"]
 mod failures;
+#[path = "embedded/framing.rs"]
+mod framing;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
 #[path = "embedded/rebalance.rs"]

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! starts with                          tried
-//! 0x0A (field 1 of OTLP protobuf)      otlp_proto; if white space and '{' follow, then JSON: 0x0A is a line feed too
-//! white space or a mark, then '{'      JSON: otlp_json if a top-level key is one of OTLP's, else json
+//! 0x0A (field 1 of OTLP protobuf)      otlp_proto; if white space and '{' or '[' follow, then JSON: 0x0A is a line feed too
+//! white space or a mark, '{' or '['    JSON: each record is otlp_json if a top-level key is one of OTLP's, else json
 //! anything else                        otlp_proto, whose first field may be an unknown one
 //! ```
 //! A payload that only one decoder could mean fails with that decoder's reason; all else is `undecodable`, with what each said. `raw`
@@ -17,17 +17,18 @@ use super::json_text::without_mark;
 /// The tag of field 1 as bytes: how conforming OTLP protobuf starts.
 const RESOURCE_TAG: u8 = 0x0a;
 
-/// True if `payload` could be a JSON object.
-pub(super) fn looks_like_object(payload: &[u8]) -> bool {
-    without_mark(payload).trim_ascii_start().first() == Some(&b'{')
+/// True if `payload` could be JSON records.
+pub(super) fn looks_like_json(payload: &[u8]) -> bool {
+    // As protobuf a bracket would start a group, which OTLP has none of.
+    matches!(without_mark(payload).trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 /// True if protobuf is to be tried before JSON.
 pub(super) fn protobuf_first(payload: &[u8]) -> bool {
-    payload.first() == Some(&RESOURCE_TAG) || !looks_like_object(payload)
+    payload.first() == Some(&RESOURCE_TAG) || !looks_like_json(payload)
 }
 
-/// The verdict on a payload that protobuf refused and that is no JSON object.
+/// The verdict on a payload that protobuf refused and that is no JSON.
 pub(super) fn only_protobuf(failure: Box<Failure>) -> Box<Failure> {
     if is_of_otlp(&failure) {
         return failure;

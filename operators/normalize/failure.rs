@@ -39,6 +39,23 @@ impl Failure {
         self
     }
 
+    /// The failure of a line, whose number serde_json does not know.
+    #[cold]
+    pub fn in_line(mut self: Box<Self>, place: impl Display) -> Box<Self> {
+        self.message = self.message.replace(" at line 1 column ", " at column ");
+        self.within(place)
+    }
+
+    /// The same failure, if a compression that nobody here knows may be behind it.
+    #[cold]
+    pub fn hinting_at(mut self: Box<Self>, encoding: &[u8]) -> Box<Self> {
+        if matches!(self.reason, Reason::Undecodable | Reason::Malformed | Reason::InvalidUtf8) {
+            let encoding = quote(&String::from_utf8_lossy(encoding));
+            self.message = format!("content-encoding {encoding} is none of gzip, zstd, snappy; {}", self.message);
+        }
+        self
+    }
+
     /// Message and place, in at most `DETAIL_CHARS_MAX` characters, none of them a control character.
     pub fn detail(&self) -> String {
         let mut detail = shorten(&self.message, DETAIL_CHARS_MAX);

@@ -118,7 +118,7 @@ impl Writer {
     }
 
     /// Appends `text`, one JSON object, as protobuf of `signal`. `stop_at_otlp`: a key like `resourceSpans` ends the attempt.
-    pub fn write(&mut self, text: &str, options: Options, out: &mut Vec<u8>) -> Checked<Outcome> {
+    pub fn write(&mut self, text: &str, options: Options<'_>, stop_at_otlp: bool, out: &mut Vec<u8>) -> Checked<Outcome> {
         let keys = match options.signal {
             Signal::Logs => &self.logs,
             Signal::Traces => &self.traces,
@@ -128,14 +128,13 @@ impl Writer {
         scratch.attributes.clear();
         scratch.resource.clear();
         scratch.item.clear();
+        for (name, value) in options.attributes {
+            put_text_attribute(&mut scratch.attributes, keys.attribute_field, name, value);
+        }
         let (mut left, mut otlp) = (None, false);
         let mut record = Record { keys, slots: Default::default(), scratch };
-        let reader = Reader {
-            record: &mut record,
-            depth_max: self.depth_max,
-            left: &mut left,
-            otlp: options.stop_at_otlp.then_some(&mut otlp),
-        };
+        let reader =
+            Reader { record: &mut record, depth_max: self.depth_max, left: &mut left, otlp: stop_at_otlp.then_some(&mut otlp) };
         let mut deserializer = serde_json::Deserializer::from_str(text);
         match deserializer.deserialize_map(reader).and_then(|()| deserializer.end()) {
             Ok(()) => {}
@@ -143,9 +142,9 @@ impl Writer {
             Err(error) => return Err(failure_of(&error, left)),
         }
         match options.signal {
-            Signal::Logs => logs::write(&mut record, options.kafka_nanos, out),
+            Signal::Logs => logs::write(&mut record, options, out),
             Signal::Traces => traces::write(&mut record, out)?,
-            Signal::Metrics => metrics::write(&mut record, options.kafka_nanos, out)?,
+            Signal::Metrics => metrics::write(&mut record, options.record_nanos, out)?,
         }
         Ok(Outcome::Written)
     }
@@ -161,12 +160,14 @@ impl Writer {
 
 /// How to write one record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
+pub(super) struct Options<'a> {
     pub signal: Signal,
-    /// The time of a record that tells none; 0 if unknown.
+    /// The message's time; 0 if unknown.
     pub kafka_nanos: u64,
-    /// A key like `resourceSpans` ends the attempt.
-    pub stop_at_otlp: bool,
+    /// The time of a record that tells none; 0 if unknown.
+    pub record_nanos: u64,
+    /// What the message's headers add to each record.
+    pub attributes: &'a [(&'static str, Cow<'a, str>)],
 }
 
 /// What fills a slot, under the name it came by.

@@ -13,15 +13,20 @@ use crate::otlp::wire::{Value, fields};
 use super::failure::{Checked, Failure};
 use super::write::{close, open, put_bytes, put_fixed64, put_header, put_number, varint_len};
 
-/// The text of a payload, less a byte order mark, if it may be a JSON object.
-pub(super) fn object_text(payload: &[u8]) -> Checked<&str> {
+/// The text of a payload, less a byte order mark and the white space around it.
+pub(super) fn text_of(payload: &[u8]) -> Checked<&str> {
     let payload = without_mark(payload);
     let text = simdutf8::basic::from_utf8(payload).map_err(|_| Failure::new(Reason::InvalidUtf8, "JSON is not UTF-8"))?;
-    match text.trim_ascii_start().bytes().next() {
-        Some(b'{') => Ok(text),
-        Some(_) => Err(Failure::new(Reason::Malformed, "JSON is not an object")),
-        None => Err(Failure::new(Reason::Empty, "payload has nothing but white space")),
+    match text.trim_ascii() {
+        "" => Err(Failure::new(Reason::Empty, "payload has nothing but white space")),
+        text => Ok(text),
     }
+}
+
+/// `text` if it may be a JSON object.
+#[inline]
+pub(super) fn object(text: &str) -> Checked<&str> {
+    if text.starts_with('{') { Ok(text) } else { Err(Failure::new(Reason::Malformed, "JSON is not an object")) }
 }
 
 /// RFC 8259 lets a reader pass over a byte order mark; some producers on Windows write one.

@@ -365,7 +365,8 @@ fn put_text(out: &mut Vec<u8>, place: Place, bytes: &[u8]) {
     }
 }
 
-fn base64_of(text: &str) -> Option<Vec<u8>> {
+/// Bytes written as base64.
+pub(super) fn base64_of(text: &str) -> Option<Vec<u8>> {
     BASE64.iter().find_map(|engine| engine.decode(text).ok())
 }
 

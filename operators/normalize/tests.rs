@@ -3,6 +3,7 @@
 
 mod batches;
 mod datasets;
+mod framing;
 mod otlp_json;
 mod plain_json;
 mod protobuf;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use crate::batch::{RawBatch, RawRecord, Span, push_header};
 use crate::coverage::{PartitionKey, TopicKey};
 
+use super::index::IndexRules;
 use super::*;
 
 /// 2026-11-23T12:01:02.123Z, the Kafka time of all messages in these tests.
@@ -70,7 +72,12 @@ fn batch(topic: &str, start: i64, end: i64, messages: &[Message<'_>]) -> RawBatc
 
 /// What `normalizer` makes of one payload: the accepted protobuf and where it lies, or reason and detail.
 fn normalize(normalizer: &mut Normalizer, payload: &[u8]) -> Result<(Arena, Vec<u8>), (Reason, String)> {
-    let Normalized { batch, mut rejects } = normalizer.normalize(batch("topic", 0, 1, &[message(0, payload)]));
+    normalize_message(normalizer, message(0, payload))
+}
+
+/// The same of a message with key and headers, at offset 0.
+fn normalize_message(normalizer: &mut Normalizer, message: Message<'_>) -> Result<(Arena, Vec<u8>), (Reason, String)> {
+    let Normalized { batch, mut rejects, .. } = normalizer.normalize(batch("topic", 0, 1, &[message]));
     match batch.records.first() {
         Some(record) => {
             assert!(rejects.is_empty() && batch.coverage.rejected.is_empty());

@@ -189,7 +189,7 @@ section! {
         /// another signal is rejected.
         telemetry_type: Signal = Key::choice("traces", SIGNALS);
         /// The encoding of payloads. `auto` tries OTLP protobuf, OTLP JSON, plain JSON, and rejects what is none of them; `raw`
-        /// takes any bytes as the body of a log record.
+        /// takes any text as the body of a log record.
         format: Format = Key::choice("auto", Format::NAMES);
         /// What a message without a payload is: `skip` counts it and goes on, `reject` sends it to the dead letter.
         tombstones: Tombstones = Key::choice("skip", Tombstones::NAMES);
@@ -584,6 +584,15 @@ section! {
         payload_bytes_max: u64 = Key::bytes("16MiB", KIB, GIB)
             .too_small("large exports are rejected whole")
             .too_large("one message can take this much memory, a few times over while it is transcoded");
+        /// Bytes of one payload once it is decompressed, where its producer compressed it. `payload_bytes_max` if absent.
+        decompressed_bytes_max: Option<u64> = Key::bytes("null", KIB, GIB)
+            .or_null()
+            .too_small("well compressed exports are rejected whole")
+            .too_large("a few bytes of a hostile message can take this much memory, a few times over");
+        /// Records of one JSON payload, in lines or in an array.
+        json_records_max: usize = Key::number("100000", 1, 10_000_000, "records")
+            .too_small("large messages are rejected whole")
+            .too_large("a message of empty records becomes many times its bytes as rows");
         /// Levels of values inside one another.
         depth_max: u32 = Key::number("64", 1, 128, "levels")
             .too_small("deep attributes are rejected")

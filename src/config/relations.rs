@@ -274,6 +274,15 @@ impl Relations<'_> {
             );
             self.refuse(&[&self.batching_key("batch_bytes_max"), segment], message);
         }
+        if let Some(decompressed) = self.config.ingestion.limits.decompressed_bytes_max
+            && decompressed > wal.max_size_bytes / 4
+        {
+            let message = format!(
+                "must not be above a quarter of processing.wal.max_size_bytes, {}: the log takes a message whole",
+                bytes_text(wal.max_size_bytes)
+            );
+            self.refuse(&["ingestion.limits.decompressed_bytes_max", total], message);
+        }
         if wal.sync_on_write {
             self.warn_unused("processing.wal.sync_interval_ms", "processing.wal.sync_on_write is true");
         } else if self.config.ingestion.kafka.commit_strategy.mode == CommitMode::AfterWal {

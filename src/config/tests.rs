@@ -200,6 +200,10 @@ fn relations_between_keys_are_checked() {
             &["processing.wal.segment_size_bytes=2MiB"],
             "batch_bytes_max must not be above half of processing.wal.segment_size_bytes, 2MiB",
         ),
+        (
+            &["ingestion.limits.decompressed_bytes_max=513MiB"],
+            "ingestion.limits.decompressed_bytes_max: value \"513MiB\": must not be above a quarter of processing.wal.max_size_bytes, 2GiB",
+        ),
         (&["ingestion.kafka.dead_letter.directory=null"], "a rejected message must go somewhere"),
         (&["ingestion.kafka.dead_letter.topic=spans"], "rejected messages would go round for ever"),
         (

@@ -4,7 +4,7 @@ use crate::normalize::json_text::Held;
 use crate::normalize::write::{close, open, put_bytes, put_fixed64, put_number};
 
 use super::time::nanos_of;
-use super::{Keys, Record, Slot, anything, id_of, is_text};
+use super::{Keys, Options, Record, Slot, anything, id_of, is_text};
 
 const TIME: usize = 0;
 const LEVEL: usize = 1;
@@ -32,9 +32,10 @@ pub(super) fn keys() -> Keys {
     Keys::new(&SLOTS, &["attributes"], 6)
 }
 
-/// Appends `record`. Its observed time is Kafka's, and so is its time if it tells none.
-pub(super) fn write(record: &mut Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) {
-    let nanos = record.take(TIME, nanos_of).unwrap_or(kafka_nanos);
+/// Appends `record`. Its observed time is Kafka's.
+pub(super) fn write(record: &mut Record<'_, '_>, options: Options<'_>, out: &mut Vec<u8>) {
+    let Options { kafka_nanos, record_nanos, .. } = options;
+    let nanos = record.take(TIME, nanos_of).unwrap_or(record_nanos);
     let number = record.take(SEVERITY_NUMBER, severity_number);
     let level = record.take(LEVEL, |value| {
         Some(match value {

@@ -38,7 +38,7 @@ pub(super) fn keys() -> Keys {
 }
 
 /// Appends `record`. Name and value are required; a metric without a type is a gauge.
-pub(super) fn write(record: &mut Record<'_, '_>, kafka_nanos: u64, out: &mut Vec<u8>) -> Checked<()> {
+pub(super) fn write(record: &mut Record<'_, '_>, record_nanos: u64, out: &mut Vec<u8>) -> Checked<()> {
     let name = record.require(NAME, "a text", |_, value| owned_text(value).filter(|name| !name.is_empty()))?;
     let value = record.require(VALUE, "a number", |_, value| point(value))?;
     let kind = match record.take(TYPE, owned_text) {
@@ -47,7 +47,7 @@ pub(super) fn write(record: &mut Record<'_, '_>, kafka_nanos: u64, out: &mut Vec
     };
     let unit = record.take(UNIT, owned_text);
     let description = record.take(DESCRIPTION, owned_text);
-    let nanos = record.take(TIME, nanos_of).unwrap_or(kafka_nanos);
+    let nanos = record.take(TIME, nanos_of).unwrap_or(record_nanos);
     let start = record.take(START, nanos_of);
     // Of a gauge these two say nothing, so they are kept as attributes.
     let monotonic = record.take(MONOTONIC, |value| flag(value).filter(|_| kind != Kind::Gauge));

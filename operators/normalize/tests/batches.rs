@@ -12,7 +12,7 @@ use crate::normalize::index::{AutoGenerate, IndexPattern};
 fn every_offset_has_one_disposition() {
     let tombstone = |offset| Message { offset, ..Message::default() };
     let messages = [message(12, b"{}"), message(13, b""), tombstone(15), message(16, b"nonsense"), message(18, b"{\"a\":1}")];
-    let Normalized { batch, rejects } = normalizer(Format::Auto, Signal::Logs).normalize(batch("topic", 10, 21, &messages));
+    let Normalized { batch, rejects, .. } = normalizer(Format::Auto, Signal::Logs).normalize(batch("topic", 10, 21, &messages));
     let coverage = &batch.coverage;
     assert_eq!((coverage.range(), &coverage.rejected[..], &coverage.skipped[..]), (10..21, &[13, 16][..], &[15][..]));
     assert_eq!(coverage.absent, [10..12, 14..15, 17..18, 19..21]);
@@ -28,7 +28,7 @@ fn every_offset_has_one_disposition() {
 
 #[test]
 fn a_batch_without_messages_still_covers_its_range() {
-    let Normalized { batch, rejects } = normalizer(Format::Auto, Signal::Logs).normalize(batch("topic", 3, 9, &[]));
+    let Normalized { batch, rejects, .. } = normalizer(Format::Auto, Signal::Logs).normalize(batch("topic", 3, 9, &[]));
     assert!(batch.records.is_empty() && rejects.is_empty());
     assert_eq!(batch.coverage.absent, std::slice::from_ref(&batch.coverage.range()));
     assert_eq!(batch.coverage.range(), 3..9);
@@ -38,7 +38,7 @@ fn a_batch_without_messages_still_covers_its_range() {
 fn tombstones_are_rejected_where_policy_says_so() {
     let config = Config { tombstones: TombstonePolicy::Reject, ..config(Format::Auto, Signal::Logs) };
     let messages = [Message { offset: 0, ..Message::default() }];
-    let Normalized { batch, rejects } = Normalizer::new(config).unwrap().normalize(batch("topic", 0, 1, &messages));
+    let Normalized { batch, rejects, .. } = Normalizer::new(config).unwrap().normalize(batch("topic", 0, 1, &messages));
     assert_eq!((rejects[0].reason, &batch.coverage.rejected[..]), (Reason::Empty, &[0][..]));
 }
 
@@ -90,7 +90,7 @@ fn topics_without_an_index_are_rejected_whole() {
     let rules = IndexRules { default_index_position: Some(3), ..IndexRules::default() };
     let config = Config { topics: rules, ..config(Format::Auto, Signal::Traces) };
     let messages = [message(0, b"{}"), Message { offset: 1, ..Message::default() }];
-    let Normalized { batch, rejects } = Normalizer::new(config).unwrap().normalize(batch("a.b", 0, 2, &messages));
+    let Normalized { batch, rejects, .. } = Normalizer::new(config).unwrap().normalize(batch("a.b", 0, 2, &messages));
     assert_eq!(batch.group.to_string(), format!("{UNINDEXED}/traces"));
     assert!(rejects.iter().all(|reject| reject.reason == Reason::NoIndex) && rejects.len() == 2);
     assert_eq!(batch.coverage.rejected, [0, 1]);
@@ -137,7 +137,7 @@ fn auto_tells_formats_apart_and_says_what_each_decoder_said() {
     }
     let cases: [(&[u8], Reason, &[&str]); 7] = [
         (b"plain text", Reason::Undecodable, &["otlp_proto:", "json: not an object"]),
-        (b"[1,2]", Reason::Undecodable, &["otlp_proto:", "json: not an object"]),
+        (b"[1,2]", Reason::Malformed, &["JSON is not an object at element 0"]),
         (b"\n", Reason::Undecodable, &["otlp_proto:"]),
         (b"\n{\"a\":", Reason::Undecodable, &["otlp_proto:", "json: JSON: EOF"]),
         (b"{\"a\":", Reason::Malformed, &["JSON: EOF"]),
@@ -205,8 +205,8 @@ fn configs_that_could_not_work_are_refused_with_all_their_problems() {
     assert!(matches!(&raw.problems()[..], [ConfigError::RawNotLogs { .. }]));
     let mut all = with(Some(Signal::Metrics), Some(0), vec![IndexPattern { matches: "^".into(), ..IndexPattern::default() }]);
     all.format = Format::Raw;
-    all.limits = Limits { depth_max: 0, row_bytes_max: 0, payload_bytes_max: 0 };
+    all.limits = Limits { depth_max: 0, row_bytes_max: 0, payload_bytes_max: 0, decompressed_bytes_max: 0, json_records_max: 0 };
     all.message_key = MessageKey::Header(String::new());
-    assert_eq!(all.problems().len(), 7);
+    assert_eq!(all.problems().len(), 9);
     assert!(Normalizer::new(all).is_err());
 }

@@ -75,7 +75,7 @@ fn zero_values_of_a_oneof_are_kept() {
 fn hostile_texts_are_rejected_with_their_reason() {
     let deep = |start: &str, times| record(&format!(r#""body":{}"#, start.repeat(times)));
     let cases: Vec<(String, Reason, &str)> = vec![
-        ("[]".into(), Reason::Malformed, "not an object"),
+        ("[]".into(), Reason::Empty, "array is empty"),
         ("{}".into(), Reason::Undecodable, "resourceLogs"),
         (r#"{"a":1}"#.into(), Reason::Undecodable, "resourceLogs"),
         (r#"{"resourceLogs":[]}"#.into(), Reason::Empty, "resourceLogs is empty"),

@@ -247,7 +247,7 @@ fn a_flat_metric_becomes_one_point() {
 fn hostile_texts_are_rejected_with_their_reason() {
     let deep = |start: &str, times: usize| format!("{{\"a\":{}", start.repeat(times));
     let cases: Vec<(Signal, String, Reason, &str)> = vec![
-        (Signal::Logs, "[{}]".into(), Reason::Malformed, "not an object"),
+        (Signal::Logs, "[1]".into(), Reason::Malformed, "not an object"),
         (Signal::Logs, "\"text\"".into(), Reason::Malformed, "not an object"),
         (Signal::Logs, " \n".into(), Reason::Empty, "white space"),
         (Signal::Logs, "{} {}".into(), Reason::Malformed, "trailing"),

@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::samples::{Draw, SIGNALS, logs, metrics, prost_decodes, sample, traces};
 use super::*;
-use crate::normalize::otlp_proto::check;
+use crate::normalize::otlp_proto::{Rules, check};
 use crate::normalize::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number};
 
 const RULES: Rules = Rules { depth_max: 64, row_bytes_max: 1 << 30 };
