@@ -43,6 +43,7 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, RawRecord, Reason, Record, Reject, Signal, Span, headers};
 use crate::coverage::{Coverage, PartitionKey};
+use crate::dead_letter::replay::is_mark;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
@@ -491,11 +492,29 @@ impl Normalizer {
                 named.last().and_then(|(_, value)| value)
             }
         };
-        match id.filter(|id| !id.is_empty()) {
+        let key = match id.filter(|id| !id.is_empty()) {
             Some(id) => XxHash3_128::oneshot_with_seed(topic.id_seed, id),
             None => XxHash3_128::oneshot_with_seed(topic.payload_seed, payload),
-        }
+        };
+        if record.headers.len == 0 { key } else { key_of_attempt(key, record.headers.of(arena)) }
     }
+}
+
+/// The key of a message that was sent back from the dead letter is that of the attempt, for it is no duplicate of what was rejected. Who
+/// warms up its window from Kafka judges the rejected one by its own rules, and may take it for stored.
+fn key_of_attempt(key: u128, encoded: &[u8]) -> u128 {
+    let mut attempt = Vec::new();
+    for (name, value) in headers(encoded).filter(|(name, _)| is_mark(name)) {
+        attempt.extend_from_slice(name);
+        attempt.push(0);
+        attempt.extend_from_slice(value.unwrap_or_default());
+        attempt.push(0);
+    }
+    if attempt.is_empty() {
+        return key;
+    }
+    attempt.extend_from_slice(&key.to_le_bytes());
+    XxHash3_128::oneshot(&attempt)
 }
 
 /// Room for what will be written, judged by the first payload. JSON seldom grows as protobuf, so nothing moves later, and pages of a

@@ -26,6 +26,11 @@ const PARTITION: &str = "openwit.replay.partition";
 const OFFSET: &str = "openwit.replay.offset";
 const TIMESTAMP_MS: &str = "openwit.replay.timestamp_ms";
 
+/// True for the headers by which a message says that, and from where, it was sent back.
+pub fn is_mark(name: &[u8]) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// Where a message lay when it was rejected first, and how often it was sent back since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {

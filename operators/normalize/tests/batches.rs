@@ -210,3 +210,36 @@ fn configs_that_could_not_work_are_refused_with_all_their_problems() {
     assert_eq!(all.problems().len(), 9);
     assert!(Normalizer::new(all).is_err());
 }
+
+#[test]
+fn a_message_sent_back_from_the_dead_letter_is_no_duplicate_of_the_rejected_one_and_one_attempt_counts_once() {
+    let body = br#"{"message":"x"}"#;
+    let sent_back = |offset: i64, attempt: &'static [u8], from: &'static [u8]| Message {
+        offset,
+        payload: Some(body),
+        headers: vec![
+            ("trace", Some(b"1")),
+            ("openwit.replay.attempt", Some(attempt)),
+            ("openwit.replay.partition", Some(b"0")),
+            ("openwit.replay.offset", Some(from)),
+        ],
+        ..Message::default()
+    };
+    let plain = Message { offset: 1, payload: Some(body), headers: vec![("trace", Some(b"1"))], ..Message::default() };
+    let messages = [
+        message(0, body),
+        plain,
+        sent_back(2, b"1", b"7"),
+        sent_back(3, b"1", b"7"),
+        sent_back(4, b"2", b"7"),
+        sent_back(5, b"1", b"8"),
+    ];
+    for message_key in [MessageKey::PayloadHash, MessageKey::Header("trace".into())] {
+        let config = Config { message_key, ..config(Format::Json, Signal::Logs) };
+        let normalized = Normalizer::new(config).unwrap().normalize(batch("topic", 0, 6, &messages));
+        let keys: Vec<u128> = normalized.batch.records.iter().map(|record| record.key).collect();
+        let distinct: std::collections::BTreeSet<_> = keys[1..].iter().collect();
+        assert_eq!(keys[2], keys[3], "one attempt, sent twice");
+        assert_eq!(distinct.len(), 4, "the message itself, two attempts, and another message's");
+    }
+}
