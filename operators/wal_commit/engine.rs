@@ -196,10 +196,10 @@ impl Engine {
             return Ok(());
         }
         let Flight { flush, mut acks } = flight;
-        let (in_flush, is_sync) = (true, flush.sync);
+        let is_sync = flush.sync;
         match self.log.finish(flush) {
             Ok(()) => {
-                self.unstall(in_flush);
+                self.unstall(true);
                 if is_sync {
                     self.last_sync = Instant::now();
                 }
@@ -209,7 +209,7 @@ impl Engine {
             Err(error) if error.is_full() => {
                 acks.append(&mut self.gathered);
                 self.gathered = acks;
-                self.stall(in_flush, &error);
+                self.stall(true, &error);
             }
             Err(error) => {
                 let epochs = acks.iter().flat_map(|(_, ack)| &ack.appended).map(|appended| appended.epoch);

@@ -612,7 +612,8 @@ section! {
 section! {
     /// What happens until data is durable.
     Processing {
-        /// Workers, each a thread that runs the whole graph for its share. `consumer_type: high_performance` has its own key.
+        /// Workers, each a thread that runs a whole graph for its share; `graph: standalone` has as many for storage again.
+        /// `consumer_type: high_performance` has its own key.
         workers: usize = Key::number("1", 1, 256, "threads")
             .too_small("cores idle")
             .too_large("more threads than cores only take turns");

@@ -136,6 +136,21 @@ fn failed_sync_closes_the_log() {
 }
 
 #[test]
+fn after_a_failed_sync_a_write_that_ran_beside_it_does_not_count_as_done() {
+    let disk = Memory::aligned();
+    let (mut log, _) = open(&disk, &small_config(), 1);
+    log.append(Epoch(2), &batch(0, 0, 1, 10)).unwrap();
+    log.write().unwrap();
+    log.append(Epoch(3), &batch(0, 1, 1, 10)).unwrap();
+    let (mut sync, mut write) = (log.begin_sync().unwrap(), log.begin(false).unwrap());
+    write.run();
+    disk.fail(0, memory::Fault::Io);
+    sync.run();
+    assert!(matches!(log.finish(sync), Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(log.finish(write), Err(Error::Poisoned)));
+}
+
+#[test]
 fn keys_outlive_their_segment_for_the_retention_and_no_longer() {
     let disk = Memory::aligned();
     let config = Config { keys_retention_ms: 1_000, bytes_max: 3 * segment::BYTES_MIN, ..small_config() };
