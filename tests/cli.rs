@@ -418,6 +418,10 @@ fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
     let listed = |log: &[&str]| wal(&[&["ls", "--json"], log].concat()).expect(DONE).json();
     assert_eq!(listed(&configured).as_array().map(Vec::len), listed(&[long_text]).as_array().map(Vec::len));
     assert!(wal(&["ls", "long-term"]).expect(USAGE).stderr.contains("--config FILE"));
+    let nowhere = folder.path().join("nowhere");
+    let missing = format!("processing.wal.long_term.directory={}", nowhere.display());
+    let refused = wal(&["ls", "long-term", "--config", "config/standalone.yaml", "--set", &missing]).expect(FAULT);
+    assert!(refused.stderr.contains("nowhere") && !nowhere.exists(), "a look creates nothing: {}", refused.stderr);
 
     let mut bytes = std::fs::read(&files[0]).unwrap();
     bytes[300] ^= 1;

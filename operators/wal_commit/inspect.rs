@@ -20,6 +20,7 @@ use super::segment::{Layout, free_name, keys_name, parse_name, segment_name};
 use super::{Error, keys};
 use crate::coverage::{Coverage, OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
+use crate::object_upload::ObjectStore;
 
 /// How often a look begins anew because a running process took a segment away under it.
 const LOOKS_MAX: u32 = 10;
@@ -157,6 +158,19 @@ impl Source {
             return Ok(Source::Long(Arc::new(store), None));
         }
         Err(failed(io::Error::other("there is no write-ahead log in it, neither short-term nor long-term")))
+    }
+
+    /// The long-term log in `store`. Nothing is created there.
+    pub fn find_in(store: &ObjectStore) -> Result<Source, Error> {
+        if let ObjectStore::Fs { root } = store {
+            return Source::find(root);
+        }
+        let shelf = Store::open(store)?;
+        let failed = |source| Error::from(("open", shelf.place("").into(), source));
+        if shelf.list().map_err(failed)?.is_empty() {
+            return Err(failed(io::Error::other("there is no long-term log in it")));
+        }
+        Ok(Source::Long(Arc::new(shelf), None))
     }
 
     /// The files of the log: segments by number, then free ones, then key files; or copies by time.

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use base64::Engine;
 use opentelemetry_proto::tonic::logs::v1::LogsData;
@@ -11,7 +10,6 @@ use opentelemetry_proto::tonic::trace::v1::TracesData;
 use openwit_operators::batch::{NormalizedBatch, Record, Signal};
 use openwit_operators::fault::chain;
 use openwit_operators::wal_commit::inspect::{Source, Summary};
-use openwit_operators::wal_commit::long_term::shelf::Store;
 use openwit_operators::wal_commit::read::RecoveredFrame;
 use prost::Message;
 use serde_json::{Value, json};
@@ -35,11 +33,8 @@ pub fn run(args: &WalArgs) -> Ended {
 
 /// The log at `from`; `config` is asked where its long-term log is, if that is wanted.
 pub(super) fn source(from: &Path, config: impl FnOnce() -> Result<Config, Failure>) -> Result<Source, Failure> {
-    if from != Path::new(LONG_TERM) {
-        return Source::find(from).map_err(|error| Failure::fault(chain(&error)));
-    }
-    let store = Store::open(&long_term_store(&config()?)).map_err(|error| Failure::fault(chain(&error)))?;
-    Ok(Source::Long(Arc::new(store), None))
+    let found = if from == Path::new(LONG_TERM) { Source::find_in(&long_term_store(&config()?)) } else { Source::find(from) };
+    found.map_err(|error| Failure::fault(chain(&error)))
 }
 
 fn source_of(log: &LogArgs) -> Result<Source, Failure> {
