@@ -372,7 +372,7 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     let writer = start_writer(log, health)?;
     let (dead_letter, desk) =
         dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
-    let durable = Durable::new(recovery.coverage.clone(), context.registrar.clone());
+    let durable = Durable::new(&recovery, context.registrar.clone());
     let budget = Budget::new(Load { bytes: ingest.in_flight_bytes_max, messages: ingest.in_flight_messages_max });
     let router = Arc::new(Router::new(&config.sink.endpoints, config.sink.failover));
     let ports = ingest::Ports {

@@ -12,13 +12,14 @@ use openwit_operators::wal_commit::recovery::Recovery;
 /// Offsets that are durable somewhere: in this process's log, or in the catalog.
 pub struct Durable {
     logged: BTreeMap<PartitionKey, OffsetSet>,
+    lost_records: bool,
     catalog: Registrar,
 }
 
 impl Durable {
     /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it.
-    pub fn new(logged: BTreeMap<PartitionKey, OffsetSet>, catalog: Registrar) -> Self {
-        Durable { logged, catalog }
+    pub fn new(log: &Recovery, catalog: Registrar) -> Self {
+        Durable { logged: log.coverage.clone(), lost_records: log.report.lost_records(), catalog }
     }
 }
 
@@ -37,6 +38,10 @@ impl Covered for Durable {
 
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
         self.logged.get(partition).cloned().unwrap_or_default()
+    }
+
+    fn log_lost_records(&self) -> bool {
+        self.lost_records
     }
 }
 

@@ -195,7 +195,7 @@ impl Encoding {
             charges: Vec::new(),
             held: None,
         });
-        if open.encoder.overlaps(&batch.coverage) {
+        if open.encoder.contradicts(&batch.coverage) {
             open.send(output);
         }
         if let Err(error) = open.encoder.append(&batch) {

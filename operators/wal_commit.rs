@@ -68,6 +68,7 @@ pub mod inspect;
 pub mod keys;
 pub mod log;
 pub mod long_term;
+pub mod mark;
 pub mod memory;
 pub mod read;
 pub mod recovery;

@@ -30,7 +30,7 @@ use super::metrics::{Kind, Metrics};
 use super::schema::schema_with;
 use super::traces::Spans;
 use crate::batch::{EncodedBatch, Group, NormalizedBatch, Record, Signal};
-use crate::coverage::{Coverage, PartitionKey};
+use crate::coverage::{Coverage, PartitionKey, TopicKey};
 use crate::dataset::Stamp;
 use crate::otlp::wire::{Value, WireError, fields};
 
@@ -326,12 +326,19 @@ impl Encoder {
         self.failed
     }
 
-    /// True if `coverage` has an offset that was appended since the last `finish`: a partition that was lost and gained again is read
-    /// from its committed offset. One `EncodedBatch` must not cover an offset twice.
-    pub fn overlaps(&self, coverage: &Coverage) -> bool {
-        let range = coverage.range();
-        let known = self.coverage.get(&coverage.partition);
-        known.is_some_and(|known| known.iter().any(|known| known.start < range.end && range.start < known.end))
+    /// True if `coverage` cannot go into one `EncodedBatch` with what was appended since the last `finish`: it has an offset of that, as a
+    /// partition that was lost and gained again is read from its committed offset, or it is of a topic that was created anew under the
+    /// name of another, for rows name their topic and not its id.
+    pub fn contradicts(&self, coverage: &Coverage) -> bool {
+        let (partition, range) = (&coverage.partition, coverage.range());
+        let known = self.coverage.get(partition);
+        let overlaps = known.is_some_and(|known| known.iter().any(|known| known.start < range.end && range.start < known.end));
+        // All that was appended of this name is of one topic, so any of it tells which.
+        let first = TopicKey { id: "".into(), ..(*partition.topic).clone() };
+        let first = PartitionKey { topic: first.into(), partition: i32::MIN };
+        let same_name = |topic: &TopicKey| topic.cluster == partition.topic.cluster && topic.name == partition.topic.name;
+        let appended = self.coverage.range(first..).next().filter(|(appended, _)| same_name(&appended.topic));
+        overlaps || appended.is_some_and(|(appended, _)| appended.topic.id != partition.topic.id)
     }
 
     /// Everything since the last `finish`; `None` if nothing was appended, or an append failed.

@@ -275,6 +275,29 @@ fn adjacent_coverage_of_a_partition_is_merged_and_an_empty_batch_still_counts() 
     assert!(encoder.finish().is_none());
 }
 
+#[test]
+fn no_delivery_holds_an_offset_twice_nor_two_topics_of_one_name() {
+    let mut encoder = encoder(Signal::Logs, 10, 1 << 20);
+    let first = batch(Signal::Logs, 5, &[logs(vec![]), logs(vec![])]);
+    assert!(!encoder.contradicts(&first.coverage));
+    encoder.append(&first).unwrap();
+    let of = |partition: PartitionKey, range| Coverage::stored(partition, range);
+    assert!(!encoder.contradicts(&of(partition(3), 7..9)) && !encoder.contradicts(&of(partition(2), 5..7)));
+    assert!(encoder.contradicts(&of(partition(3), 6..9)));
+    let named = |name: &str, id: &str, number| {
+        let topic = TopicKey { name: name.into(), id: id.into(), ..(*partition(0).topic).clone() };
+        of(PartitionKey { topic: topic.into(), partition: number }, 0..1)
+    };
+    let (name, id) = (partition(0).topic.name.clone(), partition(0).topic.id.clone());
+    for number in [-1, 3, 7] {
+        assert!(encoder.contradicts(&named(&name, "~7", number)), "created anew, partition {number}");
+        assert!(!encoder.contradicts(&named(&name, &id, number + 10)));
+        assert!(!encoder.contradicts(&named("another", "~7", number)));
+    }
+    drop(encoder.finish());
+    assert!(!encoder.contradicts(&named(&name, "~7", 0)));
+}
+
 fn problem(signal: Signal, payload: Vec<u8>) -> (i64, Problem) {
     let good = logs(vec![LogRecord::default()]);
     let payloads = if signal == Signal::Logs { vec![good.clone(), payload, good] } else { vec![payload] };

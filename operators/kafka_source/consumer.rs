@@ -55,6 +55,8 @@ const PAUSE_AFTER: Duration = Duration::from_secs(1);
 const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
 /// How long the client may take to leave the group and close. With a broker it takes some round trips.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
+/// Between two attempts to set the group's offsets back.
+const SET_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells which offsets of a partition are durable already, in the local write-ahead log or in the catalog.
 pub trait Covered: Send + Sync {
@@ -63,6 +65,9 @@ pub trait Covered: Send + Sync {
 
     /// The offsets of `partition` in the local write-ahead log: the dedup window was warmed up with their keys at the start.
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet;
+
+    /// True if the local write-ahead log was found to have lost records that were acknowledged.
+    fn log_lost_records(&self) -> bool;
 }
 
 /// The consumer's settings.
@@ -192,6 +197,9 @@ struct Thread<W> {
     collectors: Places<Collector>,
     revoking: Option<Revoking>,
     next_revoke: u64,
+    /// Partitions that resumed before the group's offset, and when to tell the group next.
+    set_back: Vec<(PartitionKey, i64)>,
+    set_back_at: Instant,
     /// Gained partitions that wait until the dedup window knows what came before.
     warm_ups: Vec<WarmUp>,
     /// What this process has emitted of partitions that it no longer owns.
@@ -238,6 +246,8 @@ impl<W: Fn()> Thread<W> {
             collectors: BTreeMap::new(),
             revoking: None,
             next_revoke: 0,
+            set_back: Vec::new(),
+            set_back_at: Instant::now(),
             warm_ups: Vec::new(),
             handled: BTreeMap::new(),
             lows: BTreeMap::new(),
@@ -351,6 +361,7 @@ impl<W: Fn()> Thread<W> {
             }
             self.revive_client();
             self.answer_rebalances()?;
+            self.set_group_back();
             self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
             self.warm_up()?;

@@ -15,6 +15,8 @@ pub struct Known {
     pub covered: OffsetSet,
     /// One past the last offset that this process has read of it, durable or not; 0 if none.
     pub read_end: i64,
+    /// The local log lost records that were acknowledged: what stands before the committed offset may be in Kafka only.
+    pub log_lost_records: bool,
 }
 
 impl Known {
@@ -56,6 +58,9 @@ pub fn is_recreated(known: &Known) -> bool {
 /// The largest of the committed offset and the end of the covered run that the partition stands in.
 ///
 /// Not simply the greatest covered offset: frames of a partition may be durable behind a hole, and the hole must be read.
+///
+/// After a loss in the local log the committed offset proves nothing either: the partition resumes at its first hole. What is covered
+/// behind the hole is read again and dropped by its offsets.
 pub fn start(known: &Known, reset: Reset) -> Start {
     // A commit beyond the log's end is of a former incarnation of the topic.
     let committed = known.committed.filter(|committed| *committed <= known.high);
@@ -68,7 +73,9 @@ pub fn start(known: &Known, reset: Reset) -> Start {
         },
     };
     let offset = wanted.max(known.low);
-    Start { offset, lost: (wanted < known.low).then_some(wanted..known.low) }
+    let hole = known.log_lost_records.then(|| known.handled_from(reset)).flatten();
+    let hole = hole.map(|from| known.covered.range_around(from).map_or(from, |run| run.end));
+    Start { offset: hole.map_or(offset, |hole| hole.min(offset)), lost: (wanted < known.low).then_some(wanted..known.low) }
 }
 
 #[cfg(test)]
@@ -81,7 +88,7 @@ mod tests {
             |committed: Option<i64>, covered: &[(i64, i64)], low: i64, expected: i64, lost: Option<std::ops::Range<i64>>| {
                 let mut set = OffsetSet::default();
                 covered.iter().for_each(|(start, end)| set.insert(*start..*end));
-                let known = Known { committed, low, high: 1_000, covered: set, read_end: 0 };
+                let known = Known { committed, low, high: 1_000, covered: set, read_end: 0, log_lost_records: false };
                 assert_eq!(start(&known, Reset::Earliest), Start { offset: expected, lost }, "{known:?}");
             };
         check(None, &[], 0, 0, None);
@@ -102,11 +109,34 @@ mod tests {
     }
 
     #[test]
+    fn after_a_loss_in_the_log_a_partition_resumes_at_its_first_hole() {
+        let check = |committed: Option<i64>, covered: &[(i64, i64)], low: i64, reset: Reset, expected: i64| {
+            let mut set = OffsetSet::default();
+            covered.iter().for_each(|(start, end)| set.insert(*start..*end));
+            let known = Known { committed, low, high: 1_000, covered: set, read_end: 0, log_lost_records: true };
+            assert_eq!(start(&known, reset).offset, expected, "{known:?}");
+        };
+        // The hole lies before the committed offset, between frames or behind the last.
+        check(Some(100), &[(0, 50), (60, 100)], 0, Reset::Earliest, 50);
+        check(Some(100), &[(0, 80)], 0, Reset::Earliest, 80);
+        check(Some(100), &[(40, 80)], 0, Reset::Latest, 80);
+        // Nothing is left of the log, and nothing was published.
+        check(Some(100), &[], 0, Reset::Earliest, 0);
+        check(Some(100), &[], 0, Reset::Latest, 100);
+        // There is no hole.
+        check(Some(100), &[(0, 120)], 0, Reset::Earliest, 120);
+        check(None, &[(0, 120)], 0, Reset::Earliest, 120);
+        // What Kafka has removed cannot be read again.
+        check(Some(100), &[(0, 50), (60, 100)], 55, Reset::Earliest, 55);
+        check(Some(100), &[(0, 50), (60, 100)], 70, Reset::Earliest, 100);
+    }
+
+    #[test]
     fn what_nobody_of_the_group_has_handled_is_not_taken_for_handled() {
         let check = |committed: Option<i64>, covered: &[(i64, i64)], reset: Reset, expected: Option<i64>| {
             let mut set = OffsetSet::default();
             covered.iter().for_each(|(start, end)| set.insert(*start..*end));
-            let known = Known { committed, low: 10, high: 100, covered: set, read_end: 0 };
+            let known = Known { committed, low: 10, high: 100, covered: set, read_end: 0, log_lost_records: false };
             assert_eq!(known.handled_from(reset), expected, "{known:?}");
         };
         check(None, &[], Reset::Earliest, None);
@@ -122,7 +152,8 @@ mod tests {
 
     #[test]
     fn latest_skips_history_only_when_there_is_none_of_ours() {
-        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0 };
+        let mut known =
+            Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0, log_lost_records: false };
         assert_eq!(start(&known, Reset::Latest).offset, 100);
         known.covered.insert(20..30);
         assert_eq!(start(&known, Reset::Latest).offset, 30);
@@ -130,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_before_known_coverage_is_another_topic() {
-        let mut known = Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0 };
+        let mut known =
+            Known { committed: None, low: 0, high: 100, covered: OffsetSet::default(), read_end: 0, log_lost_records: false };
         assert!(!is_recreated(&known));
         known.covered.insert(0..100);
         assert!(!is_recreated(&known));

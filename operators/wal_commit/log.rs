@@ -26,6 +26,7 @@ use super::disk::{self, BLOCK_BYTES, Directory, Disk, File, Lock};
 use super::flush::{Flush, Outcome, Write};
 use super::frame::{self, Place, Prepared, Unsealed};
 use super::long_term::cleanup::Horizon;
+use super::mark::{Mark, Marker};
 use super::read::{Frames, Position, Reader, Run};
 use super::recovery::{self, Recovery, Surveyed};
 use super::segment::{self, Layout, corrupt_name, free_name, segment_name};
@@ -175,6 +176,7 @@ pub struct Log {
     meta: Vec<u8>,
     poisoned: bool,
     stats: Stats,
+    marker: Marker,
     lock: Arc<dyn Lock>,
 }
 
@@ -216,6 +218,7 @@ impl Log {
             meta: Vec::new(),
             poisoned: false,
             stats: Stats { direct_io: disk.direct(), ..Stats::default() },
+            marker: Marker::default(),
             lock: lock.into(),
             disk,
             config,
@@ -242,6 +245,7 @@ impl Log {
         for name in &layout.temporary {
             self.remove(name)?;
         }
+        self.marker = Marker::create(&*self.disk, Mark::read(&*self.disk)?);
         for (&number, &bytes) in &layout.free {
             // Of another size when the configuration changed.
             if bytes == self.config.segment_bytes && self.free.len() < FREE_SEGMENTS_MAX {
@@ -437,6 +441,8 @@ impl Log {
                 active.written = active.written.max(end);
                 if let Some(elapsed) = synced_in {
                     active.synced = active.synced.max(end);
+                    let mark = Mark { segment, end: active.synced, run_epoch: self.run_epoch.0 };
+                    self.marker.note(mark, &*self.disk);
                     self.stats.count_sync(elapsed);
                 }
             }

@@ -223,6 +223,15 @@ impl Memory {
         Memory(Arc::new(Mutex::new(state)))
     }
 
+    /// The disk as the next process finds it after this one was killed: with all that was written, synced or not.
+    pub fn copy(&self) -> Memory {
+        let state = self.state();
+        let (files, names, synced_names) = (state.files.clone(), state.names.clone(), state.synced_names.clone());
+        let changes = state.changes.clone();
+        let aligned_only = state.aligned_only;
+        Memory(Arc::new(Mutex::new(State { files, names, synced_names, changes, aligned_only, ..State::default() })))
+    }
+
     /// Changes a file's bytes behind the log's back. False if there is no such file.
     pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut state = self.state();

@@ -6,6 +6,7 @@
 //! ```text
 //! proven(segment) = the end its successor's header states, if it has one    (it was synced to there before that was written)
 //!                   else the largest `synced` of its whole frames           (it was synced to there before they were written)
+//!                   or what the mark states, if that is more                (it was synced to there before that was written)
 //!
 //!   frame frame  hole  frame frame | frame  hole  frame  zeros
 //!                ^ before proven:  |        ^ from proven on: torn tail; dropped with all
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::{BLOCK_BYTES, Disk, File};
 use super::frame::{self, HEADER_BYTES, Meta};
+use super::mark::Mark;
 use super::read::{Frames, RememberedKeys, Run, Window};
 use super::segment::{FRAMES_START, Header, Layout, VERSION, segment_name};
 use super::{Error, keys};
@@ -85,9 +87,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// True if records that were acknowledged are lost: they are in Kafka only.
+    pub fn lost_records(&self) -> bool {
+        !(self.damaged.is_empty() && self.missing_segments.is_empty())
+    }
+
     /// True if anything that was acknowledged is lost.
     pub fn is_loss(&self) -> bool {
-        !(self.damaged.is_empty() && self.missing_segments.is_empty() && self.damaged_keys.is_empty())
+        self.lost_records() || !self.damaged_keys.is_empty()
     }
 
     /// Frames and offsets lost as far as known: a hole whose meta is unreadable counts as one frame, its offsets as none.
@@ -160,8 +167,8 @@ pub enum Proven {
     Exactly(u64),
     /// All of it, but the successor's header, which tells where the frames end, is damaged.
     Whole,
-    /// It is the last segment: what its frames prove.
-    ByFrames,
+    /// It is the last segment: what its frames prove, and at least up to here, as the mark states.
+    AtLeast(u64),
 }
 
 /// A stretch of whole frames while the segment is walked, with what is needed to judge it.
@@ -182,17 +189,17 @@ pub fn scan(file: &dyn File, number: u64, proven: Proven) -> std::io::Result<Sca
     let mut window = Window::new(file)?;
     let limit = match proven {
         Proven::Exactly(end) => end.min(window.end),
-        Proven::Whole | Proven::ByFrames => window.end,
+        Proven::Whole | Proven::AtLeast(_) => window.end,
     };
     let mut pieces = walk(&mut window, number, limit);
-    if let Proven::Exactly(end) = proven {
+    if let Proven::Exactly(end) | Proven::AtLeast(end) = proven {
         // The file was cut: what is gone is a hole as well.
         if end > limit {
             pieces.push(Piece::Hole(Hole { bytes: limit..end, lost: None }));
         }
     }
     let mut scan = judge(pieces, proven, limit);
-    if proven == Proven::ByFrames && scan.torn.is_none() {
+    if matches!(proven, Proven::AtLeast(_)) && scan.torn.is_none() {
         scan.torn = rest_of_a_write(&mut window, scan.end);
     }
     Ok(scan)
@@ -301,14 +308,21 @@ fn judge(mut pieces: Vec<Piece>, proven: Proven, limit: u64) -> Scan {
     let proven_end = match proven {
         Proven::Exactly(end) => end,
         Proven::Whole => u64::MAX,
-        Proven::ByFrames => pieces.iter().map(stated).max().unwrap_or(0),
+        Proven::AtLeast(end) => pieces.iter().map(stated).max().unwrap_or(0).max(end),
     };
     // Behind the last frame there is nothing to lose, unless it is known that the frames went on.
-    if let (Some(Piece::Hole(hole)), Proven::Whole | Proven::ByFrames) = (pieces.last(), proven)
+    let least = match proven {
+        Proven::AtLeast(end) => end,
+        Proven::Exactly(_) | Proven::Whole => FRAMES_START,
+    };
+    if let (Some(Piece::Hole(hole)), Proven::Whole | Proven::AtLeast(_)) = (pieces.last_mut(), proven)
         && hole.bytes.end == limit
         && hole.lost.is_none()
     {
-        pieces.pop();
+        hole.bytes.end = least.max(hole.bytes.start);
+        if hole.bytes.is_empty() {
+            pieces.pop();
+        }
     }
     let mut scan = Scan { end: FRAMES_START, ..Scan::default() };
     for piece in pieces {
@@ -379,6 +393,8 @@ impl Surveyed {
 
 /// Scans all live segments, on a few threads, and gives them in their order. One that takes long says how far it is.
 pub fn survey(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Surveyed>, Error> {
+    // Read before the segments: what a running log adds meanwhile is not missed in them.
+    let mark = Mark::read(disk)?;
     let mut headers = BTreeMap::new();
     for &number in layout.segments.keys() {
         headers.insert(number, read_header(disk, number)?);
@@ -387,7 +403,7 @@ pub fn survey(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Surveyed>, Error> 
         let name = segment_name(number);
         let after = std::ops::Bound::Excluded(number);
         let proven = match headers.range((after, std::ops::Bound::Unbounded)).next() {
-            None => Proven::ByFrames,
+            None => Proven::AtLeast(mark.proves(number, headers[&number].as_ref())),
             Some((_, Some(next))) if next.previous == number => Proven::Exactly(next.previous_end),
             Some(_) => Proven::Whole,
         };

@@ -6,6 +6,7 @@
 //!   segment-00000000000000000042.wal      frames that are, or were, needed
 //!   free-00000000000000000039.wal         to be reused; its frames mean nothing any more
 //!   keys-00000000000000000039.keys        dedup keys of a segment's records
+//!   synced                                how far the last segment was synced (see `mark`)
 //!   new-00000000000000000043.tmp          half made; removed at the next start
 //!   corrupt/                              damaged files, kept for a person to look at
 //!

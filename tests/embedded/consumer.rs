@@ -38,6 +38,10 @@ impl Covered for Nothing {
     fn remembered(&self, _: &PartitionKey) -> OffsetSet {
         OffsetSet::default()
     }
+
+    fn log_lost_records(&self) -> bool {
+        false
+    }
 }
 
 /// Stands still unless told, or walks a millisecond with each reading. The thread reads it once or twice a turn.

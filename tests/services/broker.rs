@@ -122,9 +122,32 @@ fn a_topic_deleted_and_created_anew_is_stored_beside_the_former_one() {
     let finished = setup.run_to_end();
     assert!(finished.stderr.contains("the topic was deleted and created anew"), "{}", finished.stderr);
     assert_eq!(finished.json()["messages"], 160);
+    assert_eq!(crate::disks::committed(&setup), "160");
     setup.audit();
     // Longer than the former one by now, and still not taken for it.
     generate(&setup, 240, 37, &[]).wait(PATIENCE).expect(0);
     assert_eq!(setup.run_to_end().json()["messages"], 240);
+    setup.audit();
+}
+
+#[test]
+fn a_topic_created_anew_under_a_running_process_is_read_and_committed_from_its_beginning() {
+    let Some(setup) = Setup::new("recreated-live", "traces") else { return };
+    let kafka = Kafka::at(&setup.brokers);
+    let committed = |messages: u64| {
+        let what = format!("offsets up to {messages} to be committed");
+        wait::until(&what, PATIENCE, || crate::disks::committed(&setup) == messages.to_string());
+    };
+    generate(&setup, 240, 35, &[]).wait(PATIENCE).expect(0);
+    let quickly = ["--set", "ingestion.kafka.metadata_refresh_interval_ms=500"];
+    let ingest = Process::start(["run", "--config", &setup.config()].into_iter().chain(quickly));
+    committed(240);
+    assert!(kafka.delete_topic(&setup.topic));
+    wait::until("the topic to be created anew", PATIENCE, || kafka.create_topic(&setup.topic, 8));
+    generate(&setup, 160, 36, &[]).wait(PATIENCE).expect(0);
+    committed(160);
+    ingest.signal(libc::SIGTERM);
+    let ended = ingest.wait(PATIENCE).expect(0);
+    assert!(ended.stderr.contains("the topic was deleted and created anew"), "{}", ended.stderr);
     setup.audit();
 }

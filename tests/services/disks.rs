@@ -47,12 +47,7 @@ fn killed_with_a_full_log(setup: &Setup, store: &Path, messages: u64) -> Vec<Pat
     fs::write(&index, b"in the way").expect("the folder is writable");
     let mut process = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
     assert!(process.wait_for("upload failed, trying again"), "{}", process.stderr());
-    let committed_all =
-        |messages: u64| wait::until("all offsets to be committed", PATIENCE, || committed(setup) == messages.to_string());
-    committed_all(messages);
-    // Frames written later prove that the earlier ones were durable: without any, damage could not be told from a torn end.
-    setup.generate("otlp", 40, 44);
-    committed_all(messages + 40);
+    wait::until("all offsets to be committed", PATIENCE, || committed(setup) == messages.to_string());
     process.kill();
     fs::remove_file(&index).expect("it is there");
     if has_files {
@@ -91,38 +86,41 @@ fn set_group_to(setup: &Setup, offsets: &TopicPartitionList) {
     wait::until("the killed member to leave the group", PATIENCE, || consumer(setup).commit(offsets, CommitMode::Sync).is_ok());
 }
 
-/// Sets the group back to the beginning.
-fn rewind(setup: &Setup) {
-    let mut list = partitions(setup);
-    list.set_all_offsets(Offset::Offset(0)).expect("the offset is valid");
-    set_group_to(setup, &list);
-}
-
-fn damage(setup: &Setup, damage: impl Fn(&Path)) {
+/// Damages the newest segment of a killed node's log, and lets the next run find it.
+fn damage(test: &str, damage: impl Fn(&Path)) {
+    let Some(setup) = Setup::new(test, "traces") else { return };
     setup.generate("otlp", 600, 42);
-    let segments = killed_with_a_full_log(setup, &setup.path("data/objects"), 600);
-    damage(&segments[0]);
-    // What is damaged is told, the rest is published, and what is missing is a finding, not a silence.
-    let ended = openwit(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]).expect(3);
+    let segments = killed_with_a_full_log(&setup, &setup.path("data/objects"), 600);
+    damage(segments.last().expect("a segment"));
+    let verified = openwit(["wal", "verify", &setup.path("data/wal/short").display().to_string()]).expect(1);
+    assert!(verified.stdout.contains("damaged"), "{}{}", verified.stdout, verified.stderr);
+    // What is damaged is told. The messages are in Kafka still, behind the committed offsets: they are read again.
+    let ended = openwit(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]).expect(0);
     assert!(ended.stderr.contains("the write-ahead log is damaged"), "{}", ended.stderr);
-    let audited = openwit(["audit", "--config", &setup.config(), "--json"]).expect(3).json();
-    assert!(audited["balance"]["missing"].as_u64().is_some_and(|missing| (1..600).contains(&missing)), "{audited}");
-    assert_eq!(audited["balance"]["doubled"], 0, "{audited}");
-    // The messages are in Kafka still: read again from the beginning, what is covered is dropped by its offsets.
-    rewind(setup);
-    setup.run_to_end();
+    assert!(ended.stderr.contains("read from before the group's offset"), "{}", ended.stderr);
+    assert_eq!(committed(&setup), "600", "the group is where it was");
     setup.verify("otlp", None);
     setup.audit();
 }
 
+fn overwrite(segment: &Path, at: u64) {
+    let mut file = fs::File::options().write(true).open(segment).expect("it is there");
+    file.seek(SeekFrom::Start(at)).expect("it can be read anywhere");
+    file.write_all(&[0xa5; 4_096]).expect("the disk works");
+}
+
 #[test]
-fn a_log_damaged_between_two_runs_is_reported_and_healed_by_reading_again() {
-    let Some(setup) = Setup::new("damaged-log", "traces") else { return };
-    damage(&setup, |segment| {
-        let mut file = fs::File::options().write(true).open(segment).expect("it is there");
-        // In the middle of what was written: frames lie before it and behind it.
-        file.seek(SeekFrom::Start(300_000)).expect("it can be read anywhere");
-        file.write_all(&[0xa5; 4_096]).expect("the disk works");
+fn a_log_damaged_in_its_middle_between_two_runs_heals_by_reading_kafka_again() {
+    // Frames lie before it and behind it.
+    damage("damaged-log", |segment| overwrite(segment, 300_000));
+}
+
+#[test]
+fn a_log_damaged_in_its_last_group_between_two_runs_heals_by_reading_kafka_again() {
+    damage("damaged-end", |segment| {
+        let bytes = fs::read(segment).expect("it is there");
+        let end = bytes.iter().rposition(|&byte| byte != 0).expect("frames");
+        overwrite(segment, (end as u64 - 4_096) & !511);
     });
 }
 
@@ -147,7 +145,7 @@ fn a_disk_lost_with_records_not_published_is_a_gap_and_read_again_from_its_start
     fs::rename(lost.join("dead-letter"), data.join("dead-letter")).expect("the folder is writable");
     // What was committed and not published is a gap, partition by partition.
     let audited = openwit(["audit", "--config", &setup.config(), "--json"]).expect(3).json();
-    assert_eq!((&audited["balance"]["missing"], &audited["balance"]["doubled"]), (&640.into(), &0.into()), "{audited}");
+    assert_eq!((&audited["balance"]["missing"], &audited["balance"]["doubled"]), (&600.into(), &0.into()), "{audited}");
     let mut starts = TopicPartitionList::new();
     for partition in audited["balance"]["partitions"].as_array().expect("a list") {
         let (number, gaps) = (partition["partition"].as_i64().expect("a number"), partition["gaps"].as_array().expect("a list"));

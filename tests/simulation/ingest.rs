@@ -146,8 +146,8 @@ impl Ingest {
         let key = partition(index);
         let mut covered = lake.covered.get(&key).cloned().unwrap_or_default();
         self.logged.get(&key).iter().flat_map(|logged| logged.ranges()).for_each(|range| covered.insert(range));
-        let known =
-            Known { committed: kafka.committed[index], low: 0, high: kafka.messages[index].len() as i64, covered, read_end: 0 };
+        let (committed, high) = (kafka.committed[index], kafka.messages[index].len() as i64);
+        let known = Known { committed, low: 0, high, covered, read_end: 0, log_lost_records: false };
         let start = resume::start(&known, Reset::Earliest);
         self.collectors.insert(index, Collector::new(key, start.offset));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tracing::{info, warn};
 
@@ -15,7 +15,7 @@ use super::super::collector::Collector;
 use super::super::context::{Context, Rebalance, is_cooperative};
 use super::super::resume::{self, Known};
 use super::super::warm_up::{Gained, Round, WarmUp};
-use super::{CALL_TIMEOUT, Event, Revoking, Stats, Thread};
+use super::{CALL_TIMEOUT, Event, Revoking, SET_BACK_INTERVAL, Stats, Thread, position_list};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 
 /// Where a partition starts.
@@ -74,6 +74,11 @@ impl<W: Fn()> Thread<W> {
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
                 resumed.push((partition.clone(), offset));
             }
+            if let Some(committed) = committed.filter(|committed| offset < *committed) {
+                warn!(%partition, committed, offset, "the partition is read from before the group's offset, which is set back");
+                self.set_back.retain(|(other, _)| *other != partition);
+                self.set_back.push((partition.clone(), offset));
+            }
             if let Some(low) = handled_from.filter(|low| *low < offset) {
                 gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
@@ -90,6 +95,25 @@ impl<W: Fn()> Thread<W> {
         }
         self.check_ended();
         Ok(())
+    }
+
+    /// Sets the group's offsets back where partitions resumed before them: a topic was created anew, or records are read again that the
+    /// log lost. librdkafka's auto-commit never goes back, and while the group's offset is ahead a restart would not find what is missing.
+    pub(super) fn set_group_back(&mut self) {
+        if self.set_back.is_empty() || Instant::now() < self.set_back_at {
+            return;
+        }
+        let mut set_back = std::mem::take(&mut self.set_back);
+        // What was stored meanwhile is committed by auto-commit, which goes on from here.
+        set_back.retain(|(partition, _)| self.collector_of(partition).is_some());
+        let list = position_list(set_back.iter());
+        if list.count() > 0
+            && let Err(error) = self.consumer().commit(&list, CommitMode::Sync)
+        {
+            warn!(%error, "the group's offsets are not set back yet, trying again");
+            self.set_back_at = Instant::now() + SET_BACK_INTERVAL;
+            self.set_back = set_back;
+        }
     }
 
     fn was_asked_to_stop(&self) -> bool {
@@ -178,7 +202,8 @@ impl<W: Fn()> Thread<W> {
         loop {
             let key = self.key_of(topic, partition, incarnation);
             let covered = self.covered(&key)?;
-            let known = Known { committed, low, high, covered, read_end: self.read_end(&key) };
+            let (read_end, log_lost_records) = (self.read_end(&key), self.ports.covered.log_lost_records());
+            let known = Known { committed, low, high, covered, read_end, log_lost_records };
             // What was found to be another topic stays one, also when it has grown beyond the former.
             let next = self.key_of(topic, partition, incarnation + 1);
             let is_known = self.read_end(&next) > 0 || self.covered(&next)?.ranges().next().is_some();

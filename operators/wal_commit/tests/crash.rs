@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::wal_commit::inspect::ProblemKind;
+use crate::wal_commit::memory::Fault;
 
 /// A log of three synced groups in one segment, and the name of that segment.
 fn three_groups() -> (Memory, String, Vec<Content>, Vec<u64>) {
@@ -60,7 +61,7 @@ fn flipped_bits_never_panic_never_yield_a_wrong_record_and_are_reported_where_pr
     let (disk, name, contents, ends) = three_groups();
     let length = disk.contents(&name).unwrap().len();
     for at in 0..length {
-        let flipped = disk.crash(&mut |_| 0);
+        let flipped = disk.copy();
         assert!(flipped.edit(&name, |bytes| bytes[at] ^= 1 << (at % 8)));
         let (_, recovery) = open(&flipped, &small_config(), 100);
         let found = recovered(&recovery);
@@ -68,8 +69,7 @@ fn flipped_bits_never_panic_never_yield_a_wrong_record_and_are_reported_where_pr
         let hit = (at >= segment::FRAMES_START).then(|| ends.iter().position(|&end| at < end)).flatten();
         let expected: Vec<_> = (0..3).filter(|&frame| Some(frame) != hit).map(|frame| contents[frame].clone()).collect();
         assert_eq!(found, expected, "bit flipped in byte {at}");
-        // The last group has no successor that proves that it was synced.
-        let provable = matches!(hit, Some(0 | 1)) || at < 64;
+        let provable = hit.is_some() || at < 64;
         assert_eq!(recovery.report.is_loss(), provable, "bit flipped in byte {at}: {:?}", recovery.report);
     }
 }
@@ -83,6 +83,43 @@ fn damaged_payload_tells_exactly_which_offsets_are_lost() {
     assert_eq!(problems[0].bytes, ends[0]..ends[1]);
     assert_eq!(problems[0].kind, ProblemKind::Damaged(Some(contents[1].coverage.clone())));
     assert!(problems[0].to_string().contains("it accounted for traces.shop[1] offsets 10 to 12"), "{}", problems[0]);
+}
+
+#[test]
+fn damage_in_the_last_group_that_was_acknowledged_is_no_torn_tail() {
+    let (disk, name, contents, ends) = three_groups();
+    // What the mark proves is damage, whatever is left of the group; what was only being written behind it is torn.
+    for (keep, lost) in [(ends[1], None), (ends[2] - 10, Some(contents[2].coverage.clone()))] {
+        let damaged = disk.copy();
+        assert!(damaged.edit(&name, |bytes| bytes[keep as usize..].fill(0x5a)));
+        for run in [100, 200] {
+            let (_, recovery) = open(&damaged, &small_config(), run);
+            assert_eq!(recovered(&recovery), contents[..2], "kept up to {keep}");
+            let holes: Vec<_> =
+                recovery.report.damaged.iter().map(|damage| (damage.bytes.clone(), damage.lost.clone())).collect();
+            assert_eq!(holes, [(ends[1]..ends[2], lost.clone())], "kept up to {keep}");
+            assert!(recovery.report.torn.is_some() && recovery.report.lost_records());
+        }
+    }
+}
+
+#[test]
+fn a_mark_that_cannot_be_written_costs_its_proof_only() {
+    for fault in 0..60 {
+        let disk = Memory::aligned();
+        let (mut log, _) = open(&disk, &small_config(), 1);
+        let batch = batch(0, 0, 3, 40);
+        log.append(Epoch(2), &batch).unwrap();
+        // Write and sync of the frame, then the mark.
+        disk.fail(2, if fault % 2 == 0 { Fault::Io } else { Fault::Full(fault) });
+        log.sync().unwrap();
+        log.append(Epoch(3), &batch).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let (_, recovery) = open(&disk.copy(), &small_config(), 100);
+        assert_eq!(recovered(&recovery).len(), 2);
+        assert!(!recovery.report.is_loss());
+    }
 }
 
 #[test]
