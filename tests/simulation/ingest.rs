@@ -266,8 +266,8 @@ impl Ingest {
         let (epoch, batch) = self.durable.pop_front()?;
         let group = batch.group.clone();
         let topic = index_of(&batch.coverage.partition) / 2;
-        let overlaps = self.encoders.get(&group).is_some_and(|(encoder, _)| encoder.overlaps(&batch.coverage));
-        let sent = overlaps.then(|| self.send(topic)).flatten();
+        let contradicts = self.encoders.get(&group).is_some_and(|(encoder, _)| encoder.contradicts(&batch.coverage));
+        let sent = contradicts.then(|| self.send(topic)).flatten();
         let new = || (Encoder::new(arrow_encode::Config { batch_rows_max: 5, ..arrow_encode::Config::new(group.clone()) }), None);
         let (encoder, held) = self.encoders.entry(group.clone()).or_insert_with(new);
         encoder.append(&batch).unwrap();
