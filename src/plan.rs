@@ -14,7 +14,7 @@ use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::kafka_source::collector::BatchLimits;
 use openwit_operators::kafka_source::consumer;
 use openwit_operators::kafka_source::pool::ArenaPool;
-use openwit_operators::kafka_source::resume::Reset;
+use openwit_operators::kafka_source::resume::{Lost, Reset};
 use openwit_operators::kafka_source::topics::TopicPatterns;
 use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
@@ -26,8 +26,8 @@ use openwit_operators::{
 
 use crate::config::datasets;
 use crate::config::{
-    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, MessageId, MetastoreType,
-    ObjectStoreScheme, TlsMode, Tombstones,
+    AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, LostOffsets, MessageId,
+    MetastoreType, ObjectStoreScheme, TlsMode, Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -237,6 +237,10 @@ fn source(
             AutoOffsetReset::Earliest => Reset::Earliest,
             AutoOffsetReset::Latest => Reset::Latest,
         },
+        lost: match kafka.lost_offsets {
+            LostOffsets::Continue => Lost::Continue,
+            LostOffsets::Stop => Lost::Stop,
+        },
         until_end: changes.until_end,
         commit_resumed: kafka.commit_strategy.mode == CommitKey::AfterWal,
         revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
@@ -278,7 +282,9 @@ fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
                 strategy: match kafka.auto_generate.strategy {
                     AutoGenerateStrategy::Hash => Strategy::Hash,
                     AutoGenerateStrategy::Topic => Strategy::Topic,
+                    AutoGenerateStrategy::Numbers => Strategy::Numbers,
                 },
+                numbers: kafka.auto_generate.numbers,
             },
         },
         tombstones: match kafka.tombstones {

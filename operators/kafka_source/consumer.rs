@@ -29,7 +29,7 @@ use super::context::Context;
 pub use super::context::Stats;
 use super::headers;
 use super::pool::ArenaPool;
-use super::resume::Reset;
+use super::resume::{Lost, Reset};
 use super::topics::TopicPatterns;
 use super::warm_up::{self, WarmUp};
 use crate::batch::{RawBatch, RecalledBatch};
@@ -83,6 +83,8 @@ pub struct Config {
     pub poll_records_max: usize,
     /// Where a partition without history starts.
     pub reset: Reset,
+    /// What happens where retention removed messages before they were read.
+    pub lost: Lost,
     /// End at the offsets that the partitions have when the consumer starts.
     pub until_end: bool,
     /// Commit where a partition resumes if everything before is durable already: a run that was killed before its commit leaves the
@@ -150,7 +152,7 @@ pub fn spawn(config: Config, ports: Ports, wake: impl Fn() + Send + 'static) -> 
     let (event_sender, events) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("kafka-consumer".into()).spawn(move || {
         let health = ports.health.clone();
-        let run = || Thread::start(config, ports, command_receiver, event_sender, wake)?.run();
+        let run = || Thread::start(config, ports, command_receiver, event_sender, wake).map(Thread::run);
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
             Ok(Ok(())) => {}
             Ok(Err(message)) => health.fail(super::NAME, message),
@@ -347,7 +349,15 @@ impl<W: Fn()> Thread<W> {
         }
     }
 
-    fn run(mut self) -> Result<(), String> {
+    /// Runs until the consumer is closed. A fault is raised before the group is left: leaving waits for the group, and nothing else may.
+    fn run(mut self) {
+        if let Err(message) = self.serve() {
+            self.ports.health.fail(super::NAME, message);
+            self.leave();
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), String> {
         self.check_ended();
         loop {
             if self.ports.health.failed() {
@@ -576,8 +586,12 @@ impl<W: Fn()> Thread<W> {
         }
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let gap = collector.next()..message.offset();
-        if !gap.is_empty() && !self.lows.is_empty() {
-            self.skip_lost(topic, number, gap);
+        if !gap.is_empty()
+            && !self.lows.is_empty()
+            && let Err(message) = self.skip_lost(topic, number, gap)
+        {
+            self.ports.health.fail(super::NAME, message);
+            return;
         }
         let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
         let taken = Message {

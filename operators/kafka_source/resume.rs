@@ -40,6 +40,15 @@ pub enum Reset {
     Latest,
 }
 
+/// What happens where retention removed messages before they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Reading goes on with the oldest message that is left; what is gone is told.
+    Continue,
+    /// Nothing behind them is read: the run ends by a fault, and so does each one after it, until somebody decides.
+    Stop,
+}
+
 /// Where to start, and what has to be told to a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {

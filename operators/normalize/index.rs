@@ -57,11 +57,13 @@ pub struct AutoGenerate {
     pub prefix: String,
     /// What follows.
     pub strategy: Strategy,
+    /// How many indexes `Strategy::Numbers` shares topics among.
+    pub numbers: u32,
 }
 
 impl Default for AutoGenerate {
     fn default() -> Self {
-        AutoGenerate { enabled: false, prefix: "auto_".to_owned(), strategy: Strategy::Hash }
+        AutoGenerate { enabled: false, prefix: "auto_".to_owned(), strategy: Strategy::Hash, numbers: 16 }
     }
 }
 
@@ -74,6 +76,9 @@ pub enum Strategy {
     Hash,
     /// The topic's name, in lower case.
     Topic,
+    /// A number below `numbers`, by the hash of the topic's name: so many topics share so few indexes. Padded with zeros, so that names
+    /// sort.
+    Numbers,
 }
 
 /// Why index rules were refused.
@@ -136,12 +141,18 @@ impl Router {
     }
 
     fn generate(&self, topic: &str, reason: String) -> Result<String, String> {
-        let AutoGenerate { enabled, prefix, strategy } = &self.rules.auto_generate;
+        let AutoGenerate { enabled, prefix, strategy, numbers } = &self.rules.auto_generate;
         if !enabled {
             return Err(reason);
         }
-        let hash = format!("{:016x}", XxHash3_64::oneshot(topic.as_bytes()));
+        let hashed = XxHash3_64::oneshot(topic.as_bytes());
+        let hash = format!("{hashed:016x}");
         match strategy {
+            Strategy::Numbers => {
+                let last = numbers.saturating_sub(1);
+                let width = last.to_string().len();
+                Ok(format!("{prefix}{:0width$}", hashed % u64::from(last + 1)))
+            }
             Strategy::Hash => Ok(format!("{prefix}{hash}")),
             Strategy::Topic => {
                 let name = index_name(&format!("{prefix}{topic}"));
@@ -190,6 +201,8 @@ fn readable(topic: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn router(default: Option<usize>, patterns: &[(&str, usize)], auto_generate: AutoGenerate) -> Router {
@@ -203,7 +216,7 @@ mod tests {
     }
 
     fn auto(strategy: Strategy) -> AutoGenerate {
-        AutoGenerate { enabled: true, prefix: "auto_".to_owned(), strategy }
+        AutoGenerate { enabled: true, strategy, ..AutoGenerate::default() }
     }
 
     #[test]
@@ -234,6 +247,12 @@ mod tests {
         // Golden: a change here would split the data of running systems over two indexes.
         assert_eq!(hash.route("orders").index.as_deref(), Ok("auto_a88ccdc9fa4974fb"));
         assert_eq!(hash.route("a.b.c.d").index.as_deref(), Ok("d"), "a topic with the token keeps it");
+        let numbers = |numbers| router(Some(3), &[], AutoGenerate { numbers, ..auto(Strategy::Numbers) });
+        assert_eq!(numbers(16).route("orders").index.as_deref(), Ok("auto_11"));
+        assert_eq!(numbers(1_000).route("orders").index.as_deref(), Ok("auto_739"));
+        assert_eq!(numbers(1).route("orders").index.as_deref(), Ok("auto_0"));
+        let names: BTreeSet<_> = (0..500).map(|topic| numbers(16).route(&format!("t{topic}")).index.unwrap()).collect();
+        assert_eq!(names, (0..16).map(|number| format!("auto_{number:02}")).collect());
         let topic = router(Some(3), &[], auto(Strategy::Topic));
         assert_eq!(topic.route("Orders.EU").index.as_deref(), Ok("auto_orders.eu"));
         for name in ["x".repeat(249), "a..b".to_owned(), "..".to_owned(), "-".repeat(249)] {

@@ -199,6 +199,9 @@ section! {
         /// Where a partition begins for which the group has no offset yet, and neither log nor catalog knows one. `latest` also
         /// skips what a topic or partition created later holds when it is found.
         auto_offset_reset: AutoOffsetReset = Key::choice("earliest", AutoOffsetReset::NAMES);
+        /// What happens where the broker's retention removed messages before they were read: `continue` reads on with the oldest that
+        /// is left, `stop` ends the run, so that somebody can decide. Both tell which offsets are gone.
+        lost_offsets: LostOffsets = Key::choice("continue", LostOffsets::NAMES);
         /// Makes this process a static member of the group: a restart within `consumer.session_timeout_ms` moves no partition.
         /// Unique in the group; where a process has several consumers, each adds its number.
         group_instance_id: Option<String> = Key::text("null", rule::NAME).or_null();
@@ -280,9 +283,23 @@ section! {
         enabled: bool = Key::bool("false");
         /// What generated names begin with.
         prefix: String = Key::text("auto_", rule::INDEX_PREFIX);
-        /// How the rest is made: `hash` of the topic's name, the same on every node and in every release, or the `topic`'s name
-        /// itself.
+        /// How the rest is made: `hash` of the topic's name, the same on every node and in every release, the `topic`'s name
+        /// itself, or one of so many `numbers`, which topics share by their hash.
         strategy: AutoGenerateStrategy = Key::choice("hash", AutoGenerateStrategy::NAMES);
+        /// How many indexes `strategy: numbers` makes, named by the numbers below it. When it changes, topics move to other indexes.
+        numbers: u32 = Key::number("16", 1, 100_000, "indexes")
+            .too_small("topics that have nothing to do with each other share files")
+            .too_large("as many small files as topics");
+    }
+}
+
+choices! {
+    /// What happens where messages are gone.
+    LostOffsets {
+        /// Reading goes on behind them.
+        Continue = "continue",
+        /// The run ends.
+        Stop = "stop",
     }
 }
 
@@ -293,6 +310,8 @@ choices! {
         Hash = "hash",
         /// The topic's name, in lower case.
         Topic = "topic",
+        /// One of a fixed number of indexes.
+        Numbers = "numbers",
     }
 }
 

@@ -93,7 +93,7 @@ fn specification_example_loads_verbatim_and_every_key_of_it_arrives() {
     assert_eq!(kafka.topic_index_config.default_index_position, 3);
     let pattern = &kafka.topic_index_config.patterns[0];
     assert_eq!((pattern.r#match.as_str(), pattern.index_position, pattern.telemetry_type), ("v6.qtw.*.*.*", Some(3), None));
-    let expected = AutoGenerate { enabled: false, prefix: "auto_".to_owned(), strategy: AutoGenerateStrategy::Hash };
+    let expected = AutoGenerate { enabled: false, prefix: "auto_".to_owned(), strategy: AutoGenerateStrategy::Hash, numbers: 16 };
     assert_eq!(kafka.auto_generate, expected);
     let expected = Consumer {
         session_timeout_ms: 180_000,

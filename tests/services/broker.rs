@@ -110,6 +110,36 @@ fn messages_that_retention_removed_before_they_were_read_are_told() {
 }
 
 #[test]
+fn a_run_that_is_to_stop_at_lost_messages_reads_and_commits_nothing_behind_them() {
+    let Some(setup) = Setup::new("lost-stop", "traces") else { return };
+    let kafka = Kafka::at(&setup.brokers);
+    let stop = "ingestion.kafka.lost_offsets=stop";
+    let session = "ingestion.kafka.consumer.session_timeout_ms=100000";
+    let one_partition = |count, seed| generate(&setup, count, seed, &["--partitions", "1"]).wait(PATIENCE).expect(0);
+    one_partition(80, 38);
+    // Under a running process, that hangs meanwhile.
+    let ingest = Process::start(["run", "--config", &setup.config(), "--workers", "1", "--set", session, "--set", stop]);
+    let committed = |messages: u64| {
+        wait::until("offsets to be committed", PATIENCE, || crate::disks::committed(&setup) == messages.to_string());
+    };
+    committed(80);
+    ingest.signal(libc::SIGSTOP);
+    one_partition(3_000, 39);
+    assert!(kafka.delete_records(&setup.topic, 0, 3_000));
+    ingest.signal(libc::SIGCONT);
+    let ended = ingest.wait(PATIENCE).expect(1);
+    assert!(ended.stderr.contains("removed offsets 80 to 2999"), "{}", ended.stderr);
+    committed(80);
+    // At a start.
+    let ended = openwit(["run", "--config", &setup.config(), "--until-end", "--set", stop]).expect(1);
+    assert!(ended.stderr.contains("removed offsets 80 to 2999"), "{}", ended.stderr);
+    committed(80);
+    // Somebody decides to go on.
+    openwit(["run", "--config", &setup.config(), "--until-end"]).expect(3);
+    committed(3_080);
+}
+
+#[test]
 fn a_topic_deleted_and_created_anew_is_stored_beside_the_former_one() {
     let Some(setup) = Setup::new("recreated", "traces") else { return };
     let kafka = Kafka::at(&setup.brokers);

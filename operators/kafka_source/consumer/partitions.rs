@@ -13,9 +13,9 @@ use tracing::{info, warn};
 use super::super::NAME;
 use super::super::collector::Collector;
 use super::super::context::{Context, Rebalance, is_cooperative};
-use super::super::resume::{self, Known};
+use super::super::resume::{self, Known, Lost};
 use super::super::warm_up::{Gained, Round, WarmUp};
-use super::{CALL_TIMEOUT, Event, Revoking, SET_BACK_INTERVAL, Stats, Thread, position_list};
+use super::{CALL_TIMEOUT, Event, Revoking, SET_BACK_INTERVAL, Thread, position_list};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 
 /// Where a partition starts.
@@ -216,7 +216,7 @@ impl<W: Fn()> Thread<W> {
             }
             let start = resume::start(&known, self.config.reset);
             if let Some(lost) = start.lost {
-                note_lost(&self.ports.stats, &key, &lost);
+                self.note_lost(&key, &lost)?;
             }
             if let Some(end) = self.ends.as_ref().and_then(|ends| ends.get(topic)?.get(&partition)) {
                 let count = usize::try_from(end - start.offset).unwrap_or(0);
@@ -249,15 +249,34 @@ impl<W: Fn()> Thread<W> {
 
     /// Tells of offsets that retention removed before they were read, and leaves them out of all coverage, so that an audit finds them.
     /// Those of `gap` that the broker still had are markers, or compacted away: they are accounted for as absent.
-    pub(super) fn skip_lost(&mut self, topic: &str, number: i32, gap: Range<i64>) {
+    pub(super) fn skip_lost(&mut self, topic: &str, number: i32, gap: Range<i64>) -> Result<(), String> {
         let low = self.lows.get(topic).and_then(|topic| topic.get(&number));
         let lost = gap.start..low.map_or(gap.start, |low| *low.min(&gap.end));
+        let collector = self.collectors.get(topic).and_then(|topic| topic.get(&number));
+        let Some(collector) = collector.filter(|_| !lost.is_empty()) else { return Ok(()) };
+        self.note_lost(collector.partition(), &lost)?;
         let collector = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number));
-        let Some(collector) = collector.filter(|_| !lost.is_empty()) else { return };
-        note_lost(&self.ports.stats, collector.partition(), &lost);
+        let Some(collector) = collector else { return Ok(()) };
         let before = collector.close(&self.config.pool, &self.ports.budget);
         collector.skip_to(lost.end);
         before.into_iter().for_each(|batch| self.emit(batch));
+        Ok(())
+    }
+
+    /// Tells of offsets that are gone; an error if nothing behind them may be read.
+    fn note_lost(&self, partition: &PartitionKey, lost: &Range<i64>) -> Result<(), String> {
+        self.ports.stats.lost_offsets.fetch_add((lost.end - lost.start) as usize, Ordering::Relaxed);
+        tracing::error!(%partition, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
+        match self.config.lost {
+            Lost::Continue => Ok(()),
+            Lost::Stop => Err(format!(
+                "the broker's retention removed offsets {} to {} of {partition} before they were read, and the configuration says to stop \
+                 there; to read on behind them, let it continue, or set the group's offset to {}",
+                lost.start,
+                lost.end - 1,
+                lost.end
+            )),
+        }
     }
 
     pub(super) fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
@@ -332,9 +351,4 @@ impl<W: Fn()> Thread<W> {
             if cooperative { self.consumer().incremental_unassign(&revoking.partitions) } else { self.consumer().unassign() };
         given_up.map_err(|error| format!("giving up revoked partitions: {error}"))
     }
-}
-
-fn note_lost(stats: &Stats, partition: &PartitionKey, lost: &Range<i64>) {
-    stats.lost_offsets.fetch_add((lost.end - lost.start) as usize, Ordering::Relaxed);
-    tracing::error!(%partition, from = lost.start, to = lost.end, "the broker's retention removed offsets before they were read");
 }
