@@ -1,4 +1,5 @@
-//! What does `normalize` cost per record, by format, by step and by rule of a dataset schema, beside the usual ways to parse the same bytes?
+//! What does `normalize` cost per record, by format, by step, by rule of a dataset schema and by who is asked for a token, beside the
+//! usual ways to parse the same bytes?
 //!
 //! Figures are CPU time of this thread, the median of several runs: on a shared machine compare ratios inside one run, nothing else.
 //! The last column is the cost relative to the reference above it: `serde_json::Value` for JSON, `prost` for protobuf.
@@ -15,17 +16,21 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status, TracesData};
-use openwit_operators::batch::{RawBatch, RawRecord, Signal, Span};
+use openwit_operators::batch::{RawBatch, RawRecord, Signal, Span, push_header};
 use openwit_operators::coverage::{PartitionKey, TopicKey};
 use openwit_operators::dataset::{Case, Field, Kind, Level, Names, Scalar, Schema, Unknown};
+use openwit_operators::kafka_source::topics::Glob;
 use openwit_operators::normalize::index::IndexRules;
-use openwit_operators::normalize::{Config, Format, Normalizer};
+use openwit_operators::normalize::{Auth, Config, Format, Normalizer, TenantFrom, Tenants};
+use openwit_operators::tenant::Tenant;
+use openwit_operators::tokens::{Store, Token, digest};
 use prost::Message;
 
 const RECORDS: usize = 100_000;
 const ROWS_PER_EXPORT: usize = 50;
 const MESSAGES_PER_BATCH: usize = 1_000;
 const RUNS: usize = 7;
+const WRONG_TOKEN: &str = "owt_wrong";
 
 /// A generator that needs no seed from outside: every run measures the same bytes.
 struct Random(u64);
@@ -83,6 +88,7 @@ fn main() {
     measure_format("points, OTLP protobuf: otlp_proto", &metrics, Format::OtlpProto, Signal::Metrics, reference);
 
     measure_rules(&logs, &traces_proto);
+    measure_tokens(&logs);
 
     // What json costs beyond decoding what it wrote shows what normalizing at the edge saves everybody behind.
     let written = written_logs(&logs);
@@ -104,6 +110,37 @@ fn measure_framings(logs: &[Vec<u8>], reference: f64) {
     measure_format("50 log lines, zstd: auto", &packed(zstd, &lines), Format::Auto, Signal::Logs, reference);
     measure_format("log line, gzip: auto", &packed(gzip, logs), Format::Auto, Signal::Logs, reference);
     measure_format("log line, zstd: auto", &packed(zstd, logs), Format::Auto, Signal::Logs, reference);
+}
+
+/// What it costs to ask each message for a token, by how many producers take turns; all messages have the header in every row.
+fn measure_tokens(logs: &[Vec<u8>]) {
+    let secrets: Vec<String> = (0..1_000).map(|number| format!("owt_{number:043}")).collect();
+    let token = |secret: &String| Token {
+        id: secret.as_str().into(),
+        digest: digest(secret.as_bytes()),
+        tenant: Tenant::new(&secret[40..]).ok(),
+        topics: vec![Glob::new("bench.**").expect("a glob"), Glob::new("bench").expect("a glob")],
+        signals: vec![Signal::Logs],
+        good: 0..u64::MAX,
+    };
+    let auth = Auth { header: "authorization".into(), tokens: Arc::new(Store::new(secrets.iter().map(token).collect())) };
+    let tenants = Tenants { from: TenantFrom::Token, default: None };
+    let guarded = |config: Config| Config { auth: Some(auth.clone()), tenants: tenants.clone(), ..config };
+    let measure_sent = |name: &str, config: Config, sent_with: &[String], reference: Option<f64>| {
+        let batches: Vec<RawBatch> =
+            logs.chunks(MESSAGES_PER_BATCH).map(|payloads| batch_with_tokens(payloads, sent_with)).collect();
+        let mut normalizer = Normalizer::new(config).expect("the config has no problems");
+        let expected = if sent_with == [WRONG_TOKEN] { logs.len() } else { 0 };
+        let mut run = || batches.iter().map(|batch| normalizer.normalize(batch.clone()).rejects.len()).sum();
+        assert_eq!(run(), expected, "{name}: rejects");
+        measure(name, logs, reference, run)
+    };
+    let config = || config(Format::Json, Signal::Logs, vec![]);
+    let reference = measure_sent("log line with a token: nobody is asked", config(), &secrets[..1], None);
+    measure_sent("log line: one producer", guarded(config()), &secrets[..1], Some(reference));
+    measure_sent("log line: ten producers in turns", guarded(config()), &secrets[..10], Some(reference));
+    measure_sent("log line: a thousand producers in turns", guarded(config()), &secrets, Some(reference));
+    measure_sent("log line: a wrong token, rejected", guarded(config()), &[WRONG_TOKEN.to_owned()], Some(reference));
 }
 
 fn gzip(payload: &[u8]) -> Vec<u8> {
@@ -217,10 +254,13 @@ fn measure_format(name: &str, payloads: &[Vec<u8>], format: Format, signal: Sign
     });
 }
 
-fn normalizer(format: Format, signal: Signal, datasets: Vec<Schema>) -> Normalizer {
+fn config(format: Format, signal: Signal, datasets: Vec<Schema>) -> Config {
     let topics = IndexRules { default_index_position: Some(0), ..IndexRules::default() };
-    let config = Config { format, telemetry_type: Some(signal), topics, datasets: datasets.into(), ..Config::default() };
-    Normalizer::new(config).expect("the config has no problems")
+    Config { format, telemetry_type: Some(signal), topics, datasets: datasets.into(), ..Config::default() }
+}
+
+fn normalizer(format: Format, signal: Signal, datasets: Vec<Schema>) -> Normalizer {
+    Normalizer::new(config(format, signal, datasets)).expect("the config has no problems")
 }
 
 fn written_logs(lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
@@ -229,13 +269,22 @@ fn written_logs(lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 fn batch(payloads: &[Vec<u8>]) -> RawBatch {
+    batch_with_tokens(payloads, &[])
+}
+
+/// Messages with these tokens in turns.
+fn batch_with_tokens(payloads: &[Vec<u8>], tokens: &[String]) -> RawBatch {
     let topic = TopicKey { cluster: "bench".into(), name: "bench".into(), id: "".into() };
     let mut arena = Vec::new();
     let mut records = Vec::new();
     for (payload, offset) in payloads.iter().zip(0..) {
         let span = Span { start: arena.len() as u32, len: payload.len() as u32 };
         arena.extend_from_slice(payload);
-        let headers = Span::default();
+        let start = arena.len();
+        if let Some(token) = tokens.get(offset as usize % tokens.len().max(1)) {
+            push_header(&mut arena, b"authorization", Some(format!("Bearer {token}").as_bytes()));
+        }
+        let headers = Span { start: start as u32, len: (arena.len() - start) as u32 };
         records.push(RawRecord { offset, timestamp_ms: 1_795_435_262_123, key: None, payload: Some(span), headers });
     }
     let end = records.len() as i64;

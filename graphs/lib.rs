@@ -14,6 +14,7 @@ pub mod process;
 pub mod recovery;
 pub mod replay;
 pub mod storage;
+pub mod tokens;
 mod workers;
 
 pub use process::{Control, Counters, Outcome, Plan, run};

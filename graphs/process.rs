@@ -36,6 +36,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
+use crate::tokens::{Reload, Reloader};
 use crate::{ingest, janitor, replay, storage, workers};
 
 /// Stage name of faults that no operator raised.
@@ -80,6 +81,8 @@ pub struct IngestPlan {
     pub wal: wal_commit::Config,
     /// Where rejects go.
     pub dead_letter: dead_letter::Config,
+    /// The tokens of `graph.normalize.auth`, kept up to date.
+    pub tokens: Option<Reload>,
 }
 
 /// A log to be read in the place of Kafka.
@@ -195,6 +198,9 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let mut wait = RESTART_WAIT_MIN;
     let mut outcome = Outcome::default();
+    let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.clone());
+    let reloader = tokens.map(|tokens| Reloader::start(tokens, clock.clone())).transpose();
+    let _reloader = reloader.map_err(|error| fault(format!("starting the reloader of tokens: {error}")))?;
     loop {
         let started = Instant::now();
         let ended = run_once(plan, control, &clock);

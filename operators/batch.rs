@@ -180,6 +180,12 @@ pub enum Reason {
     FieldTooLarge,
     /// The dataset schema does not know the field, and refuses those it does not know.
     UnknownField,
+    /// The producer's token is missing, unknown, or not good at this time.
+    Unauthenticated,
+    /// The producer's token is good, but not for this topic, signal or tenant.
+    Unauthorized,
+    /// Nothing says whose the message is, or what says it is no tenant's name.
+    NoTenant,
 }
 
 impl Reason {
@@ -200,6 +206,9 @@ impl Reason {
             Reason::NotAllowed => "not_allowed",
             Reason::FieldTooLarge => "field_too_large",
             Reason::UnknownField => "unknown_field",
+            Reason::Unauthenticated => "unauthenticated",
+            Reason::Unauthorized => "unauthorized",
+            Reason::NoTenant => "no_tenant",
         }
     }
 }
@@ -217,6 +226,8 @@ pub struct Reject {
     pub reason: Reason,
     /// The detail a person needs to mend the producer: field, position, expected and found; shortened.
     pub detail: String,
+    /// The header that holds a secret, in any case, where producers are asked for one: its value goes into no dead letter.
+    pub secret_header: Option<Arc<str>>,
 }
 
 /// Which arena of a `NormalizedBatch` a payload lies in.

@@ -21,7 +21,7 @@
 //! - An acked letter survives a crash of the process, and in files one of the machine.
 //! - Files hold each identity (cluster, topic, topic id, partition, offset) once, unless `file::Stats::forgotten` counts. Kafka holds it
 //!   at least once: readers drop repetitions by the identity in the headers.
-//! - Key, payload and headers are the original's, byte for byte.
+//! - Key, payload and headers are the original's, byte for byte, but for the value of a header that holds a secret (I-20).
 
 pub mod file;
 pub mod kafka;

@@ -15,6 +15,8 @@ pub mod fault;
 pub mod flight;
 pub mod kafka_client;
 pub mod otlp;
+pub mod tenant;
+pub mod tokens;
 
 // The ingest graph, and what stands in for its source in a replay.
 pub mod kafka_source;

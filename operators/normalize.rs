@@ -20,9 +20,13 @@
 //! # Invariants
 //! - Each offset of the batch's range is exactly one of: accepted, rejected, skipped (a tombstone, by policy), absent.
 //! - Every payload that leaves passed the same walk, `otlp_proto`, whether it came as protobuf or was written here: decoding cannot fail.
-//! - The outcome for a message depends on its bytes, its topic's name and the config, not on its batch or on time (design D-8).
+//! - The outcome for a message depends on its bytes, its topic's name and the config, not on its batch or on time (design D-8). Who asks
+//!   producers for tokens adds the token file as it is when the message is polled, and that time: a message that is read again may be
+//!   judged otherwise. It is read again only where its offset is in no log: what is covered there is never judged a second time.
+//! - A token leaves this operator only inside the message it came with, and says by `Reject::secret_header` where.
 //!
 //! ```text
+//! headers > who sent it, whose it is (`access`)
 //! payload > decompressed, if it is compressed > taken out of its CloudEvent, if it is in one
 //!         > format of its topic > otlp_proto                                    walk     > Arena::Raw, untouched
 //!                               > otlp_json | json | raw > written as protobuf > walk     > Arena::Written
@@ -30,8 +34,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use timely::container::CapacityContainerBuilder;
@@ -46,7 +49,9 @@ use crate::coverage::{Coverage, PartitionKey};
 use crate::dead_letter::replay::is_mark;
 use crate::epoch::Epoch;
 use crate::fault::Health;
+use crate::tenant::Tenant;
 
+mod access;
 mod compressed;
 mod config;
 mod dataset;
@@ -62,20 +67,25 @@ mod otlp_json;
 mod otlp_proto;
 mod raw;
 mod said;
+mod stats;
 mod structured_event;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use access::{Auth, TenantFrom, Tenants};
 pub use config::{Config, ConfigError, Format, Limits, MessageKey, TombstonePolicy};
+pub use stats::{ByTenant, Stats, TenantCount};
 
+use access::{Access, Origin, Purpose, Times};
 use compressed::{Codec, Unpacker};
 use dataset::{Datasets, Plan};
 use decode::{Decoder, Dialect};
 use failure::{Checked, Failure};
 use index::{Router, UNINDEXED};
 use said::{Content, Event, Said};
+use stats::Tally;
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "normalize";
@@ -87,6 +97,8 @@ pub struct Normalized {
     pub batch: NormalizedBatch,
     /// The messages that failed, in offset order.
     pub rejects: Vec<Reject>,
+    /// What the tenants of these messages are to be counted for.
+    pub tenants: BTreeMap<Tenant, TenantCount>,
     /// The messages that are still to be normalized, of a batch that has become too large for one.
     pub rest: Option<RawBatch>,
 }
@@ -98,38 +110,6 @@ pub struct Ports {
     pub stats: Arc<Stats>,
     /// Where faults go.
     pub health: Health,
-}
-
-/// Counters, written here and read by anybody.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Messages accepted.
-    pub accepted: AtomicU64,
-    /// Messages dropped by policy.
-    pub skipped: AtomicU64,
-    /// Messages rejected.
-    pub rejected: AtomicU64,
-    by_reason: Mutex<BTreeMap<Reason, u64>>,
-}
-
-impl Stats {
-    /// Messages rejected, by reason.
-    pub fn by_reason(&self) -> BTreeMap<Reason, u64> {
-        self.by_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn note(&self, normalized: &Normalized) {
-        self.accepted.fetch_add(normalized.batch.records.len() as u64, Ordering::Relaxed);
-        self.skipped.fetch_add(normalized.batch.coverage.skipped.len() as u64, Ordering::Relaxed);
-        if normalized.rejects.is_empty() {
-            return;
-        }
-        self.rejected.fetch_add(normalized.rejects.len() as u64, Ordering::Relaxed);
-        let mut by_reason = self.by_reason.lock().unwrap_or_else(PoisonError::into_inner);
-        for reject in &normalized.rejects {
-            *by_reason.entry(reject.reason).or_default() += 1;
-        }
-    }
 }
 
 /// The operator's output streams.
@@ -213,6 +193,7 @@ const WRITTEN_BYTES_MAX: usize = 32 << 20;
 pub struct Normalizer {
     config: Config,
     router: Router,
+    access: Access,
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
     decoder: Decoder,
     unpacker: Unpacker,
@@ -235,11 +216,23 @@ struct Topic {
     id_seed: u64,
     /// The dataset schema of the group.
     plan: Option<Arc<Plan>>,
+    /// Who may send to it, and whose its messages are.
+    origin: Origin,
 }
 
 impl Normalizer {
     /// A normalizer for `config`.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
+        Self::with_purpose(config, Purpose::Store)
+    }
+
+    /// A normalizer for messages that somebody has handled before, of which only the keys are wanted: it accepts none that may have been
+    /// refused then for who sent it.
+    pub fn for_recall(config: Config) -> Result<Self, ConfigError> {
+        Self::with_purpose(config, Purpose::Recall)
+    }
+
+    fn with_purpose(config: Config, purpose: Purpose) -> Result<Self, ConfigError> {
         if let Some(problem) = config.problems().into_iter().next() {
             return Err(problem);
         }
@@ -247,8 +240,9 @@ impl Normalizer {
         let datasets = Datasets::new(&config.datasets).map_err(ConfigError::Dataset)?;
         let decoder = Decoder::new(config.limits);
         let unpacker = Unpacker::new(config.limits.decompressed_bytes_max);
+        let access = Access::new(config.auth.clone(), config.tenants.clone(), purpose);
         let (unpacked, rewritten) = (Vec::new(), Vec::new());
-        Ok(Normalizer { config, router, topics: BTreeMap::new(), decoder, unpacker, datasets, unpacked, rewritten })
+        Ok(Normalizer { config, router, access, topics: BTreeMap::new(), decoder, unpacker, datasets, unpacked, rewritten })
     }
 
     /// Normalizes one batch, or as much of it as makes one.
@@ -261,7 +255,8 @@ impl Normalizer {
         let mut coverage = Coverage::stored(partition, start..end);
         let mut written = written_arena(topic.format, &raw, &arena);
         let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());
-        let (mut next, mut grown) = (start, 0);
+        let (mut next, mut grown, mut tally) = (start, 0, Tally::default());
+        self.access.refresh();
         let mut raw = raw.into_iter();
         while let Some(record) = raw.next() {
             let offset = record.offset;
@@ -270,13 +265,26 @@ impl Normalizer {
                 coverage.absent.push(next..offset);
             }
             next = offset + 1;
-            match self.record(&record, &arena, &topic, &mut written, &mut grown) {
-                Ok(Some(record)) => records.push(record),
+            let bytes = record.payload.map_or(0, |payload| u64::from(payload.len));
+            let tenant = self.admit(&record, &arena, &topic, polled_ms);
+            let (tenant, decided) = match tenant {
+                Ok(tenant) => {
+                    let decided = self.record(&record, &arena, (&topic, tenant.as_ref()), &mut written, &mut grown);
+                    (tenant, decided)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            let count = tenant.as_ref().map(|tenant| tally.of(tenant));
+            match decided {
+                Ok(Some(record)) => {
+                    records.push(record);
+                    count.into_iter().for_each(|count| count.accept(bytes));
+                }
                 Ok(None) => coverage.skipped.push(offset),
                 Err(failure) => {
                     coverage.rejected.push(offset);
-                    let (partition, arena) = (coverage.partition.clone(), arena.clone());
-                    rejects.push(Reject { partition, record, arena, reason: failure.reason, detail: failure.detail() });
+                    count.into_iter().for_each(|count| count.reject(bytes));
+                    rejects.push(self.reject(&failure, &coverage.partition, record, &arena));
                 }
             }
             if written.len() >= WRITTEN_BYTES_MAX && grown > 0 && raw.len() > 0 {
@@ -297,7 +305,25 @@ impl Normalizer {
         let (group, written) = (topic.group.clone(), Bytes::from(written));
         let schema = topic.plan.as_ref().map(|plan| plan.stamp.clone());
         let batch = NormalizedBatch { group, coverage, raw, written, records, schema, charge: charge.grown(grown) };
-        Normalized { batch, rejects, rest }
+        Normalized { batch, rejects, tenants: tally.finish(), rest }
+    }
+
+    /// Whose a message is, found by its headers and its topic before its payload is looked at; or why it must not be stored. `None` where
+    /// messages have no tenants.
+    fn admit(&mut self, record: &RawRecord, arena: &[u8], topic: &Topic, polled_ms: u64) -> Checked<Option<Tenant>> {
+        let times = Times { kafka_ms: record.timestamp_ms, polled_ms };
+        self.access.admit(record.headers.of(arena), &topic.origin, times)
+    }
+
+    fn reject(&self, failure: &Failure, partition: &PartitionKey, record: RawRecord, arena: &Bytes) -> Reject {
+        Reject {
+            partition: partition.clone(),
+            record,
+            arena: arena.clone(),
+            reason: failure.reason,
+            detail: failure.detail(),
+            secret_header: self.access.secret_header(),
+        }
     }
 
     /// Gives back what a huge record made the buffers grow to.
@@ -328,7 +354,8 @@ impl Normalizer {
         let group = Group { index: index.into(), signal };
         let format = format.unwrap_or(self.config.format);
         let plan = self.datasets.plan(&group).filter(|_| unindexed.is_none());
-        let topic = Arc::new(Topic { group, format, unindexed, payload_seed, id_seed, plan });
+        let origin = self.access.origin(name, signal);
+        let topic = Arc::new(Topic { group, format, unindexed, payload_seed, id_seed, plan, origin });
         self.topics.insert(name.clone(), topic.clone());
         topic
     }
@@ -339,7 +366,7 @@ impl Normalizer {
         &mut self,
         record: &RawRecord,
         arena: &Bytes,
-        topic: &Topic,
+        (topic, tenant): (&Topic, Option<&Tenant>),
         written: &mut Vec<u8>,
         grown: &mut usize,
     ) -> Checked<Option<Record>> {
@@ -364,7 +391,8 @@ impl Normalizer {
                 Arena::Raw => span,
                 Arena::Written => written_span(start, written)?,
             };
-            return Ok(Some(self.accepted(record, arena, payload, topic, (arena_of_payload, span))));
+            let key = self.key(record, arena, payload, (topic, tenant));
+            return Ok(Some(accepted(record, key, (arena_of_payload, span))));
         };
         let mut unpacked = std::mem::take(&mut self.unpacked);
         let span = self.unpacker.unpack(codec, payload, &mut unpacked).and_then(|()| {
@@ -373,17 +401,12 @@ impl Normalizer {
             }
             written_span(start, written)
         });
-        let accepted = span.map(|span| self.accepted(record, arena, &unpacked, topic, (Arena::Written, span)));
+        let accepted =
+            span.map(|span| accepted(record, self.key(record, arena, &unpacked, (topic, tenant)), (Arena::Written, span)));
         self.unpacked = unpacked;
         let accepted = accepted.inspect_err(|_| written.truncate(start))?;
         *grown += written.len() - start;
         Ok(Some(accepted))
-    }
-
-    fn accepted(&self, record: &RawRecord, arena: &[u8], payload: &[u8], topic: &Topic, place: (Arena, Span)) -> Record {
-        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        let key = self.key(record, arena, payload, topic);
-        Record { offset, timestamp_ms, key, arena: place.0, payload: place.1 }
     }
 
     fn check_size(&self, payload: &[u8]) -> Checked<()> {
@@ -483,7 +506,9 @@ impl Normalizer {
     }
 
     /// The dedup key: of the id where one is configured and given, else of the payload as it came, but for its compression.
-    fn key(&self, record: &RawRecord, arena: &[u8], payload: &[u8], topic: &Topic) -> u128 {
+    /// Two tenants have no duplicates of each other: nobody could make another one's message one by sending it first.
+    fn key(&self, record: &RawRecord, arena: &[u8], payload: &[u8], (topic, tenant): (&Topic, Option<&Tenant>)) -> u128 {
+        let tenant_seed = tenant.map_or(0, Tenant::seed);
         let id = match &self.config.message_key {
             MessageKey::PayloadHash => None,
             MessageKey::KafkaKey => record.key.map(|key| key.of(arena)),
@@ -493,11 +518,15 @@ impl Normalizer {
             }
         };
         let key = match id.filter(|id| !id.is_empty()) {
-            Some(id) => XxHash3_128::oneshot_with_seed(topic.id_seed, id),
-            None => XxHash3_128::oneshot_with_seed(topic.payload_seed, payload),
+            Some(id) => XxHash3_128::oneshot_with_seed(topic.id_seed ^ tenant_seed, id),
+            None => XxHash3_128::oneshot_with_seed(topic.payload_seed ^ tenant_seed, payload),
         };
         if record.headers.len == 0 { key } else { key_of_attempt(key, record.headers.of(arena)) }
     }
+}
+
+fn accepted(record: &RawRecord, key: u128, (arena, payload): (Arena, Span)) -> Record {
+    Record { offset: record.offset, timestamp_ms: record.timestamp_ms, key, arena, payload }
 }
 
 /// The key of a message that was sent back from the dead letter is that of the attempt, for it is no duplicate of what was rejected. Who

@@ -5,7 +5,7 @@
 //!
 //! # Out
 //! `Recalled`: their keys, to the workers that remember them. They are those that `normalize` gave the same messages before; a message
-//! that it rejected or skipped has none.
+//! that it rejected or skipped has none, nor one that it may have rejected for its token (`normalize/access.rs`).
 //!
 //! # Holds
 //! A `Normalizer` of its own. No message, no capability.
@@ -41,7 +41,7 @@ pub fn recall<'s>(stream: Stream<'s, Epoch, Vec<RecalledBatch>>, config: normali
     let (output, recalled) = builder.new_output::<Vec<Recalled>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Recalled>>>::from(output);
     builder.build(move |_capabilities| {
-        let mut normalizer = Normalizer::new(config).ok();
+        let mut normalizer = Normalizer::for_recall(config).ok();
         move |_frontiers| {
             let Some(normalizer) = &mut normalizer else { return };
             let mut output = output.activate();

@@ -1,6 +1,7 @@
 //! The command line: every command and flag, with the help a user reads.
 
 mod dead_letter;
+mod token;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use openwit_operators::batch::Signal;
 pub use self::dead_letter::{
     DeadLetterArgs, DeadLetterCommand, DeadLetterLsArgs, DeadLetterReplayArgs, LetterFilter, LettersFrom,
 };
+pub use self::token::{TokenArgs, TokenCheckArgs, TokenCommand, TokenNewArgs};
 use crate::generate::{Format, Ppm, time};
 
 /// Longest message asked for: Kafka's default limit is 1 MB, and brokers are rarely configured beyond this.
@@ -92,6 +94,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// List rejected messages, and send them back to Kafka
     DeadLetter(DeadLetterArgs),
+    /// Make tokens for producers, and check the file that knows them
+    Token(TokenArgs),
 }
 
 /// A `KEY=VALUE` of the command line.
@@ -528,6 +532,10 @@ mod tests {
             "dead-letter ls --config c.yaml --set a.b=1 --topic --origin t:3:1000..2000 --origin u --topic-origin v:1",
             "dead-letter ls -c c.yaml --topic letters --after 3:7",
             "dead-letter replay --config c.yaml --to t --keep-timestamp --again --dry-run --json",
+            "dead-letter replay --config c.yaml --token-env TOKEN",
+            "token new --id shop-1 --tenant shop --topics a.** b --topics c --signals logs traces --expires 2027-01-01T00:00:00Z --json",
+            "token new --id any --not-before 1790000000",
+            "token check --file f",
             "dead-letter replay --config c.yaml --directory d --after dead-letter-1700000000000-4711-0000.ndjson:12",
         ];
         for line in lines {
@@ -560,6 +568,12 @@ mod tests {
             "dead-letter ls --directory d --origin t:1:9..9",
             "dead-letter ls --directory d --after there",
             "dead-letter replay --directory d",
+            "token new --tenant shop",
+            "token new --id a/b",
+            "token new --id a --tenant ../etc",
+            "token new --id a --topics a**",
+            "token new --id a --signals profiles",
+            "token check",
             "generate -b b -t t --count 1 --message-bytes 5 --records-per-message 5",
         ];
         for line in lines {

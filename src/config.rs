@@ -10,8 +10,8 @@
 //!            relations                         what values must be to each other
 //! ```
 //!
-//! Dataset schemas are files of their own (`datasets.rs`). `keys.rs` is the one table everything else is made from. All problems are found in one pass, each with file, line, key, value
-//! and what is allowed. Secrets are of a type that does not print.
+//! Dataset schemas and producers' tokens are files of their own (`datasets.rs`, `tokens.rs`). `keys.rs` is the one table everything else is
+//! made from. All problems are found in one pass, each with file, line, key, value and what is allowed. Secrets are of a type that does not print.
 
 pub mod datasets;
 mod key;
@@ -20,10 +20,12 @@ mod layers;
 mod librdkafka;
 mod print;
 mod problem;
+mod reader;
 mod relations;
 mod rule;
 mod secret;
 mod table;
+pub mod tokens;
 mod yaml;
 
 use std::io::Read;

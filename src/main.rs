@@ -45,5 +45,6 @@ fn dispatch(command: &Command) -> Ended {
         Command::Wal(args) => commands::wal::run(args),
         Command::Replay(args) => commands::replay::run(args),
         Command::DeadLetter(args) => commands::dead_letter::run(args),
+        Command::Token(args) => commands::token::run(args),
     }
 }

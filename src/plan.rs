@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use openwit_graphs::ingest::{self, CommitMode};
 use openwit_graphs::process::{IngestPlan, Plan, ReplayPlan, StoragePlan};
+use openwit_graphs::tokens::Reload;
 use openwit_graphs::{catalog, replay, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
@@ -17,17 +18,21 @@ use openwit_operators::kafka_source::pool::ArenaPool;
 use openwit_operators::kafka_source::resume::{Lost, Reset};
 use openwit_operators::kafka_source::topics::TopicPatterns;
 use openwit_operators::kafka_source::warm_up;
+use openwit_operators::normalize::TenantFrom;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
+use openwit_operators::tenant::Tenant;
+use openwit_operators::tokens::Store;
 use openwit_operators::{
     arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize, parquet_roll,
     wal_commit,
 };
 
 use crate::config::datasets;
+use crate::config::tokens::TokenFile;
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, LostOffsets, MessageId,
-    MetastoreType, ObjectStoreScheme, TlsMode, Tombstones,
+    MetastoreType, ObjectStoreScheme, TenantSource, TlsMode, Tombstones,
 };
 
 /// What a command changes of a configuration's plan.
@@ -142,9 +147,10 @@ fn ingest_plan(
     positions: Arc<kafka_source::Status>,
 ) -> Result<IngestPlan, String> {
     let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
+    let tokens = tokens(config)?;
     let graph = ingest::Config {
         source: source(config, changes, workers, positions)?,
-        normalize: normalize_config(config)?,
+        normalize: normalize_config(config, tokens.as_ref())?,
         dedup: processing.dedup_enabled.then_some(dedup(config)),
         encode: encode_limits(config),
         sink: sink(config, workers),
@@ -159,6 +165,7 @@ fn ingest_plan(
         in_flight_messages_max: config.messages_in_flight_max(),
         wal: wal(config),
         dead_letter: dead_letter(config),
+        tokens,
     })
 }
 
@@ -257,7 +264,30 @@ fn source(
     })
 }
 
-fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
+/// The tokens that producers show, and how they are kept up to date.
+fn tokens(config: &Config) -> Result<Option<Reload>, String> {
+    let auth = &config.ingestion.auth;
+    let Some(path) = &auth.tokens_file else { return Ok(None) };
+    let (file, tokens) = TokenFile::open(path).map_err(|problems| problems.to_string())?;
+    let interval = Duration::from_millis(auth.reload_interval_ms);
+    Ok(Some(Reload { store: Arc::new(Store::new(tokens)), file: Arc::new(file), interval }))
+}
+
+fn tenants(config: &Config) -> Result<normalize::Tenants, String> {
+    let keys = &config.ingestion.tenants;
+    let from = match keys.from {
+        TenantSource::None => TenantFrom::None,
+        TenantSource::Token => TenantFrom::Token,
+        TenantSource::Header => TenantFrom::Header(keys.header.as_str().into()),
+        TenantSource::Topic => {
+            TenantFrom::Topic(keys.topic_position.ok_or("ingestion.tenants.from: topic needs ingestion.tenants.topic_position")?)
+        }
+    };
+    let default = keys.default.as_deref().map(Tenant::new).transpose();
+    Ok(normalize::Tenants { from, default: default.map_err(|error| format!("ingestion.tenants.default: {error}"))? })
+}
+
+fn normalize_config(config: &Config, tokens: Option<&Reload>) -> Result<normalize::Config, String> {
     let (kafka, limits) = (&config.ingestion.kafka, &config.ingestion.limits);
     let pattern = |pattern: &crate::config::TopicPattern| IndexPattern {
         matches: pattern.r#match.clone(),
@@ -304,6 +334,9 @@ fn normalize_config(config: &Config) -> Result<normalize::Config, String> {
             json_records_max: limits.json_records_max,
         },
         zero_copy: kafka.enable_zero_copy,
+        auth: tokens
+            .map(|reload| normalize::Auth { header: config.ingestion.auth.header.as_str().into(), tokens: reload.store.clone() }),
+        tenants: tenants(config)?,
     };
     let problems: Vec<String> = normalize.problems().iter().map(ToString::to_string).collect();
     if problems.is_empty() { Ok(normalize) } else { Err(format!("ingestion.kafka: {}", problems.join("; "))) }

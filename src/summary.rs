@@ -2,15 +2,20 @@
 //!
 //! MB and GB are 10^6 and 10^9 bytes, and count the bytes of messages as they came from Kafka.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use openwit_operators::normalize::TenantCount;
 use serde::Serialize;
 
 use crate::progress::grouped;
 
+/// Tenants that the table for people shows.
+const TENANTS_SHOWN_MAX: usize = 20;
+
 /// What a run counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Messages read from Kafka.
     pub messages: u64,
@@ -32,6 +37,12 @@ pub struct Totals {
     pub committable_ms_p50: u64,
     /// The same for 99 of 100.
     pub committable_ms_p99: u64,
+    /// Messages in the dead letter, by the code of their reason.
+    pub rejects_by_reason: BTreeMap<&'static str, u64>,
+    /// What came from each tenant.
+    pub tenants: BTreeMap<String, TenantCount>,
+    /// Messages that each token let in, by its id.
+    pub tokens: BTreeMap<String, u64>,
 }
 
 /// What the process used so far.
@@ -96,6 +107,12 @@ pub struct Summary {
     pub mb_per_second: f64,
     /// Processor seconds per gigabyte of messages; 0 without messages.
     pub cpu_seconds_per_gb: f64,
+    /// Messages in the dead letter, by the code of their reason.
+    pub rejects_by_reason: BTreeMap<&'static str, u64>,
+    /// What came from each tenant; none where messages have no tenants.
+    pub tenants: BTreeMap<String, TenantCount>,
+    /// Messages that each token let in, by its id; none where nobody is asked for one.
+    pub tokens: BTreeMap<String, u64>,
 }
 
 impl Summary {
@@ -122,12 +139,15 @@ impl Summary {
             records_per_second: ratio(records as f64, seconds),
             mb_per_second: ratio(bytes as f64 / 1e6, seconds),
             cpu_seconds_per_gb: ratio(cpu_seconds, bytes as f64 / 1e9),
+            rejects_by_reason: totals.rejects_by_reason,
+            tenants: totals.tenants,
+            tokens: totals.tokens,
         }
     }
 
     /// One line of JSON.
     pub fn json(&self) -> String {
-        // A struct of numbers has nothing that could fail to serialize: not even a float that is not finite, which becomes null.
+        // A struct of numbers and of maps by text has nothing that could fail to serialize: not even a float that is not finite, which becomes null.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -157,7 +177,17 @@ impl fmt::Display for Summary {
         for (name, number, remark) in rows {
             writeln!(f, "{}", format!("{name:<16}{number:>width$}  {remark}").trim_end())?;
         }
-        Ok(())
+        for (reason, messages) in &self.rejects_by_reason {
+            writeln!(f, "rejected as {reason}: {}", grouped(*messages))?;
+        }
+        for (tenant, count) in self.tenants.iter().take(TENANTS_SHOWN_MAX) {
+            let (accepted, rejected) = (grouped(count.accepted), grouped(count.rejected));
+            writeln!(f, "tenant {tenant}: {accepted} accepted, {} MB; {rejected} rejected", megabytes(count.accepted_bytes))?;
+        }
+        match self.tenants.len().saturating_sub(TENANTS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => writeln!(f, "and {more} tenants more: see --json"),
+        }
     }
 }
 
@@ -177,6 +207,12 @@ mod tests {
             files: 3,
             committable_ms_p50: 20,
             committable_ms_p99: 50,
+            rejects_by_reason: BTreeMap::from([("malformed", 20)]),
+            tenants: BTreeMap::from([(
+                "shop".to_owned(),
+                TenantCount { accepted: 5, accepted_bytes: 2_000_000, ..Default::default() },
+            )]),
+            tokens: BTreeMap::new(),
         };
         let before = Usage { cpu_seconds: 1.0, rss_max_bytes: 1 };
         let after = Usage { cpu_seconds: 2.72, rss_max_bytes: 256_000_000 };
@@ -217,6 +253,9 @@ mod tests {
             "records_per_second",
             "mb_per_second",
             "cpu_seconds_per_gb",
+            "rejects_by_reason",
+            "tenants",
+            "tokens",
         ];
         promised.sort_unstable();
         assert_eq!(fields, promised);
@@ -225,9 +264,14 @@ mod tests {
     #[test]
     fn table_aligns_numbers() {
         let table = summary().to_string();
-        let ends: Vec<_> = table.lines().map(|line| line.get(16..25).unwrap_or(line).trim_end().len()).collect();
+        let ends: Vec<_> = table
+            .lines()
+            .filter(|line| !line.contains(':'))
+            .map(|line| line.get(16..25).unwrap_or(line).trim_end().len())
+            .collect();
         assert!(ends.iter().all(|&end| end == 9), "{table}");
         assert!(table.contains("rows published  1,000,000  in 3 files\n"), "{table}");
+        assert!(table.ends_with("rejected as malformed: 20\ntenant shop: 5 accepted, 2.0 MB; 0 rejected\n"), "{table}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod catalog;
 mod dead_letter;
 #[path = "cli/threads.rs"]
 mod threads;
+#[path = "cli/token.rs"]
+mod token;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +70,9 @@ fn every_command_explains_itself() {
         "dead-letter",
         "dead-letter ls",
         "dead-letter replay",
+        "token",
+        "token new",
+        "token check",
     ];
     for command in commands {
         let help = line(&format!("{command} --help")).expect(DONE);

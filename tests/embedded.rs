@@ -18,6 +18,8 @@ mod datasets;
 mod failures;
 #[path = "embedded/framing.rs"]
 mod framing;
+#[path = "embedded/gateway.rs"]
+mod gateway;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
 #[path = "embedded/rebalance.rs"]

@@ -22,6 +22,9 @@ use crate::coverage::{PartitionKey, TopicKey};
 /// The version of the line format that is written. A reader refuses later ones.
 pub const VERSION: u32 = 1;
 
+/// What stands in a letter for the value of a header that held a secret.
+pub const REDACTED: &[u8] = b"[redacted by openwit-ingest]";
+
 /// A name and a value, as Kafka's headers have them: the name is nearly always UTF-8, the value may be null.
 pub type Header = (Vec<u8>, Option<Vec<u8>>);
 
@@ -68,7 +71,14 @@ impl Letter {
     /// The dead letter of a rejected message.
     pub fn of(reject: &Reject, rejected_at_ms: u64) -> Self {
         let bytes = |span: Option<batch::Span>| span.map(|span| span.of(&reject.arena).to_vec());
+        let is_secret =
+            |name: &[u8]| reject.secret_header.as_ref().is_some_and(|secret| name.eq_ignore_ascii_case(secret.as_bytes()));
         let headers = batch::headers(reject.record.headers.of(&reject.arena));
+        // An empty value stays one: it tells why the message was refused.
+        let kept = |(name, value): (&[u8], Option<&[u8]>)| match value {
+            Some(value) if !value.is_empty() && is_secret(name) => (name.to_vec(), Some(REDACTED.to_vec())),
+            value => (name.to_vec(), value.map(<[u8]>::to_vec)),
+        };
         Letter {
             partition: reject.partition.clone(),
             offset: reject.record.offset,
@@ -78,7 +88,7 @@ impl Letter {
             detail: reject.detail.clone(),
             key: bytes(reject.record.key),
             payload: bytes(reject.record.payload),
-            headers: headers.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect(),
+            headers: headers.map(kept).collect(),
             omitted: None,
         }
     }

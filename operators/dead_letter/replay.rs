@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::letter::{Header, Letter};
+use super::letter::{Header, Letter, REDACTED};
 use super::read::{Error, Found, Met, Place, Source};
 use super::resend::Message;
 use crate::coverage::{PartitionKey, TopicKey};
@@ -122,6 +122,32 @@ pub struct Config {
     pub keep_timestamp: bool,
     /// Also send what was rejected after a replay.
     pub again: bool,
+    /// The token that each message is sent with, in the place of its producer's, which letters do not hold.
+    pub token: Option<Token>,
+}
+
+/// A header with a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The header's name; messages may have it in any case.
+    pub header: String,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Token {
+    /// `headers` with this token in the place of any other.
+    fn put(&self, mut headers: Vec<Header>) -> Vec<Header> {
+        headers.retain(|(name, _)| !name.eq_ignore_ascii_case(self.header.as_bytes()));
+        headers.push((self.header.clone().into_bytes(), Some(self.value.clone())));
+        headers
+    }
 }
 
 /// What becomes of a letter.
@@ -135,6 +161,8 @@ pub enum Choice {
     RejectedAgain,
     /// It lacks what was too large for the dead letter topic.
     Incomplete(String),
+    /// Its producer's token was left out of the letter, and there is no other one.
+    WithoutToken,
 }
 
 /// Decides letter by letter, and sends no message twice.
@@ -165,9 +193,17 @@ impl Chooser {
         if let Some(omitted) = letter.omitted {
             return Choice::Incomplete(omitted);
         }
+        let is_redacted = |(_, value): &Header| value.as_deref() == Some(REDACTED);
+        if self.config.token.is_none() && letter.headers.iter().any(is_redacted) {
+            return Choice::WithoutToken;
+        }
         if !self.sent.first(&mark.partition, mark.offset) {
             return Choice::Repeated;
         }
+        let headers = match &self.config.token {
+            Some(token) => token.put(letter.headers),
+            None => letter.headers,
+        };
         let (topic, partition) = match &self.config.to {
             Some(to) => (to.clone(), None),
             None => (letter.partition.topic.name.to_string(), Some(letter.partition.partition)),
@@ -179,7 +215,7 @@ impl Chooser {
             partition,
             key: letter.key,
             payload: letter.payload,
-            headers: mark.put(letter.headers),
+            headers: mark.put(headers),
             timestamp_ms: Some(letter.timestamp_ms).filter(|_| self.config.keep_timestamp),
         })
     }
@@ -233,7 +269,7 @@ mod tests {
         assert!(message.headers.starts_with(&own), "{:?}", message.headers);
         let mark = Mark { attempt: 1, partition: partition(2), offset: 7, timestamp_ms: 5 };
         assert_eq!(Mark::find(&message.headers), Some(mark));
-        let elsewhere = Config { to: Some("other".into()), keep_timestamp: true, again: false };
+        let elsewhere = Config { to: Some("other".into()), keep_timestamp: true, ..Config::default() };
         let message = sent(chooser(elsewhere, &[]).choose(letter));
         assert_eq!((&*message.topic, message.partition, message.timestamp_ms), ("other", None, Some(5)));
     }
@@ -269,6 +305,20 @@ mod tests {
         sent(chooser.choose(found(2, 7, vec![])));
         assert_eq!(chooser.choose(found(3, 7, vec![])), Choice::Repeated);
         sent(chooser.choose(found(4, 8, vec![])));
+    }
+
+    #[test]
+    fn a_message_whose_token_was_left_out_is_sent_only_with_another_one() {
+        let own: Vec<Header> = vec![(b"a".to_vec(), Some(b"b".to_vec())), (b"Authorization".to_vec(), Some(REDACTED.to_vec()))];
+        let letter = found(1, 7, own);
+        assert_eq!(chooser(Config::default(), &[]).choose(letter.clone()), Choice::WithoutToken);
+        let token = Token { header: "authorization".into(), value: b"Bearer other".to_vec() };
+        assert!(!format!("{token:?}").contains("other"));
+        let message = sent(chooser(Config { token: Some(token), ..Config::default() }, &[]).choose(letter));
+        let headers: Vec<_> = message.headers.iter().filter(|(name, _)| !is_mark(name)).cloned().collect();
+        let expected: Vec<Header> =
+            vec![(b"a".to_vec(), Some(b"b".to_vec())), (b"authorization".to_vec(), Some(b"Bearer other".to_vec()))];
+        assert_eq!(headers, expected);
     }
 
     #[test]

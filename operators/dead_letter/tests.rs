@@ -56,7 +56,14 @@ fn reject(number: i32, offset: i64) -> Reject {
     let headers = Span { start: start as u32, len: (arena.len() - start) as u32 };
     let record = RawRecord { offset, timestamp_ms: NOW_MS as i64 - 5, key, payload, headers };
     let detail = format!("field 3 at byte {offset}");
-    Reject { partition: partition(number), record, arena: Bytes::from(arena), reason: Reason::Malformed, detail }
+    Reject {
+        partition: partition(number),
+        record,
+        arena: Bytes::from(arena),
+        reason: Reason::Malformed,
+        detail,
+        secret_header: None,
+    }
 }
 
 fn acked(results: Vec<Result<u64, Error>>) -> Vec<u64> {

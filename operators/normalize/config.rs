@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::Signal;
 use crate::dataset::Schema;
 
+use super::access::{Auth, Tenants};
 use super::dataset::Datasets;
 use super::index::{self, IndexRules, Router};
 
@@ -103,6 +104,10 @@ pub struct Config {
     /// Payloads that pass untouched stay in the source's arena, which then lives until the last of them is delivered. If false they
     /// are copied out, and the arena with its keys, headers and rejects returns to the pool at once: slower, less memory.
     pub zero_copy: bool,
+    /// How producers say who they are. `None`: nobody is asked.
+    pub auth: Option<Auth>,
+    /// Whose messages are.
+    pub tenants: Tenants,
 }
 
 impl Default for Config {
@@ -116,6 +121,8 @@ impl Default for Config {
             message_key: MessageKey::default(),
             limits: Limits::default(),
             zero_copy: true,
+            auth: None,
+            tenants: Tenants::default(),
         }
     }
 }

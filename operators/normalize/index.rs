@@ -265,6 +265,49 @@ mod tests {
     }
 
     #[test]
+    fn no_topics_name_makes_an_index_that_a_path_a_label_or_a_query_must_not_have() {
+        // Kafka allows none but the first few of these names; other clusters and their clients may.
+        let long = "x".repeat(10_000);
+        let hostile = [
+            "",
+            ".",
+            "..",
+            "...",
+            "a/b",
+            "../../etc/passwd",
+            "a\\b",
+            "a b",
+            "a\0b",
+            "a\n",
+            "a'; drop table files; --",
+            "a\"",
+            "münchen",
+            "İ",
+            "%2e%2e",
+            "_unindexed",
+            &long,
+        ];
+        let is_safe = |index: &str| {
+            let is_plain = index.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
+            is_plain && (1..=128).contains(&index.len()) && !index.starts_with(['.', '_', '-']) && !index.contains("..")
+        };
+        let off = AutoGenerate::default();
+        for rules in [off, auto(Strategy::Hash), auto(Strategy::Topic)] {
+            let by_token = [Some(0), Some(1), None].map(|position| router(position, &[], rules.clone()));
+            for name in hostile {
+                for (router, topic) in
+                    by_token.iter().flat_map(|router| [(router, name.to_owned()), (router, format!("a.{name}"))])
+                {
+                    match router.route(&topic).index {
+                        Ok(index) => assert!(is_safe(&index), "{topic:?} became {index:?}"),
+                        Err(why) => assert!(!rules.enabled, "{topic:?}: {why}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn bad_rules_are_refused() {
         let prefix = |prefix: &str| IndexRules {
             auto_generate: AutoGenerate { prefix: prefix.to_owned(), ..auto(Strategy::Hash) },

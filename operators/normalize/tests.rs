@@ -1,6 +1,7 @@
 //! What is proved here: which payloads are accepted, as what, and with which reason the others are rejected. prost, which shares no
 //! code with this crate, is the judge of protobuf. What cannot be proved here: that producers mean what the tables of `json` say.
 
+mod access;
 mod batches;
 mod datasets;
 mod framing;

@@ -100,6 +100,12 @@ pub struct DeadLetterReplayArgs {
     /// Also send what was rejected after an earlier replay
     #[arg(long)]
     pub again: bool,
+    /// Send each message with the token in this environment variable, in the place of its producer's
+    ///
+    /// Letters do not keep tokens. The token decides, as for any other producer, whose messages these become: choose the letters of one
+    /// tenant, or take a token that is for any.
+    #[arg(long, value_name = "NAME")]
+    pub token_env: Option<String>,
     /// Send nothing; say what would be sent
     #[arg(long)]
     pub dry_run: bool,

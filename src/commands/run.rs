@@ -1,10 +1,12 @@
 //! `run`: a process with the graph of a configuration, from start to a clean stop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control, Plan};
+use openwit_operators::normalize::TenantCount;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
@@ -54,9 +56,12 @@ pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Fail
         Ok(_) => {}
         Err(fault) => return Err(Failure::fault(format!("{fault}\n{}", unfinished(control)))),
     }
-    let totals = totals(control);
+    let totals = totals(control, plan);
     let (p50, p99) = (totals.committable_ms_p50, totals.committable_ms_p99);
     info!(messages = totals.messages, p50, p99, "milliseconds from poll to committable");
+    if !totals.tokens.is_empty() || !totals.rejects_by_reason.is_empty() {
+        info!(tokens = ?totals.tokens, rejects = ?totals.rejects_by_reason, "messages let in by token, and rejects by reason");
+    }
     tell_detours(control);
     Ok(Summary::new(totals, started.elapsed(), before, Usage::now()))
 }
@@ -107,8 +112,16 @@ fn reading(control: &Control) -> Reading {
     }
 }
 
-fn totals(control: &Control) -> Totals {
+fn totals(control: &Control, plan: &Plan) -> Totals {
     let counters = &control.counters;
+    let by_tenant = counters.normalize.by_tenant();
+    let mut tenants: BTreeMap<_, _> = by_tenant.tenants.into_iter().map(|(tenant, count)| (tenant.to_string(), count)).collect();
+    if by_tenant.others != TenantCount::default() {
+        // No tenant can be called so.
+        tenants.insert("(others)".to_owned(), by_tenant.others);
+    }
+    let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.as_ref());
+    let tokens = tokens.map(|tokens| tokens.store.accepted()).unwrap_or_default();
     Totals {
         messages: counters.source.messages.load(Ordering::Relaxed) as u64,
         records: counters.sink.rows_published.load(Ordering::Relaxed),
@@ -120,6 +133,9 @@ fn totals(control: &Control) -> Totals {
         files: counters.catalog.files.load(Ordering::Relaxed),
         committable_ms_p50: counters.source.committable.quantile_ms(0.5),
         committable_ms_p99: counters.source.committable.quantile_ms(0.99),
+        rejects_by_reason: counters.normalize.by_reason().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
+        tenants,
+        tokens: tokens.into_iter().map(|(id, count)| (id.to_string(), count)).collect(),
     }
 }
 

@@ -14,8 +14,10 @@ use super::rule;
 use super::secret::Secret;
 use super::table::{Field, choices, section, table_of};
 
+mod gateway;
 mod storage;
 
+pub use gateway::*;
 pub use storage::*;
 
 const KIB: u64 = 1 << 10;
@@ -90,6 +92,10 @@ section! {
         limits: Limits;
         /// What rows of an index must be like; see docs/datasets.md.
         datasets: Datasets;
+        /// Who may send; see docs/gateway.md.
+        auth: Auth;
+        /// Whose messages are; see docs/gateway.md.
+        tenants: Tenants;
     }
 }
 

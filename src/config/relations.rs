@@ -14,6 +14,7 @@ use super::print;
 use super::problem::{Place, Problem, Problems};
 use super::table::{RawConfig, Table};
 
+mod gateway;
 mod security;
 
 /// About what zstd makes of telemetry, for judging whether the log holds a whole file's rows.
@@ -36,6 +37,7 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.formats();
         relations.consumer();
         relations.security();
+        relations.gateway();
         relations.batches();
         relations.log();
         relations.long_term();

@@ -1,5 +1,7 @@
 //! The rules that texts of the configuration keep.
 
+use openwit_operators::tenant::Tenant;
+
 use super::key::Rule;
 
 /// Anything but nothing.
@@ -7,6 +9,20 @@ pub(super) const TEXT: Rule = Rule { says: "text that is not empty", holds: |tex
 
 /// A name that is safe as one part of a path and as a label.
 pub(super) const NAME: Rule = Rule { says: "1 to 128 of a-z A-Z 0-9 . _ - and not begin with a dot", holds: is_name };
+
+/// The name of a tenant.
+pub(super) const TENANT: Rule =
+    Rule { says: "1 to 64 of a-z A-Z 0-9 . _ - and not begin with a dot", holds: |text| Tenant::new(text).is_ok() };
+
+/// The name of a header that this program reads and that says nothing else to it.
+pub(super) const HEADER: Rule = Rule {
+    says: "a header's name: 1 to 128 of a-z A-Z 0-9 . _ -, none of content-type, content-encoding, ce_*, openwit.*",
+    holds: |text| {
+        let name = text.to_ascii_lowercase();
+        let is_taken = ["content-type", "content-encoding"].contains(&name.as_str());
+        is_name(text) && !is_taken && !name.starts_with("ce_") && !name.starts_with("openwit.")
+    },
+};
 
 /// What is put before a generated index name.
 pub(super) const INDEX_PREFIX: Rule = Rule {
@@ -171,6 +187,16 @@ mod tests {
             (MESSAGE_ID, "header:id", true),
             (MESSAGE_ID, "header:", false),
             (IP_ADDRESS, "localhost", false),
+            (TENANT, "shop-1.eu", true),
+            (TENANT, "..", false),
+            (TENANT, "a/b", false),
+            (TENANT, "", false),
+            (HEADER, "Authorization", true),
+            (HEADER, "x-tenant", true),
+            (HEADER, "Content-Type", false),
+            (HEADER, "ce_source", false),
+            (HEADER, "openwit.replay.offset", false),
+            (HEADER, "a b", false),
         ] {
             assert_eq!((rule.holds)(text), expected, "{text:?} {}", rule.says);
         }

@@ -153,6 +153,25 @@ test.yaml:18: processing.wal: this must be a map of keys, of which there are ena
 }
 
 #[test]
+fn relations_of_tokens_and_tenants_are_checked() {
+    check_refused(&[
+        (
+            &["ingestion.tenants.from=token"],
+            "ingestion.tenants.from: value \"token\": from: token needs ingestion.auth.tokens_file",
+        ),
+        (&["ingestion.tenants.from=topic"], "from: topic needs ingestion.tenants.topic_position"),
+        (
+            &["ingestion.auth.tokens_file=t", "ingestion.tenants={from: header, header: Authorization}"],
+            "ingestion.tenants.header: value \"Authorization\": must not be ingestion.auth.header",
+        ),
+        (
+            &["ingestion.auth.tokens_file=t", "ingestion.kafka.message_id=header:Authorization"],
+            "ingestion.kafka.message_id: value \"header:Authorization\": must not be ingestion.auth.header",
+        ),
+    ]);
+}
+
+#[test]
 fn relations_between_keys_are_checked() {
     check_refused(&[
         (&["ingestion.kafka.topics=[]"], "ingestion.kafka.topics: must name at least one topic"),

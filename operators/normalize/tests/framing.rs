@@ -162,7 +162,7 @@ fn a_batch_that_becomes_too_large_is_continued_by_another_and_counted_as_what_it
     let mut next = Some(raw);
     let mut batches = Vec::new();
     while let Some(raw) = next.take() {
-        let Normalized { batch, rejects, rest } = auto.normalize(raw);
+        let Normalized { batch, rejects, rest, .. } = auto.normalize(raw);
         assert!(rejects.is_empty());
         batches.push(batch);
         next = rest;

@@ -44,6 +44,8 @@ pub struct Replayed {
     pub unselected: u64,
     /// Letters that lack their payload: it was too large for the dead letter topic.
     pub incomplete: u64,
+    /// Letters whose producer's token was left out of them, without another one to send.
+    pub without_token: u64,
     /// Messages larger than their topic takes.
     pub too_large: u64,
     /// Damaged places.
@@ -68,6 +70,7 @@ impl fmt::Display for Replayed {
             (self.rejected_again, "replayed before and rejected again: mend them, or send them once more with --again"),
             (self.repeated, "repeated: their message was sent, or has a later letter"),
             (self.incomplete, "without their payload: fetch them from their topic, or from a folder of dead letters"),
+            (self.without_token, "whose token is not kept in letters: give one with --token-env"),
             (self.too_large, "larger than their topic takes"),
             (self.damaged, "damaged"),
         ];
@@ -112,7 +115,12 @@ pub fn run(args: &DeadLetterReplayArgs) -> Ended {
         selection: selection(&args.filter),
         limit: args.filter.limit,
         after: args.filter.after.clone(),
-        sending: replay::Config { to: args.to.clone(), keep_timestamp: args.keep_timestamp, again: args.again },
+        sending: replay::Config {
+            to: args.to.clone(),
+            keep_timestamp: args.keep_timestamp,
+            again: args.again,
+            token: args.token_env.as_deref().map(|name| token(name, &config)).transpose()?,
+        },
         dry_run: args.dry_run,
     };
     let (replayed, ended) = send_back(&source, &config, &request, &mut || stop.load(Ordering::Relaxed))?;
@@ -122,6 +130,13 @@ pub fn run(args: &DeadLetterReplayArgs) -> Ended {
         println!("{replayed}");
     }
     ended
+}
+
+/// The token in an environment variable, where no list of processes shows it.
+fn token(variable: &str, config: &Config) -> Result<replay::Token, Failure> {
+    let token = std::env::var(variable).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+    let token = token.ok_or_else(|| Failure::usage(format!("--token-env {variable}: that variable is not set, or empty")))?;
+    Ok(replay::Token { header: config.ingestion.auth.header.clone(), value: format!("Bearer {token}").into_bytes() })
 }
 
 /// The first signal ends the replay behind the letter that is being sent, a second one at once.
@@ -214,6 +229,7 @@ impl Run<'_> {
                 }
                 Choice::Repeated => self.replayed.repeated += 1,
                 Choice::RejectedAgain => self.replayed.rejected_again += 1,
+                Choice::WithoutToken => self.replayed.without_token += 1,
                 Choice::Incomplete(omitted) => {
                     self.replayed.incomplete += 1;
                     let (partition, offset) = identity;
@@ -286,7 +302,7 @@ impl Run<'_> {
 }
 
 fn verdict(replayed: &Replayed) -> Ended {
-    let left_out = replayed.incomplete + replayed.too_large + replayed.damaged;
+    let left_out = replayed.incomplete + replayed.without_token + replayed.too_large + replayed.damaged;
     if replayed.stopped {
         let how =
             replayed.after.as_ref().map_or_else(|| "start it again".to_owned(), |after| format!("go on with --after {after}"));

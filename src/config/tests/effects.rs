@@ -8,7 +8,8 @@ use super::*;
 use crate::plan::{Changes, plan};
 
 /// The parts of the table that `docs/configuration-tests.md` is about.
-const PREFIXES: [&str; 3] = ["ingestion.kafka.", "ingestion.batching.", "processing.buffer."];
+const PREFIXES: [&str; 5] =
+    ["ingestion.kafka.", "ingestion.batching.", "ingestion.auth.", "ingestion.tenants.", "processing.buffer."];
 
 /// The page with the table.
 const PAGE: &str = "docs/configuration-tests.md";
@@ -21,11 +22,17 @@ const TLS: &str = "ingestion.kafka.security.protocol=ssl";
 const PASSWORD: &str = "ingestion.kafka.security={protocol: sasl_ssl, sasl: {username: u, password: p}}";
 const TOKEN: &str = "ingestion.kafka.security={protocol: sasl_ssl, sasl: {mechanism: OAUTHBEARER, oauthbearer: {\
                      token_endpoint_url: 'https://id/t', client_id: i, client_secret: s}}}";
+const TOKENS_FILE: &str = "ingestion.auth.tokens_file=tests/data/tokens.yaml";
+const BY_HEADER: &str = "ingestion.tenants.from=header";
+const BY_TOPIC: &str = "ingestion.tenants={from: topic, topic_position: 1}";
 const AUTO: &str = "ingestion.kafka.auto_generate.enabled=true";
 const PATTERN: &str = "ingestion.kafka.topic_index_config.patterns=[{match: a.*}]";
 
 /// A value of each key other than its default, and what it needs beside it.
 const CHANGES: &[(&str, &str, &[&str])] = &[
+    ("ingestion.auth.header", "x-token", &[TOKENS_FILE]),
+    ("ingestion.auth.reload_interval_ms", "77", &[TOKENS_FILE]),
+    ("ingestion.auth.tokens_file", "tests/data/tokens.yaml", &[]),
     ("ingestion.batching.batch_bytes_max", "1MiB", &[]),
     ("ingestion.batching.batch_size", "10", &[]),
     ("ingestion.batching.batch_timeout_ms", "7", &[]),
@@ -94,6 +101,10 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ("ingestion.kafka.topic_index_config.patterns[].match", "[{match: b.*}]", &[PATTERN]),
     ("ingestion.kafka.topic_index_config.patterns[].telemetry_type", "[{match: a.*, telemetry_type: logs}]", &[PATTERN]),
     ("ingestion.kafka.topics", "x", &[]),
+    ("ingestion.tenants.default", "rest", &[BY_HEADER]),
+    ("ingestion.tenants.from", "header", &[]),
+    ("ingestion.tenants.header", "x-tenant", &[BY_HEADER]),
+    ("ingestion.tenants.topic_position", "2", &[BY_TOPIC]),
     ("processing.buffer.flush_interval_seconds", "7", &[]),
     ("processing.buffer.max_size_bytes", "32MiB", &[]),
     ("processing.buffer.max_size_messages", "7777", &[]),
@@ -116,7 +127,7 @@ fn told(plan: &Plan) -> Vec<String> {
         format!("{:?}", source.pool),
         format!("{:?} {:?} {:?}", graph.normalize, graph.encode, graph.sink),
         format!("{} {}", ingest.in_flight_bytes_max, ingest.in_flight_messages_max),
-        format!("{:?}", ingest.dead_letter),
+        format!("{:?} {:?}", ingest.dead_letter, ingest.tokens),
     ]
 }
 
