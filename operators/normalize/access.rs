@@ -213,16 +213,11 @@ impl Access {
 
     fn tenant(&mut self, named: Option<&[u8]>, origin: &Origin, known: Option<&Known>) -> Checked<Option<Tenant>> {
         let scope = known.and_then(|known| known.token.tenant.as_ref());
-        let (named, why) = match (&self.tenants.from, &origin.tenant) {
+        let named = match (&self.tenants.from, &origin.tenant) {
             (TenantFrom::None, _) => return Ok(None),
-            (TenantFrom::Token, _) => (None, "the token names no tenant".to_owned()),
-            (TenantFrom::Header(header), _) => match named {
-                Some(named) => (Some(of_header(&mut self.named, named, header)?), String::new()),
-                None => (None, format!("header {header} is missing")),
-            },
-            (TenantFrom::Topic(_), Some(Ok(tenant))) => (Some(tenant.clone()), String::new()),
-            (TenantFrom::Topic(_), Some(Err(why))) => (None, why.clone()),
-            (TenantFrom::Topic(_), None) => (None, String::new()),
+            (TenantFrom::Header(header), _) => named.map(|named| of_header(&mut self.named, named, header)).transpose()?,
+            (TenantFrom::Topic(_), Some(Ok(tenant))) => Some(tenant.clone()),
+            (TenantFrom::Token | TenantFrom::Topic(_), _) => None,
         };
         let found = match (named, scope) {
             (Some(named), Some(scope)) if named != *scope => {
@@ -233,7 +228,16 @@ impl Access {
             (None, scope) => scope.cloned(),
         };
         let found = found.or_else(|| self.tenants.default.clone());
-        found.map(Some).ok_or_else(|| Failure::new(Reason::NoTenant, why))
+        found.map(Some).ok_or_else(|| self.nobodys(origin))
+    }
+
+    #[cold]
+    fn nobodys(&self, origin: &Origin) -> Box<Failure> {
+        match (&self.tenants.from, &origin.tenant) {
+            (TenantFrom::Header(header), _) => Failure::new(Reason::NoTenant, format_args!("header {header} is missing")),
+            (_, Some(Err(why))) => Failure::new(Reason::NoTenant, why),
+            _ => Failure::new(Reason::NoTenant, "the token names no tenant"),
+        }
     }
 }
 
