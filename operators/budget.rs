@@ -12,9 +12,25 @@
 //!
 //! Behind the log nothing has to stay in memory. A durable batch that finds its half of the budget taken is let go, and `wal_replay`
 //! reads it back later, within a bound of its own: so live data never waits for the backlog, nor the backlog for live data.
+//!
+//! Partitions share the budget by a *dynamic threshold* (ADR 0020): each has a [`Lane`], and may have before the log at most
+//! [`THRESHOLD_FACTOR`] times what is free of the budget. So one that is busy alone gets nearly all of it, many that are busy get equal
+//! parts, and always some room is left for one that was quiet. What is behind the log does not count against its partition: it can
+//! always be let go.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::coverage::PartitionKey;
+
+#[cfg(test)]
+mod tests;
+
+/// How many times what is free a partition may have before the log. With n busy partitions 1 / (1 + 8 n) of the budget stays free for
+/// quiet ones: a ninth with one, 1.5 % with eight. A smaller factor wastes memory where one partition is busy, a larger one leaves
+/// a quiet one less than a batch.
+pub const THRESHOLD_FACTOR: usize = 8;
 
 /// Most bytes of batches read back from the log and not yet received by storage: a few deliveries in flight, with more being encoded. A
 /// smaller budget has half of itself for them.
@@ -27,6 +43,27 @@ pub struct Load {
     pub bytes: usize,
     /// Messages.
     pub messages: usize,
+}
+
+impl Load {
+    /// True if it is more than `other`, in bytes or in messages.
+    pub fn exceeds(self, other: Load) -> bool {
+        self.bytes > other.bytes || self.messages > other.messages
+    }
+
+    /// The half of it.
+    pub fn half(self) -> Load {
+        Load { bytes: self.bytes / 2, messages: self.messages / 2 }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Load) -> Load {
+        Load { bytes: self.bytes + other.bytes, messages: self.messages + other.messages }
+    }
+
+    fn less(self, other: Load) -> Load {
+        Load { bytes: self.bytes.saturating_sub(other.bytes), messages: self.messages.saturating_sub(other.messages) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -58,9 +95,11 @@ pub struct Budget {
     in_flight: Meter,
     behind: Meter,
     recalled: Meter,
+    /// Lanes that a collector or a batch still holds.
+    lanes: Mutex<BTreeMap<PartitionKey, Weak<Lane>>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     InFlight,
     Behind,
@@ -70,7 +109,20 @@ enum Part {
 impl Budget {
     /// A budget of `limit`, half of it behind the log.
     pub fn new(limit: Load) -> Arc<Self> {
-        Arc::new(Budget { limit, in_flight: Meter::default(), behind: Meter::default(), recalled: Meter::default() })
+        let (in_flight, behind, recalled) = (Meter::default(), Meter::default(), Meter::default());
+        Arc::new(Budget { limit, in_flight, behind, recalled, lanes: Mutex::default() })
+    }
+
+    /// The lane of `partition`: the same as long as anything of it is in flight.
+    pub fn lane(self: &Arc<Self>, partition: &PartitionKey) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(partition).and_then(Weak::upgrade) {
+            return lane;
+        }
+        lanes.retain(|_, lane| lane.strong_count() > 0);
+        let lane = Arc::new(Lane { budget: self.clone(), in_flight: Meter::default(), behind: Meter::default() });
+        lanes.insert(partition.clone(), Arc::downgrade(&lane));
+        lane
     }
 
     /// Counts what is being collected. `seal` makes it the charge of a batch.
@@ -78,23 +130,22 @@ impl Budget {
         self.in_flight.add(load);
     }
 
-    /// The charge of a batch whose load `collect` has counted.
+    /// The charge of a batch whose load `collect` has counted, of no partition's lane.
     pub fn seal(self: &Arc<Self>, load: Load) -> Charge {
-        self.charge(load, Part::InFlight)
+        self.charge(None, load, Part::InFlight)
     }
 
-    /// Takes room behind the log for a durable batch; `None` if its payload has to be let go. A batch larger than all the room takes
-    /// it alone.
-    pub fn stay(self: &Arc<Self>, load: Load) -> Option<Charge> {
-        let before = self.behind.load();
-        let fits =
-            before.bytes + load.bytes <= self.limit.bytes / 2 && before.messages + load.messages <= self.limit.messages / 2;
+    /// Takes room behind the log for a durable batch with `charge`; `None` if its payload has to be let go. A batch larger than all the
+    /// room takes it alone.
+    pub fn stay(self: &Arc<Self>, charge: &Charge) -> Option<Charge> {
+        let (before, load) = (self.behind.load(), charge.load());
+        let fits = !before.plus(load).exceeds(self.limit.half());
         if !fits && before != Load::default() {
             return None;
         }
         // Two workers may take the last room at once: the bound is exceeded by a batch a worker.
-        self.behind.add(load);
-        Some(self.charge(load, Part::Behind))
+        let lane = charge.0.as_ref().and_then(|held| held.lane.clone());
+        Some(self.add_charge(lane, load, Part::Behind))
     }
 
     /// True if a batch may be read back.
@@ -104,8 +155,7 @@ impl Budget {
 
     /// The charge of a batch that was read back.
     pub fn recall(self: &Arc<Self>, load: Load) -> Charge {
-        self.recalled.add(load);
-        self.charge(load, Part::Recalled)
+        self.add_charge(None, load, Part::Recalled)
     }
 
     /// What is in flight, batches that were read back not counted.
@@ -116,6 +166,18 @@ impl Budget {
     /// What of it is behind the log.
     pub fn behind(&self) -> Load {
         self.behind.load()
+    }
+
+    /// What may be in flight.
+    pub fn limit(&self) -> Load {
+        self.limit
+    }
+
+    /// What one partition may have before the log, as things are.
+    pub fn threshold(&self) -> Load {
+        let free = self.limit.less(self.in_flight());
+        let times = |amount: usize| amount.saturating_mul(THRESHOLD_FACTOR);
+        Load { bytes: times(free.bytes), messages: times(free.messages) }
     }
 
     /// True if nothing should be read any more.
@@ -131,8 +193,16 @@ impl Budget {
         bytes <= self.limit.bytes / 4 * 3 && messages <= self.limit.messages / 4 * 3
     }
 
-    fn charge(self: &Arc<Self>, load: Load, part: Part) -> Charge {
-        Charge(Some(Arc::new(Held { budget: self.clone(), load, part })))
+    fn add_charge(self: &Arc<Self>, lane: Option<Arc<Lane>>, load: Load, part: Part) -> Charge {
+        self.meter(part).add(load);
+        self.charge(lane, load, part)
+    }
+
+    fn charge(self: &Arc<Self>, lane: Option<Arc<Lane>>, load: Load, part: Part) -> Charge {
+        if let Some(meter) = lane.as_ref().and_then(|lane| lane.meter(part)) {
+            meter.add(load);
+        }
+        Charge(Some(Arc::new(Held { budget: self.clone(), lane, load, part })))
     }
 
     fn meter(&self, part: Part) -> &Meter {
@@ -144,6 +214,50 @@ impl Budget {
     }
 }
 
+/// What one partition has of a budget. Its open batch is counted by who collects it, and comes in when it is sealed: so a message
+/// costs no more than it would without lanes.
+#[derive(Debug)]
+pub struct Lane {
+    budget: Arc<Budget>,
+    in_flight: Meter,
+    behind: Meter,
+}
+
+impl Lane {
+    /// The charge of a batch whose load `Budget::collect` has counted.
+    pub fn seal(self: &Arc<Self>, load: Load) -> Charge {
+        self.budget.charge(Some(self.clone()), load, Part::InFlight)
+    }
+
+    /// What sealed batches of the partition have in flight.
+    pub fn in_flight(&self) -> Load {
+        self.in_flight.load()
+    }
+
+    /// What of it is not behind the log.
+    pub fn before_log(&self) -> Load {
+        self.in_flight.load().less(self.behind.load())
+    }
+
+    /// True if the partition has more than its share, with `open` in its open batch.
+    pub fn is_over(&self, open: Load) -> bool {
+        self.before_log().plus(open).exceeds(self.budget.threshold())
+    }
+
+    /// True if it has at most half of its share.
+    pub fn is_relieved(&self, open: Load) -> bool {
+        !self.before_log().plus(open).exceeds(self.budget.threshold().half())
+    }
+
+    fn meter(&self, part: Part) -> Option<&Meter> {
+        match part {
+            Part::InFlight => Some(&self.in_flight),
+            Part::Behind => Some(&self.behind),
+            Part::Recalled => None,
+        }
+    }
+}
+
 /// A batch's share of the budget, given back with its last clone. The default is no share: of a batch that came over the network, say.
 #[derive(Clone, Debug, Default)]
 pub struct Charge(Option<Arc<Held>>);
@@ -151,6 +265,7 @@ pub struct Charge(Option<Arc<Held>>);
 #[derive(Debug)]
 struct Held {
     budget: Arc<Budget>,
+    lane: Option<Arc<Lane>>,
     load: Load,
     part: Part,
 }
@@ -166,8 +281,7 @@ impl Charge {
         match &self.0 {
             Some(held) if bytes > 0 => {
                 let load = Load { bytes: held.load.bytes + bytes, ..held.load };
-                held.budget.meter(held.part).add(load);
-                held.budget.charge(load, held.part)
+                held.budget.add_charge(held.lane.clone(), load, held.part)
             }
             _ => self,
         }
@@ -177,71 +291,8 @@ impl Charge {
 impl Drop for Held {
     fn drop(&mut self) {
         self.budget.meter(self.part).subtract(self.load);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(bytes: usize) -> Load {
-        Load { bytes, messages: 1 }
-    }
-
-    #[test]
-    fn a_charge_that_grew_is_given_back_as_large_as_it_became() {
-        let budget = Budget::new(load(1_000));
-        budget.collect(Load { bytes: 100, messages: 2 });
-        let charge = budget.seal(Load { bytes: 100, messages: 2 }).grown(500);
-        assert_eq!((charge.load(), budget.in_flight()), (Load { bytes: 600, messages: 2 }, Load { bytes: 600, messages: 2 }));
-        drop(charge);
-        assert_eq!(budget.in_flight(), Load::default());
-        assert_eq!(Charge::default().grown(5).load(), Load::default());
-    }
-
-    #[test]
-    fn a_charge_is_given_back_with_its_last_clone_and_only_once() {
-        let budget = Budget::new(Load { bytes: 100, messages: 10 });
-        budget.collect(load(60));
-        budget.collect(load(40));
-        assert!(budget.is_full());
-        let charge = budget.seal(Load { bytes: 100, messages: 2 });
-        let other = charge.clone();
-        drop(charge);
-        assert_eq!(budget.in_flight(), Load { bytes: 100, messages: 2 });
-        drop(other);
-        assert_eq!(budget.in_flight(), Load::default());
-        drop(Charge::default());
-        assert_eq!(budget.in_flight(), Load::default());
-    }
-
-    #[test]
-    fn reading_resumes_only_when_a_quarter_is_free() {
-        let budget = Budget::new(Load { bytes: 100, messages: 10 });
-        budget.collect(load(80));
-        assert!(!budget.is_full() && !budget.has_room());
-        drop(budget.seal(load(80)));
-        assert!(budget.has_room());
-        budget.collect(Load { bytes: 0, messages: 10 });
-        assert!(budget.is_full());
-    }
-
-    #[test]
-    fn durable_batches_stay_only_in_half_of_the_budget_but_one_always_can() {
-        let budget = Budget::new(Load { bytes: 100, messages: 10 });
-        let huge = budget.stay(load(90)).expect("the room is empty");
-        assert!(budget.stay(load(1)).is_none());
-        drop(huge);
-        let first = budget.stay(load(30)).expect("there is room");
-        assert!(budget.stay(load(30)).is_none());
-        let second = budget.stay(load(20)).expect("there is room");
-        assert_eq!(budget.behind(), Load { bytes: 50, messages: 2 });
-        // What is read back has room of its own.
-        assert!(budget.may_recall());
-        let recalled = budget.recall(load(50));
-        assert!(!budget.may_recall());
-        drop((first, second, recalled));
-        assert!(budget.may_recall());
-        assert_eq!(budget.behind(), Load::default());
+        if let Some(meter) = self.lane.as_ref().and_then(|lane| lane.meter(self.part)) {
+            meter.subtract(self.load);
+        }
     }
 }

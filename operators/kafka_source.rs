@@ -25,6 +25,8 @@
 pub mod collector;
 pub mod consumer;
 mod context;
+pub mod flows;
+pub mod gate;
 mod headers;
 pub mod latency;
 pub mod ledger;

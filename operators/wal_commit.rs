@@ -359,7 +359,7 @@ type AtEpochs<T> = Vec<(Epoch, T)>;
 fn sort_out(appended: Vec<Appended>, budget: &Arc<Budget>) -> (AtEpochs<DurableBatch>, AtEpochs<SpilledBatches>) {
     let (mut staying, mut spilled) = (Vec::new(), AtEpochs::<SpilledBatches>::new());
     for Appended { epoch, position, batch } in appended {
-        if let Some(charge) = budget.stay(batch.charge.load()) {
+        if let Some(charge) = budget.stay(&batch.charge) {
             staying.push((epoch, DurableBatch { batch, position, charge }));
             continue;
         }

@@ -29,6 +29,8 @@ pub struct Reading {
     pub rows_published: u64,
     /// Messages in Kafka not yet read.
     pub lag: u64,
+    /// Partitions that are paused alone.
+    pub paused: usize,
     /// How far the frontier of each stage is behind now, in graph order.
     pub stage_lag_ms: Vec<(&'static str, u64)>,
 }
@@ -210,6 +212,9 @@ fn describe(reading: &Reading, rate: Rate) -> String {
         grouped(reading.rows_published),
         grouped(reading.lag)
     );
+    if reading.paused > 0 {
+        text.push_str(&format!(", {} partitions paused", grouped(reading.paused as u64)));
+    }
     for (stage, lag_ms) in &reading.stage_lag_ms {
         let lag = if *lag_ms < 10_000 { format!("{lag_ms} ms") } else { format!("{} s", lag_ms / 1_000) };
         text.push_str(&format!(", {stage} {lag}"));
@@ -253,9 +258,12 @@ mod tests {
     #[test]
     fn reading_is_described_with_rates_rows_and_the_lag_of_each_stage() {
         let stage_lag_ms = vec![("wal_commit", 40), ("flight_sink", 12_345)];
-        let reading = Reading { rows_published: 1_234_567, lag: 9, stage_lag_ms, ..Reading::default() };
+        let reading = Reading { rows_published: 1_234_567, lag: 9, paused: 2, stage_lag_ms, ..Reading::default() };
         let text = describe(&reading, Rate { records_per_second: 10_000.0, mb_per_second: 3.44 });
-        assert_eq!(text, "10,000 records/s, 3.4 MB/s, 1,234,567 rows published, lag 9, wal_commit 40 ms, flight_sink 12 s");
+        assert_eq!(
+            text,
+            "10,000 records/s, 3.4 MB/s, 1,234,567 rows published, lag 9, 2 partitions paused, wal_commit 40 ms, flight_sink 12 s"
+        );
     }
 
     #[test]

@@ -43,6 +43,31 @@ pub struct Totals {
     pub tenants: BTreeMap<String, TenantCount>,
     /// Messages that each token let in, by its id.
     pub tokens: BTreeMap<String, u64>,
+    /// Times reading stopped because the whole buffer was full.
+    pub buffer_full: u64,
+    /// Times a partition had more than its share of the buffer.
+    pub partition_full: u64,
+    /// Times a partition was paused alone.
+    pub pauses: u64,
+    /// Times a partition was resumed.
+    pub resumes: u64,
+    /// Milliseconds that partitions were paused, added up.
+    pub paused_ms: u64,
+}
+
+/// One partition that was paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PausedPartition {
+    /// Topic and number, as `topic[3]`.
+    pub partition: String,
+    /// Times it was paused alone.
+    pub pauses: u64,
+    /// Times it was resumed.
+    pub resumes: u64,
+    /// Milliseconds it was paused.
+    pub paused_ms: u64,
+    /// Bytes it has in flight.
+    pub in_flight_bytes: u64,
 }
 
 /// What the process used so far.
@@ -95,6 +120,18 @@ pub struct Summary {
     pub committable_ms_p50: u64,
     /// The same for 99 of 100.
     pub committable_ms_p99: u64,
+    /// Times reading stopped because the whole buffer was full.
+    pub buffer_full: u64,
+    /// Times a partition had more than its share of the buffer.
+    pub partition_full: u64,
+    /// Times a partition was paused alone.
+    pub pauses: u64,
+    /// Times a partition was resumed.
+    pub resumes: u64,
+    /// Milliseconds that partitions were paused, added up.
+    pub paused_ms: u64,
+    /// Those paused longest, at most 32.
+    pub paused_partitions: Vec<PausedPartition>,
     /// Seconds by the clock.
     pub seconds: f64,
     /// Processor seconds used during the run, of all threads.
@@ -133,6 +170,12 @@ impl Summary {
             files,
             committable_ms_p50: totals.committable_ms_p50,
             committable_ms_p99: totals.committable_ms_p99,
+            buffer_full: totals.buffer_full,
+            partition_full: totals.partition_full,
+            pauses: totals.pauses,
+            resumes: totals.resumes,
+            paused_ms: totals.paused_ms,
+            paused_partitions: Vec::new(),
             seconds,
             cpu_seconds,
             rss_max_bytes: after.rss_max_bytes,
@@ -169,6 +212,11 @@ impl fmt::Display for Summary {
                 "ms to commit",
                 grouped(self.committable_ms_p99),
                 format!("99 of 100 messages; half in {}", self.committable_ms_p50),
+            ),
+            (
+                "pauses",
+                grouped(self.pauses),
+                format!("of partitions, {:.1} s; buffer full {}", self.paused_ms as f64 / 1e3, grouped(self.buffer_full)),
             ),
             ("CPU seconds", format!("{:.2}", self.cpu_seconds), format!("{:.2} per GB read", self.cpu_seconds_per_gb)),
             ("peak memory MB", megabytes(self.rss_max_bytes), String::new()),
@@ -213,6 +261,11 @@ mod tests {
                 TenantCount { accepted: 5, accepted_bytes: 2_000_000, ..Default::default() },
             )]),
             tokens: BTreeMap::new(),
+            buffer_full: 1,
+            partition_full: 9,
+            pauses: 3,
+            resumes: 2,
+            paused_ms: 1_200,
         };
         let before = Usage { cpu_seconds: 1.0, rss_max_bytes: 1 };
         let after = Usage { cpu_seconds: 2.72, rss_max_bytes: 256_000_000 };
@@ -243,6 +296,12 @@ mod tests {
             "bytes",
             "committable_ms_p50",
             "committable_ms_p99",
+            "buffer_full",
+            "partition_full",
+            "pauses",
+            "resumes",
+            "paused_ms",
+            "paused_partitions",
             "duplicates",
             "rejects",
             "skipped",

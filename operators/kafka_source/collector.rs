@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::{RawBatch, RawRecord, Span, push_header};
-use crate::budget::{Budget, Load};
+use crate::budget::{Lane, Load};
 use crate::coverage::PartitionKey;
 
 use super::pool::ArenaPool;
@@ -35,6 +35,7 @@ pub struct Message<'a> {
 #[derive(Debug)]
 pub struct Collector {
     partition: PartitionKey,
+    lane: Arc<Lane>,
     /// Where the first batch's coverage starts.
     first: i64,
     /// Where the next batch's coverage starts: the end of the last one.
@@ -47,14 +48,24 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector for `partition`, whose first batch accounts for offsets from `start` on.
-    pub fn new(partition: PartitionKey, start: i64) -> Self {
-        Collector { partition, first: start, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
+    /// A collector for `partition`, whose first batch accounts for offsets from `start` on. Its batches are charged to `lane`.
+    pub fn new(partition: PartitionKey, start: i64, lane: Arc<Lane>) -> Self {
+        Collector { partition, lane, first: start, start, next: start, arena: Vec::new(), records: Vec::new(), opened_at_ms: 0 }
     }
 
     /// The partition.
     pub fn partition(&self) -> &PartitionKey {
         &self.partition
+    }
+
+    /// The partition's part of the budget.
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// What the open batch holds.
+    pub fn open(&self) -> Load {
+        Load { bytes: self.arena.len(), messages: self.records.len() }
     }
 
     /// The partition, and the offsets that closed batches account for.
@@ -111,14 +122,14 @@ impl Collector {
         (!self.records.is_empty()).then(|| self.opened_at_ms + limits.timeout_ms)
     }
 
-    /// Closes the open batch, if it has a message. It takes over what `budget` has counted for its messages.
-    pub fn close(&mut self, pool: &ArenaPool, budget: &Arc<Budget>) -> Option<RawBatch> {
+    /// Closes the open batch, if it has a message. It takes over what the budget has counted for its messages.
+    pub fn close(&mut self, pool: &ArenaPool) -> Option<RawBatch> {
         if self.records.is_empty() {
             return None;
         }
         let capacity = self.records.len();
         let records = std::mem::replace(&mut self.records, Vec::with_capacity(capacity));
-        let charge = budget.seal(Load { bytes: self.arena.len(), messages: records.len() });
+        let charge = self.lane.seal(Load { bytes: self.arena.len(), messages: records.len() });
         let arena = pool.seal(std::mem::take(&mut self.arena));
         let start = std::mem::replace(&mut self.start, self.next);
         Some(RawBatch {
@@ -142,6 +153,7 @@ fn append(arena: &mut Vec<u8>, bytes: &[u8]) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
     use crate::coverage::TopicKey;
 
     fn message(offset: i64, payload: &[u8]) -> Message<'_> {
@@ -151,13 +163,14 @@ mod tests {
     #[test]
     fn batches_account_for_every_offset_from_one_end_to_the_next() {
         let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
-        let mut collector = Collector::new(PartitionKey { topic: topic.into(), partition: 0 }, 10);
-        let pool = ArenaPool::new(2, 64, false);
+        let partition = PartitionKey { topic: topic.into(), partition: 0 };
         let budget = Budget::new(Load { bytes: 1_000, messages: 100 });
+        let mut collector = Collector::new(partition.clone(), 10, budget.lane(&partition));
+        let pool = ArenaPool::new(2, 64, false);
         // As the consumer does for each message.
         (0..3).for_each(|_| budget.collect(Load { bytes: 10, messages: 1 }));
         let limits = BatchLimits { records_max: 2, bytes_max: 100, timeout_ms: 50 };
-        assert!(collector.close(&pool, &budget).is_none());
+        assert!(collector.close(&pool).is_none());
         // Offset 10 was compacted away.
         collector.push(&message(11, b"a"), std::iter::once((&b"h"[..], None)), &pool, 1_000);
         assert!(!collector.is_full(&limits));
@@ -166,16 +179,16 @@ mod tests {
         assert!(collector.is_full(&limits));
         // A redelivered message is not collected twice.
         assert_eq!(collector.push(&message(13, b"bc"), std::iter::empty(), &pool, 1_010), None);
-        let batch = collector.close(&pool, &budget).expect("two messages were pushed");
+        let batch = collector.close(&pool).expect("two messages were pushed");
         assert_eq!((batch.start, batch.end, batch.records.len()), (10, 14, 2));
         assert_eq!(batch.records[1].payload.map(|span| span.of(&batch.arena)), Some(&b"bc"[..]));
         collector.push(&message(14, b"d"), std::iter::empty(), &pool, 1_020);
-        let batch = collector.close(&pool, &budget).expect("one message was pushed");
+        let batch = collector.close(&pool).expect("one message was pushed");
         assert_eq!((batch.start, batch.end), (14, 15));
         // Offsets that are gone are nobody's.
         collector.skip_to(100);
         collector.push(&message(100, b"e"), std::iter::empty(), &pool, 1_030);
-        let batch = collector.close(&pool, &budget).expect("one message was pushed");
+        let batch = collector.close(&pool).expect("one message was pushed");
         assert_eq!((batch.start, batch.end), (100, 101));
     }
 }

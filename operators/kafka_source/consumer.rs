@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use super::collector::{BatchLimits, Collector, Message};
 use super::context::Context;
 pub use super::context::Stats;
+use super::gate::Gate;
 use super::headers;
 use super::pool::ArenaPool;
 use super::resume::{Lost, Reset};
@@ -39,6 +40,7 @@ use crate::coverage::{OffsetSet, PartitionKey};
 use crate::fault::Health;
 use crate::kafka_client::{self, Complaints};
 
+mod flow;
 mod partitions;
 
 /// How long a call to the broker may take before it is tried again.
@@ -49,8 +51,6 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 const FIRST_ANSWER_TOLD: Duration = Duration::from_secs(5);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
-/// Longer blocks pause the partitions: a pause throws the client's prefetched messages away, so it is not for short ones.
-const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long a stop tries to get its last commit through while the group rebalances.
 const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
 /// How long the client may take to leave the group and close. With a broker it takes some round trips.
@@ -212,8 +212,13 @@ struct Thread<W> {
     ends: Option<Places<i64>>,
     /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
     eofs: BTreeMap<i32, usize>,
+    /// Since when nothing is read because the budget is full.
     blocked_since: Option<Instant>,
+    /// All partitions are paused.
     is_paused: bool,
+    /// Partitions that are paused alone.
+    gate: Gate,
+    told_of_waiting: Instant,
     is_stopping: bool,
 }
 
@@ -257,6 +262,8 @@ impl<W: Fn()> Thread<W> {
             eofs: BTreeMap::new(),
             blocked_since: None,
             is_paused: false,
+            gate: Gate::default(),
+            told_of_waiting: Instant::now(),
             is_stopping: false,
         };
         thread.cluster = thread.wait_for_cluster()?;
@@ -482,65 +489,8 @@ impl<W: Fn()> Thread<W> {
     fn discard_collected(&mut self) {
         // Their charges go with them.
         for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
-            drop(collector.close(&self.config.pool, &self.ports.budget));
+            drop(collector.close(&self.config.pool));
         }
-    }
-
-    fn pause(&mut self, pause: bool) {
-        let consumer = self.consumer();
-        let resume = |assigned: TopicPartitionList| {
-            let elements = assigned.elements();
-            let free = elements.iter().filter(|element| !self.is_held(element.topic(), element.partition()));
-            let mut list = TopicPartitionList::new();
-            for element in free {
-                list.add_partition(element.topic(), element.partition());
-            }
-            consumer.resume(&list)
-        };
-        let result = consumer.assignment().and_then(|assigned| if pause { consumer.pause(&assigned) } else { resume(assigned) });
-        if let Err(error) = result {
-            warn!(%error, pause, "pausing or resuming partitions failed");
-        }
-        self.is_paused = pause;
-    }
-
-    /// Waits while the budget is full; true if nothing should be read now.
-    fn wait_for_room(&mut self) -> Result<bool, String> {
-        if self.is_stopping {
-            self.serve_group()?;
-            return Ok(true);
-        }
-        let Some(since) = self.blocked_since else {
-            if self.ports.budget.is_full() {
-                self.ports.stats.buffer_full.fetch_add(1, Ordering::Relaxed);
-                self.blocked_since = Some(Instant::now());
-            }
-            return Ok(self.blocked_since.is_some());
-        };
-        // Collected messages count against the budget and cannot drain by themselves: they are what may be filling it.
-        self.close_all_batches();
-        if self.ports.budget.has_room() {
-            self.blocked_since = None;
-            if self.is_paused {
-                self.pause(false);
-            }
-            return Ok(false);
-        }
-        if !self.is_paused && since.elapsed() > PAUSE_AFTER {
-            self.ports.stats.pauses.fetch_add(1, Ordering::Relaxed);
-            self.pause(true);
-        }
-        if self.is_paused {
-            self.serve_group()?;
-        } else {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(true)
-    }
-
-    /// Polls paused partitions, so that rebalances and commits are served; hardly ever a message prefetched before the pause comes.
-    fn serve_group(&mut self) -> Result<(), String> {
-        self.poll_up_to(1)
     }
 
     fn poll(&mut self) -> Result<(), String> {
@@ -569,7 +519,7 @@ impl<W: Fn()> Thread<W> {
                 None => break,
             }
             wait = Duration::ZERO;
-            if self.ports.budget.is_full() {
+            if self.ports.budget.is_full() || self.gate.stands() {
                 break;
             }
         }
@@ -603,8 +553,14 @@ impl<W: Fn()> Thread<W> {
         let Some(bytes) = collector.push(&taken, headers::of(message), &self.config.pool, now_ms) else { return };
         self.ports.budget.collect(Load { bytes, messages: 1 });
         let next = collector.next();
+        // Before it is closed: what it has is the same afterwards.
+        if collector.lane().is_over(collector.open())
+            && self.gate.note_over(collector.partition(), collector.lane(), Instant::now())
+        {
+            self.ports.stats.partition_full.fetch_add(1, Ordering::Relaxed);
+        }
         let full = collector.is_full(&self.config.limits);
-        let full = full.then(|| collector.close(&self.config.pool, &self.ports.budget)).flatten();
+        let full = full.then(|| collector.close(&self.config.pool)).flatten();
         if let Some(batch) = full {
             self.emit(batch);
         }
@@ -663,7 +619,7 @@ impl<W: Fn()> Thread<W> {
         let mut closed = Vec::new();
         for collector in self.collectors.values_mut().flat_map(BTreeMap::values_mut) {
             if which(collector, &self.config.limits) {
-                closed.extend(collector.close(&self.config.pool, &self.ports.budget));
+                closed.extend(collector.close(&self.config.pool));
             }
         }
         closed.into_iter().for_each(|batch| self.emit(batch));

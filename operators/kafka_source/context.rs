@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, warn};
 
+use super::flows::Flows;
 use super::latency::Histogram;
 use crate::kafka_client::{BrokerWatch, Complaints, Login};
 
@@ -23,8 +24,12 @@ pub struct Stats {
     pub messages: AtomicUsize,
     /// Their key, payload and header bytes.
     pub bytes: AtomicUsize,
-    /// Times the partitions were paused.
+    /// Times all partitions were paused because the budget stayed full.
     pub pauses: AtomicUsize,
+    /// Times reading stood, or a partition was paused, because the partition had more than its share.
+    pub partition_full: AtomicUsize,
+    /// Partition by partition: what is in flight, pauses.
+    pub flows: Flows,
     /// Times reading stopped because the budget was full.
     pub buffer_full: AtomicUsize,
     /// Commits the broker refused.

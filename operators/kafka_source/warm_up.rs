@@ -30,7 +30,7 @@ use super::consumer::{CALL_TIMEOUT, Places, Ports};
 use super::headers;
 use super::pool::ArenaPool;
 use crate::batch::RecalledBatch;
-use crate::budget::Load;
+use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::kafka_client::{self, Login};
 
@@ -238,10 +238,10 @@ impl WarmUp {
         // Nothing stays open between rounds: it would count against the budget and could not drain.
         for part in self.parts.values_mut().flat_map(BTreeMap::values_mut) {
             if let Stage::Reading { collector, .. } = &mut part.stage {
-                batches.extend(collector.close(round.pool, &round.ports.budget).map(RecalledBatch));
+                batches.extend(collector.close(round.pool).map(RecalledBatch));
             }
         }
-        self.locate(now_ms)?;
+        self.locate(now_ms, &round.ports.budget)?;
         self.tell_progress();
         Ok(batches)
     }
@@ -270,7 +270,7 @@ impl WarmUp {
     }
 
     /// Once all are dated: asks where their windows begin, and reads from there.
-    fn locate(&mut self, now_ms: u64) -> Result<(), String> {
+    fn locate(&mut self, now_ms: u64, budget: &Arc<Budget>) -> Result<(), String> {
         let mut parts = self.parts.values().flat_map(BTreeMap::values).peekable();
         let is_dated = parts.peek().is_some() && parts.all(|part| matches!(part.stage, Stage::Dated(_)));
         let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN_AFTER);
@@ -285,7 +285,7 @@ impl WarmUp {
                 return Ok(());
             }
         };
-        self.begin_reading(&first_offsets);
+        self.begin_reading(&first_offsets, budget);
         self.consumer.assign(&positions(&self.parts)).map_err(failed)?;
         let (partitions, messages) = (self.partitions, self.wanted);
         info!(partitions, messages, "warming up the dedup window from Kafka");
@@ -308,7 +308,7 @@ impl WarmUp {
         self.consumer.offsets_for_times(times, CALL_TIMEOUT)
     }
 
-    fn begin_reading(&mut self, first_offsets: &TopicPartitionList) {
+    fn begin_reading(&mut self, first_offsets: &TopicPartitionList, budget: &Arc<Budget>) {
         let share = (self.config.messages_max / self.partitions.max(1) as u64).max(1);
         self.wanted = 0;
         for (name, topic) in &mut self.parts {
@@ -324,7 +324,9 @@ impl WarmUp {
                 };
                 let unknown = part.gained.unknown(from);
                 self.wanted += (unknown.end - unknown.start) as u64;
-                let collector = Collector::new(part.gained.partition.clone(), unknown.start);
+                let partition = part.gained.partition.clone();
+                let lane = budget.lane(&partition);
+                let collector = Collector::new(partition, unknown.start, lane);
                 part.stage = Stage::Reading { collector, end: unknown.end };
                 !unknown.is_empty()
             });
@@ -386,7 +388,7 @@ fn finish(parts: &mut Places<Part>, topic: &str, number: i32, round: &Round<'_>)
         Stage::Dating => part.stage = Stage::Dated(None),
         Stage::Dated(_) => {}
         Stage::Reading { collector, .. } => {
-            let batch = collector.close(round.pool, &round.ports.budget).map(RecalledBatch);
+            let batch = collector.close(round.pool).map(RecalledBatch);
             topic.remove(&number);
             return batch;
         }

@@ -16,10 +16,13 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::plan::{Changes, plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
-use crate::summary::{Summary, Totals, Usage};
+use crate::summary::{PausedPartition, Summary, Totals, Usage};
 
 /// Exit code after a second signal: what shells use for a process ended by SIGINT.
 pub(super) const INTERRUPTED: i32 = 130;
+
+/// Partitions named in the summary: it stays readable whatever the number of topics.
+const PAUSED_PARTITIONS_MAX: usize = 32;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Ended {
@@ -63,7 +66,23 @@ pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Fail
         info!(tokens = ?totals.tokens, rejects = ?totals.rejects_by_reason, "messages let in by token, and rejects by reason");
     }
     tell_detours(control);
-    Ok(Summary::new(totals, started.elapsed(), before, Usage::now()))
+    let paused_partitions = paused_partitions(control);
+    Ok(Summary { paused_partitions, ..Summary::new(totals, started.elapsed(), before, Usage::now()) })
+}
+
+fn paused_partitions(control: &Control) -> Vec<PausedPartition> {
+    let flows = control.counters.source.flows.partitions();
+    let paused = flows.into_iter().filter(|(_, flow)| flow.pauses > 0).map(|(partition, flow)| PausedPartition {
+        partition: format!("{}[{}]", partition.topic.name, partition.partition),
+        pauses: flow.pauses,
+        resumes: flow.resumes,
+        paused_ms: flow.paused_ms,
+        in_flight_bytes: flow.in_flight.bytes as u64,
+    });
+    let mut paused: Vec<_> = paused.collect();
+    paused.sort_by_key(|partition| std::cmp::Reverse(partition.paused_ms));
+    paused.truncate(PAUSED_PARTITIONS_MAX);
+    paused
 }
 
 /// Says what took another way than the shortest, if anything did.
@@ -108,6 +127,7 @@ fn reading(control: &Control) -> Reading {
         records: control.counters.sink.rows_sent.load(Ordering::Relaxed),
         rows_published: rows,
         lag: if total > 0 { total.saturating_sub(consumed) } else { source.lag.load(Ordering::Relaxed) as u64 },
+        paused: source.flows.sum().paused_now,
         stage_lag_ms: Vec::new(),
     }
 }
@@ -122,6 +142,7 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
     }
     let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.as_ref());
     let tokens = tokens.map(|tokens| tokens.store.accepted()).unwrap_or_default();
+    let flows = counters.source.flows.sum();
     Totals {
         messages: counters.source.messages.load(Ordering::Relaxed) as u64,
         records: counters.sink.rows_published.load(Ordering::Relaxed),
@@ -136,6 +157,11 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
         rejects_by_reason: counters.normalize.by_reason().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
         tenants,
         tokens: tokens.into_iter().map(|(id, count)| (id.to_string(), count)).collect(),
+        buffer_full: counters.source.buffer_full.load(Ordering::Relaxed) as u64,
+        partition_full: counters.source.partition_full.load(Ordering::Relaxed) as u64,
+        pauses: flows.pauses,
+        resumes: flows.resumes,
+        paused_ms: flows.paused_ms,
     }
 }
 

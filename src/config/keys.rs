@@ -678,7 +678,8 @@ section! {
 }
 
 section! {
-    /// What may be in memory between reading and storage. At a limit, partitions are paused until a quarter of it is free.
+    /// What may be in memory between reading and storage. Each partition has a share of it, alone at most eight ninths: one that is
+    /// over it for long is paused until half of what it has is gone. At a limit, all are paused until a quarter of it is free.
     Buffer {
         /// Messages. `consumer_type: high_performance` has its own key.
         max_size_messages: usize = Key::number("100000", 1, 1_000_000_000, "messages")

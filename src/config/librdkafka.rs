@@ -132,6 +132,9 @@ impl Kafka {
         let mut properties = Properties::default();
         // Where lag comes from; a setting of the passthrough wins.
         properties.set("statistics.interval.ms", "1000");
+        // How long no partition is fetched after the client's queue was full. By itself it would be a second, in which a partition that
+        // had nothing in the queue waits for those that filled it.
+        properties.set("fetch.queue.backoff.ms", "20");
         properties = properties.overlaid_by(self.librdkafka.clone()).overlaid_by(self.connection_properties());
         let reset = match self.auto_offset_reset {
             AutoOffsetReset::Earliest => "earliest",

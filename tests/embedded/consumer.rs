@@ -19,7 +19,7 @@ use openwit_operators::kafka_source::consumer::{self, Command, Covered, Event, H
 use openwit_operators::normalize::{self, Normalized, Normalizer};
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, config, load, send};
+use super::pipeline::{INDEX, config, load, send, send_when};
 use crate::support::wait;
 
 /// Longer than anything here takes on a busy machine.
@@ -79,9 +79,12 @@ impl Reader {
     }
 
     fn with_clock(config: &Config, clock: TurnClock) -> Self {
+        Self::with_budget(config, clock, budget_of(config))
+    }
+
+    fn with_budget(config: &Config, clock: TurnClock, budget: Arc<Budget>) -> Self {
         let planned = plan(config, &Changes::default(), Arc::default()).unwrap().ingest.unwrap();
-        let limit = Load { bytes: planned.in_flight_bytes_max, messages: planned.in_flight_messages_max };
-        let (budget, clock, stats) = (Budget::new(limit), Arc::new(clock), Arc::new(Stats::default()));
+        let (clock, stats) = (Arc::new(clock), Arc::new(Stats::default()));
         let health = Health::default();
         let ports = Ports {
             health: health.clone(),
@@ -154,6 +157,12 @@ impl Drop for Reader {
         let _ = handle.commands.send(Command::Close(Vec::new()));
         handle.join();
     }
+}
+
+/// The budget that a configuration gives.
+fn budget_of(config: &Config) -> Arc<Budget> {
+    let planned = plan(config, &Changes::default(), Arc::default()).unwrap().ingest.unwrap();
+    Budget::new(Load { bytes: planned.in_flight_bytes_max, messages: planned.in_flight_messages_max })
 }
 
 /// Traces on one partition.
@@ -237,40 +246,44 @@ fn a_turn_takes_as_many_messages_as_a_poll_may_and_no_more() {
     assert!(5 < many && many <= 150, "{many}");
 }
 
-/// Holds what is read until reading stops, gives back one message less than it takes to resume, then that one, then the rest.
-fn check_pause(limit: Load, change: impl Fn(&mut Config)) {
+/// Holds what is read until the partition, which is alone, has more than its share, gives back one message less than it takes to
+/// resume, then that one, then the rest.
+fn check_share(limit: Load, change: impl Fn(&mut Config)) {
     let count = 400;
     let (_broker, config, _folder) = setup(count as u64, |config| {
         config.ingestion.batching.batch_size = 1;
         change(config);
     });
     let mut reader = Reader::start(&config);
-    reader.wait_for("partitions to be paused", |reader| reader.stats.pauses.load(Ordering::Relaxed) == 1);
+    reader.wait_for("the partition to be paused", |reader| reader.stats.flows.sum().pauses == 1);
     reader.let_it_turn();
     let full = reader.budget.in_flight();
-    // To the message: the last one reached the limit.
-    let last = reader.batches.last().unwrap().arena.len();
     assert_eq!(full, reader.held(), "every byte and message is accounted for");
-    let before = Load { bytes: full.bytes - last, messages: full.messages - 1 };
-    assert!(before.bytes < limit.bytes && before.messages < limit.messages, "{full:?}");
-    assert!(full.bytes >= limit.bytes || full.messages >= limit.messages, "{full:?}");
+    // To the message: the last one went beyond eight times what is free.
+    let last = reader.batches.last().unwrap().arena.len();
+    let is_over =
+        |load: Load| load.bytes > 8 * (limit.bytes - load.bytes) || load.messages > 8 * (limit.messages - load.messages);
+    assert!(is_over(full), "{full:?} of {limit:?}");
+    assert!(!is_over(Load { bytes: full.bytes - last, messages: full.messages - 1 }), "{full:?} of {limit:?}");
     assert!(full.messages < count);
+    let flow = *reader.stats.flows.partitions().values().next().unwrap();
+    assert_eq!((flow.pauses, flow.resumes, flow.is_paused, flow.in_flight), (1, 0, true, full));
 
-    let has_room = |load: Load| load.bytes <= limit.bytes / 4 * 3 && load.messages <= limit.messages / 4 * 3;
+    let is_drained = |load: Load| load.bytes <= full.bytes / 2 && load.messages <= full.messages / 2;
     let mut seen: Vec<i64> = reader.batches.iter().map(|batch| batch.start).collect();
     loop {
         let next = reader.batches[0].arena.len();
         let held = reader.held();
-        if has_room(Load { bytes: held.bytes - next, messages: held.messages - 1 }) {
+        if is_drained(Load { bytes: held.bytes - next, messages: held.messages - 1 }) {
             break;
         }
         drop(reader.batches.remove(0));
     }
     reader.let_it_turn();
     assert_eq!(reader.budget.in_flight(), reader.held());
-    assert_eq!(reader.batches.last().unwrap().start, *seen.last().unwrap(), "less than a quarter is free: nothing is read");
+    assert_eq!(reader.batches.last().unwrap().start, *seen.last().unwrap(), "it has more than half: nothing is read");
     drop(reader.batches.remove(0));
-    reader.wait_for("reading to be resumed", |reader| reader.stats.buffer_full.load(Ordering::Relaxed) == 2);
+    reader.wait_for("the partition to be resumed", |reader| reader.stats.flows.sum().resumes == 1);
     let end = *seen.last().unwrap();
     let wanted = count as i64;
     reader.wait_for("what fits", |reader| reader.batches.last().is_some_and(|batch| batch.start > end));
@@ -280,13 +293,64 @@ fn check_pause(limit: Load, change: impl Fn(&mut Config)) {
     }
     assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), count);
     assert!(seen.into_iter().eq(0..wanted), "each message once, in order");
+    assert_eq!(reader.stats.buffer_full.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_partition_is_paused_at_its_share_of_the_messages_and_resumes_at_half_of_what_it_had() {
+    let limit = Load { bytes: 64 << 20, messages: 100 };
+    check_share(limit, |config| config.processing.buffer.max_size_messages = 100);
+    check_share(limit, |config| {
+        config.ingestion.kafka.consumer_type = ConsumerType::HighPerformance;
+        config.ingestion.kafka.high_performance.channel_buffer_size = 100;
+    });
+}
+
+#[test]
+fn a_partition_is_paused_at_its_share_of_the_bytes_and_resumes_at_half_of_what_it_had() {
+    let limit = Load { bytes: 1 << 20, messages: 100_000 };
+    check_share(limit, |config| {
+        config.processing.buffer.max_size_bytes = 1 << 20;
+        config.ingestion.batching.batch_bytes_max = 64 << 10;
+    });
+}
+
+/// Fills the budget of `limit` in `unit`s with what is nobody's, but for one; waits until a message has taken that; gives back all but one
+/// more than three quarters, then that one, then the rest.
+fn check_pause(limit: usize, unit: fn(usize) -> Load, change: impl Fn(&mut Config)) {
+    let (_broker, config, _folder) = setup(100, |config| {
+        config.ingestion.batching.batch_size = 1;
+        change(config);
+    });
+    let budget = budget_of(&config);
+    let charge = |amount: usize| {
+        budget.collect(unit(amount));
+        budget.seal(unit(amount))
+    };
+    let (most, one, rest) = (charge(limit / 4 * 3), charge(1), charge(limit - limit / 4 * 3 - 2));
+    let mut reader = Reader::with_budget(&config, TurnClock::default(), budget.clone());
+    reader.wait_for("partitions to be paused", |reader| reader.stats.pauses.load(Ordering::Relaxed) == 1);
+    reader.let_it_turn();
+    assert_eq!((reader.messages(), reader.stats.buffer_full.load(Ordering::Relaxed)), (1, 1), "the first one fills it");
+    reader.batches.clear();
+    drop(rest);
+    reader.let_it_turn();
+    assert_eq!(reader.messages(), 0, "less than a quarter is free: nothing is read");
+    drop(one);
+    reader.wait_for("reading to be resumed", |reader| reader.messages() > 0);
+    drop(most);
+    let mut seen = 1;
+    while seen < 100 {
+        reader.wait_for("the rest", |reader| !reader.batches.is_empty());
+        seen += reader.take().len();
+    }
 }
 
 #[test]
 fn reading_pauses_at_the_messages_that_may_be_buffered_and_resumes_when_a_quarter_is_free() {
-    let limit = Load { bytes: 64 << 20, messages: 100 };
-    check_pause(limit, |config| config.processing.buffer.max_size_messages = 100);
-    check_pause(limit, |config| {
+    let messages = |messages| Load { bytes: 0, messages };
+    check_pause(100, messages, |config| config.processing.buffer.max_size_messages = 100);
+    check_pause(100, messages, |config| {
         config.ingestion.kafka.consumer_type = ConsumerType::HighPerformance;
         config.ingestion.kafka.high_performance.channel_buffer_size = 100;
     });
@@ -294,11 +358,54 @@ fn reading_pauses_at_the_messages_that_may_be_buffered_and_resumes_when_a_quarte
 
 #[test]
 fn reading_pauses_at_the_bytes_that_may_be_buffered_and_resumes_when_a_quarter_is_free() {
-    let limit = Load { bytes: 1 << 20, messages: 100_000 };
-    check_pause(limit, |config| {
+    let bytes = |bytes| Load { bytes, messages: 0 };
+    check_pause(1 << 20, bytes, |config| {
         config.processing.buffer.max_size_bytes = 1 << 20;
         config.ingestion.batching.batch_bytes_max = 64 << 10;
     });
+}
+
+#[test]
+fn a_partition_whose_messages_go_nowhere_keeps_no_other_waiting() {
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    let plan_of = |name: &str, partitions: i32, count: u64| {
+        let name = format!("v6.qtw.traces.{name}.eu");
+        let topics = vec![Topic { name: name.clone(), partitions }];
+        Plan { topics, count: Some(count), records_per_message: 1, ..load(&name, Signal::Traces, Format::Otlp) }
+    };
+    // 1,066 of them go to whichever is busy first, 118 to the other, and 16 are left.
+    let (busy, quiet) = (plan_of("busy", 2, 2_800), plan_of("quiet", 1, 10));
+    quiet.topics.iter().for_each(|topic| broker.create_topic(topic).unwrap());
+    send(&broker, &busy);
+    let both = Plan { topics: [busy.topics.clone(), quiet.topics.clone()].concat(), ..busy };
+    let mut config = config(&broker, &both, &folder);
+    config.ingestion.batching.batch_size = 10;
+    config.processing.buffer.max_size_messages = 1_200;
+    let mut reader = Reader::start(&config);
+    reader.wait_for("two partitions to be paused", |reader| reader.stats.flows.sum().paused_now == 2);
+    reader.let_it_turn();
+    let held = reader.messages();
+    // Nothing is given back meanwhile.
+    send_when(broker.brokers(), &quiet, |_| true);
+    let is_quiet = |batch: &RawBatch| batch.partition.topic.name.contains("quiet");
+    reader.wait_for("the quiet partition", |reader| reader.batches.iter().any(is_quiet));
+    let sum = reader.stats.flows.sum();
+    assert_eq!((sum.paused_now, sum.resumes), (2, 0));
+    assert_eq!(reader.messages(), held + 10, "nothing of the others");
+    assert_eq!(reader.stats.buffer_full.load(Ordering::Relaxed), 0);
+    let mut seen: Vec<(Arc<str>, i32, i64)> = Vec::new();
+    while seen.len() < 2_810 {
+        for batch in reader.take() {
+            let PartitionKey { topic, partition } = &batch.partition;
+            seen.extend((batch.start..batch.end).map(|offset| (topic.name.clone(), *partition, offset)));
+        }
+        // What is left of a batch comes by its age.
+        reader.clock.now_ms.fetch_add(1_000, Ordering::AcqRel);
+        reader.wait_for("the rest", |reader| !reader.batches.is_empty() || seen.len() == 2_810);
+    }
+    assert_eq!((seen.len(), seen.into_iter().collect::<BTreeSet<_>>().len()), (2_810, 2_810), "each message once");
+    let sum = reader.stats.flows.sum();
+    assert!(sum.resumes >= 2 && sum.paused_ms > 0, "{sum:?}");
 }
 
 #[test]

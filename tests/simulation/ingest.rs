@@ -149,7 +149,7 @@ impl Ingest {
         let (committed, high) = (kafka.committed[index], kafka.messages[index].len() as i64);
         let known = Known { committed, low: 0, high, covered, read_end: 0, log_lost_records: false };
         let start = resume::start(&known, Reset::Earliest);
-        self.collectors.insert(index, Collector::new(key, start.offset));
+        self.collectors.insert(index, Collector::new(key.clone(), start.offset, self.budget.lane(&key)));
     }
 
     /// Gives a partition up: what is collected is thrown away, what is emitted goes its way.
@@ -182,7 +182,7 @@ impl Ingest {
 
     /// Closes a partition's batch and emits it in the open epoch.
     pub fn close(&mut self, index: usize, kafka: &Kafka) {
-        let Some(batch) = self.collectors.get_mut(&index).and_then(|collector| collector.close(&self.pool, &self.budget)) else {
+        let Some(batch) = self.collectors.get_mut(&index).and_then(|collector| collector.close(&self.pool)) else {
             return;
         };
         self.ledger.emit(Epoch(self.epoch), &batch.partition, batch.end);

@@ -82,8 +82,9 @@ impl<W: Fn()> Thread<W> {
             if let Some(low) = handled_from.filter(|low| *low < offset) {
                 gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
             }
-            let number = partition.partition;
-            self.collectors.entry(topic).or_default().insert(number, Collector::new(partition, offset));
+            let (number, lane) = (partition.partition, self.ports.budget.lane(&partition));
+            self.ports.stats.flows.begin(&partition, &lane);
+            self.collectors.entry(topic).or_default().insert(number, Collector::new(partition, offset, lane));
         }
         let cooperative = is_cooperative(self.consumer());
         let assigned = if cooperative { self.consumer().incremental_assign(&starts) } else { self.consumer().assign(&starts) };
@@ -172,7 +173,7 @@ impl<W: Fn()> Thread<W> {
                 self.handled.entry(partition.clone()).or_default().insert(*low..*resume);
             }
             if !self.is_paused {
-                let resumed = self.consumer().resume(&warm_up.held());
+                let resumed = self.resume(&warm_up.held());
                 resumed.map_err(|error| format!("resuming partitions whose dedup window is warm: {error}"))?;
             }
         }
@@ -257,7 +258,7 @@ impl<W: Fn()> Thread<W> {
         self.note_lost(collector.partition(), &lost)?;
         let collector = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number));
         let Some(collector) = collector else { return Ok(()) };
-        let before = collector.close(&self.config.pool, &self.ports.budget);
+        let before = collector.close(&self.config.pool);
         collector.skip_to(lost.end);
         before.into_iter().for_each(|batch| self.emit(batch));
         Ok(())
@@ -305,7 +306,7 @@ impl<W: Fn()> Thread<W> {
             self.handled.entry(partition.clone()).or_default().insert(emitted);
             keys.push(partition.clone());
             // Collected messages hold no epoch: the next owner reads them again.
-            drop(collector.close(&self.config.pool, &self.ports.budget));
+            drop(collector.close(&self.config.pool));
         }
         info!(partitions = keys.len(), lost, "partitions revoked");
         self.next_revoke += 1;
@@ -341,9 +342,15 @@ impl<W: Fn()> Thread<W> {
             }
         }
         for element in revoking.partitions.elements() {
-            if let Some(topic) = self.collectors.get_mut(element.topic()) {
-                topic.remove(&element.partition());
+            let topic = self.collectors.get_mut(element.topic());
+            if let Some(collector) = topic.and_then(|topic| topic.remove(&element.partition())) {
+                self.gate.forget(collector.partition());
+                self.ports.stats.flows.end(collector.partition());
             }
+        }
+        // The client remembers a pause beyond the assignment: a partition that comes back would stand still.
+        if let Err(error) = self.consumer().resume(&revoking.partitions) {
+            warn!(%error, "resuming partitions that are given up failed");
         }
         self.warm_ups.iter_mut().for_each(|warm_up| warm_up.remove(&revoking.partitions));
         let cooperative = is_cooperative(self.consumer());
