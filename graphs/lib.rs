@@ -12,9 +12,9 @@ pub mod ingest;
 pub mod janitor;
 pub mod process;
 pub mod recovery;
+pub mod reload;
 pub mod replay;
 pub mod storage;
-pub mod tokens;
 mod workers;
 
 pub use process::{Control, Counters, Outcome, Plan, run};

@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
-use crate::tokens::{Reload, Reloader};
+use crate::reload::{QuotaReload, Reloader, TokenReload};
 use crate::{ingest, janitor, replay, storage, workers};
 
 /// Stage name of faults that no operator raised.
@@ -82,7 +82,9 @@ pub struct IngestPlan {
     /// Where rejects go.
     pub dead_letter: dead_letter::Config,
     /// The tokens of `graph.normalize.auth`, kept up to date.
-    pub tokens: Option<Reload>,
+    pub tokens: Option<TokenReload>,
+    /// What tenants and topics may send, kept up to date.
+    pub quotas: Option<QuotaReload>,
 }
 
 /// A log to be read in the place of Kafka.
@@ -198,9 +200,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let mut wait = RESTART_WAIT_MIN;
     let mut outcome = Outcome::default();
-    let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.clone());
-    let reloader = tokens.map(|tokens| Reloader::start(tokens, clock.clone())).transpose();
-    let _reloader = reloader.map_err(|error| fault(format!("starting the reloader of tokens: {error}")))?;
+    let _reloaders = start_reloaders(plan, &clock).map_err(|error| fault(format!("starting to watch files: {error}")))?;
     loop {
         let started = Instant::now();
         let ended = run_once(plan, control, &clock);
@@ -218,6 +218,13 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
             Err(fault) => return Err(fault),
         }
     }
+}
+
+fn start_reloaders(plan: &Plan, clock: &Arc<dyn Clock>) -> std::io::Result<Vec<Reloader>> {
+    let Some(ingest) = &plan.ingest else { return Ok(Vec::new()) };
+    let tokens = ingest.tokens.clone().map(|tokens| Reloader::start(tokens, clock.clone()));
+    let quotas = ingest.quotas.clone().map(|quotas| Reloader::start(quotas, clock.clone()));
+    tokens.into_iter().chain(quotas).collect()
 }
 
 fn fault(message: impl std::fmt::Display) -> Fault {
@@ -381,15 +388,17 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
     let durable = Durable::new(&recovery, context.registrar.clone());
     let budget = Budget::new(Load { bytes: ingest.in_flight_bytes_max, messages: ingest.in_flight_messages_max });
     let router = Arc::new(Router::new(&config.sink.endpoints, config.sink.failover));
+    let quotas = ingest.quotas.as_ref().map(|reload| reload.quotas.clone());
     let ports = ingest::Ports {
         source: consumer::Ports {
             health: health.clone(),
             clock: clock.clone(),
             covered: Arc::new(durable),
             budget: budget.clone(),
+            quotas: quotas.clone(),
             stats: counters.source.clone(),
         },
-        normalize: normalize::Ports { stats: counters.normalize.clone(), health: health.clone() },
+        normalize: normalize::Ports { stats: counters.normalize.clone(), health: health.clone(), quotas },
         dedup: dedup_window::Ports { memories: windows, stats: counters.dedup.clone(), health: health.clone() },
         dead_letter: dead_letter::Ports { desk: dead_letter },
         wal: wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() },

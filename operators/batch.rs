@@ -186,6 +186,8 @@ pub enum Reason {
     Unauthorized,
     /// Nothing says whose the message is, or what says it is no tenant's name.
     NoTenant,
+    /// Its tenant or topic has sent more than its quota allows.
+    OverQuota,
 }
 
 impl Reason {
@@ -209,6 +211,7 @@ impl Reason {
             Reason::Unauthenticated => "unauthenticated",
             Reason::Unauthorized => "unauthorized",
             Reason::NoTenant => "no_tenant",
+            Reason::OverQuota => "over_quota",
         }
     }
 }

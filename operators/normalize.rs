@@ -23,6 +23,7 @@
 //! - The outcome for a message depends on its bytes, its topic's name and the config, not on its batch or on time (design D-8). Who asks
 //!   producers for tokens adds the token file as it is when the message is polled, and that time: a message that is read again may be
 //!   judged otherwise. It is read again only where its offset is in no log: what is covered there is never judged a second time.
+//! - Quotas are judged by the time of the poll, and only those of policy `reject` change an outcome (`quota`).
 //! - A token leaves this operator only inside the message it came with, and says by `Reject::secret_header` where.
 //!
 //! ```text
@@ -49,6 +50,7 @@ use crate::coverage::{Coverage, PartitionKey};
 use crate::dead_letter::replay::is_mark;
 use crate::epoch::Epoch;
 use crate::fault::Health;
+use crate::quota::Quotas;
 use crate::tenant::Tenant;
 
 mod access;
@@ -63,6 +65,7 @@ pub mod index;
 mod json;
 mod json_split;
 mod json_text;
+mod metering;
 mod otlp_json;
 mod otlp_proto;
 mod raw;
@@ -84,6 +87,7 @@ use dataset::{Datasets, Plan};
 use decode::{Decoder, Dialect};
 use failure::{Checked, Failure};
 use index::{Router, UNINDEXED};
+use metering::Metering;
 use said::{Content, Event, Said};
 use stats::Tally;
 
@@ -110,6 +114,8 @@ pub struct Ports {
     pub stats: Arc<Stats>,
     /// Where faults go.
     pub health: Health,
+    /// What tenants and topics may send; `None`: any amount.
+    pub quotas: Option<Arc<Quotas>>,
 }
 
 /// The operator's output streams.
@@ -129,7 +135,8 @@ pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, p
     let (reject_output, rejects) = builder.new_output::<Vec<Reject>>();
     let mut reject_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Reject>>>::from(reject_output);
     builder.build(move |capabilities| {
-        let normalizer = Normalizer::new(config).map_err(|error| ports.health.fail(NAME, error));
+        let normalizer = Normalizer::new(config).map(|normalizer| normalizer.metered(ports.quotas.clone()));
+        let normalizer = normalizer.map_err(|error| ports.health.fail(NAME, error));
         // A config that was refused: nothing may pass, so the first capabilities are kept.
         let (mut normalizer, _kept) = match normalizer {
             Ok(normalizer) => (Some(normalizer), Vec::new()),
@@ -198,6 +205,7 @@ pub struct Normalizer {
     decoder: Decoder,
     unpacker: Unpacker,
     datasets: Datasets,
+    quotas: Option<Arc<Quotas>>,
     /// The payload at hand, decompressed.
     unpacked: Vec<u8>,
     /// The payload at hand in the form that its dataset schema asks for.
@@ -242,7 +250,23 @@ impl Normalizer {
         let unpacker = Unpacker::new(config.limits.decompressed_bytes_max);
         let access = Access::new(config.auth.clone(), config.tenants.clone(), purpose);
         let (unpacked, rewritten) = (Vec::new(), Vec::new());
-        Ok(Normalizer { config, router, access, topics: BTreeMap::new(), decoder, unpacker, datasets, unpacked, rewritten })
+        Ok(Normalizer {
+            config,
+            router,
+            access,
+            topics: BTreeMap::new(),
+            decoder,
+            unpacker,
+            datasets,
+            quotas: None,
+            unpacked,
+            rewritten,
+        })
+    }
+
+    /// The same, charging what it normalizes to the accounts of tenants and topics.
+    pub fn metered(self, quotas: Option<Arc<Quotas>>) -> Self {
+        Normalizer { quotas, ..self }
     }
 
     /// Normalizes one batch, or as much of it as makes one.
@@ -257,6 +281,7 @@ impl Normalizer {
         let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());
         let (mut next, mut grown, mut tally) = (start, 0, Tally::default());
         self.access.refresh();
+        let mut metering = self.quotas.as_ref().map(|quotas| Metering::begin(quotas, &coverage.partition.topic.name, polled_ms));
         let mut raw = raw.into_iter();
         while let Some(record) = raw.next() {
             let offset = record.offset;
@@ -269,7 +294,16 @@ impl Normalizer {
             let tenant = self.admit(&record, &arena, &topic, polled_ms);
             let (tenant, decided) = match tenant {
                 Ok(tenant) => {
-                    let decided = self.record(&record, &arena, (&topic, tenant.as_ref()), &mut written, &mut grown);
+                    let admitted = metering.as_mut().map_or(Ok(()), |metering| metering.admit(tenant.as_ref()));
+                    let decided = admitted.and_then(|()| {
+                        let decided = self.record(&record, &arena, (&topic, tenant.as_ref()), &mut written, &mut grown);
+                        if let Some(metering) = &mut metering {
+                            // What cannot be decoded has cost as much as a record.
+                            let events = if let Ok(Some(_)) = &decided { self.decoder.rows() } else { 1 };
+                            metering.charge(events, bytes);
+                        }
+                        decided
+                    });
                     (tenant, decided)
                 }
                 Err(failure) => (None, Err(failure)),
@@ -299,6 +333,9 @@ impl Normalizer {
             coverage.end = next;
         } else if next < end {
             coverage.absent.push(next..end);
+        }
+        if let Some(metering) = metering {
+            metering.finish(&coverage.partition);
         }
         self.shrink();
         let raw = if self.config.zero_copy { arena } else { copy_out(&arena, &mut records, &mut written) };

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::Signal;
 use crate::kafka_source::topics::Glob;
+use crate::reload::File;
 use crate::tenant::Tenant;
 
 /// SHA-256 of a token.
@@ -183,14 +184,8 @@ impl Store {
     }
 }
 
-/// The file as a port: where new tokens come from.
-pub trait File: Send + Sync + std::fmt::Debug {
-    /// What the file holds, if that is not what it held the last time: its tokens, or all that is wrong with it.
-    fn changed(&self) -> Option<Result<Vec<Token>, String>>;
-}
-
 /// One look at the file: what is new in it counts from now on. A file that is refused leaves all as it was.
-pub fn reload(file: &dyn File, store: &Store, now_ms: u64) -> Option<Result<Replaced, String>> {
+pub fn reload(file: &dyn File<Vec<Token>>, store: &Store, now_ms: u64) -> Option<Result<Replaced, String>> {
     let changed = file.changed()?;
     if changed.is_err() {
         store.refused.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +239,7 @@ mod tests {
     #[derive(Debug)]
     struct Fixed(Option<Result<Vec<Token>, String>>);
 
-    impl File for Fixed {
+    impl File<Vec<Token>> for Fixed {
         fn changed(&self) -> Option<Result<Vec<Token>, String>> {
             self.0.clone()
         }

@@ -10,7 +10,7 @@
 //!            relations                         what values must be to each other
 //! ```
 //!
-//! Dataset schemas and producers' tokens are files of their own (`datasets.rs`, `tokens.rs`). `keys.rs` is the one table everything else is
+//! Dataset schemas, producers' tokens and quotas are files of their own (`datasets.rs`, `tokens.rs`, `quotas.rs`). `keys.rs` is the one table everything else is
 //! made from. All problems are found in one pass, each with file, line, key, value and what is allowed. Secrets are of a type that does not print.
 
 pub mod datasets;
@@ -20,12 +20,14 @@ mod layers;
 mod librdkafka;
 mod print;
 mod problem;
+pub mod quotas;
 mod reader;
 mod relations;
 mod rule;
 mod secret;
 mod table;
 pub mod tokens;
+mod watched;
 mod yaml;
 
 use std::io::Read;

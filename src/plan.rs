@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use openwit_graphs::ingest::{self, CommitMode};
 use openwit_graphs::process::{IngestPlan, Plan, ReplayPlan, StoragePlan};
-use openwit_graphs::tokens::Reload;
+use openwit_graphs::reload::{QuotaReload, TokenReload};
 use openwit_graphs::{catalog, replay, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
@@ -21,6 +21,7 @@ use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::TenantFrom;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
+use openwit_operators::quota::Quotas;
 use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::Store;
 use openwit_operators::{
@@ -29,6 +30,7 @@ use openwit_operators::{
 };
 
 use crate::config::datasets;
+use crate::config::quotas::QuotaFile;
 use crate::config::tokens::TokenFile;
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, LostOffsets, MessageId,
@@ -166,6 +168,7 @@ fn ingest_plan(
         wal: wal(config),
         dead_letter: dead_letter(config),
         tokens,
+        quotas: quotas(config)?,
     })
 }
 
@@ -265,12 +268,21 @@ fn source(
 }
 
 /// The tokens that producers show, and how they are kept up to date.
-fn tokens(config: &Config) -> Result<Option<Reload>, String> {
+fn tokens(config: &Config) -> Result<Option<TokenReload>, String> {
     let auth = &config.ingestion.auth;
     let Some(path) = &auth.tokens_file else { return Ok(None) };
     let (file, tokens) = TokenFile::open(path).map_err(|problems| problems.to_string())?;
     let interval = Duration::from_millis(auth.reload_interval_ms);
-    Ok(Some(Reload { store: Arc::new(Store::new(tokens)), file: Arc::new(file), interval }))
+    Ok(Some(TokenReload { store: Arc::new(Store::new(tokens)), file: Arc::new(file), interval }))
+}
+
+/// What tenants and topics may send, and how that is kept up to date.
+fn quotas(config: &Config) -> Result<Option<QuotaReload>, String> {
+    let keys = &config.ingestion.quotas;
+    let Some(path) = &keys.file else { return Ok(None) };
+    let (file, rules) = QuotaFile::open(path).map_err(|problems| problems.to_string())?;
+    let interval = Duration::from_millis(keys.reload_interval_ms);
+    Ok(Some(QuotaReload { quotas: Arc::new(Quotas::new(rules)), file: Arc::new(file), interval }))
 }
 
 fn tenants(config: &Config) -> Result<normalize::Tenants, String> {
@@ -287,7 +299,7 @@ fn tenants(config: &Config) -> Result<normalize::Tenants, String> {
     Ok(normalize::Tenants { from, default: default.map_err(|error| format!("ingestion.tenants.default: {error}"))? })
 }
 
-fn normalize_config(config: &Config, tokens: Option<&Reload>) -> Result<normalize::Config, String> {
+fn normalize_config(config: &Config, tokens: Option<&TokenReload>) -> Result<normalize::Config, String> {
     let (kafka, limits) = (&config.ingestion.kafka, &config.ingestion.limits);
     let pattern = |pattern: &crate::config::TopicPattern| IndexPattern {
         matches: pattern.r#match.clone(),

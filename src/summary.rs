@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use openwit_operators::normalize::TenantCount;
+use openwit_operators::quota;
 use serde::Serialize;
 
 use crate::progress::grouped;
@@ -43,6 +44,8 @@ pub struct Totals {
     pub tenants: BTreeMap<String, TenantCount>,
     /// Messages that each token let in, by its id.
     pub tokens: BTreeMap<String, u64>,
+    /// What each account of tenants and topics was charged.
+    pub quotas: BTreeMap<String, quota::Count>,
     /// Times reading stopped because the whole buffer was full.
     pub buffer_full: u64,
     /// Times a partition had more than its share of the buffer.
@@ -150,6 +153,8 @@ pub struct Summary {
     pub tenants: BTreeMap<String, TenantCount>,
     /// Messages that each token let in, by its id; none where nobody is asked for one.
     pub tokens: BTreeMap<String, u64>,
+    /// What each account of tenants and topics was charged, rejected and held back; none where there are no quotas.
+    pub quotas: BTreeMap<String, quota::Count>,
 }
 
 impl Summary {
@@ -185,6 +190,7 @@ impl Summary {
             rejects_by_reason: totals.rejects_by_reason,
             tenants: totals.tenants,
             tokens: totals.tokens,
+            quotas: totals.quotas,
         }
     }
 
@@ -261,6 +267,7 @@ mod tests {
                 TenantCount { accepted: 5, accepted_bytes: 2_000_000, ..Default::default() },
             )]),
             tokens: BTreeMap::new(),
+            quotas: BTreeMap::new(),
             buffer_full: 1,
             partition_full: 9,
             pauses: 3,
@@ -297,6 +304,7 @@ mod tests {
             "committable_ms_p50",
             "committable_ms_p99",
             "buffer_full",
+            "quotas",
             "partition_full",
             "pauses",
             "resumes",

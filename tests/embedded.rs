@@ -22,6 +22,8 @@ mod framing;
 mod gateway;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
+#[path = "embedded/quotas.rs"]
+mod quotas;
 #[path = "embedded/rebalance.rs"]
 mod rebalance;
 #[path = "embedded/replay.rs"]

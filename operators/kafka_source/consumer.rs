@@ -24,6 +24,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
+use self::throttle::Throttle;
 use super::collector::{BatchLimits, Collector, Message};
 use super::context::Context;
 pub use super::context::Stats;
@@ -39,9 +40,11 @@ use crate::clock::Clock;
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::fault::Health;
 use crate::kafka_client::{self, Complaints};
+use crate::quota::Quotas;
 
 mod flow;
 mod partitions;
+mod throttle;
 
 /// How long a call to the broker may take before it is tried again.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -173,6 +176,8 @@ pub struct Ports {
     pub covered: Arc<dyn Covered>,
     /// The memory budget.
     pub budget: Arc<Budget>,
+    /// Which partitions are to wait because of what their messages' tenant or topic has sent.
+    pub quotas: Option<Arc<Quotas>>,
     /// Counters.
     pub stats: Arc<Stats>,
 }
@@ -218,6 +223,8 @@ struct Thread<W> {
     is_paused: bool,
     /// Partitions that are paused alone.
     gate: Gate,
+    /// Partitions that are paused for a quota.
+    throttle: Throttle,
     told_of_waiting: Instant,
     is_stopping: bool,
 }
@@ -263,6 +270,7 @@ impl<W: Fn()> Thread<W> {
             blocked_since: None,
             is_paused: false,
             gate: Gate::default(),
+            throttle: Throttle::default(),
             told_of_waiting: Instant::now(),
             is_stopping: false,
         };

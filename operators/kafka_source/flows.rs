@@ -58,8 +58,11 @@ impl Flows {
     pub fn note_pause(&self, partition: &PartitionKey) {
         let mut entries = self.lock();
         let entry = entries.entry(partition.clone()).or_default();
-        entry.pauses += 1;
-        entry.paused_since = Some(Instant::now());
+        // One that waits for its share and for a quota is paused once.
+        if entry.paused_since.is_none() {
+            entry.pauses += 1;
+            entry.paused_since = Some(Instant::now());
+        }
     }
 
     /// It is resumed.

@@ -53,11 +53,18 @@ pub(super) struct Decoder {
     json: json::Writer,
     /// Where the protobuf of each record starts, of a payload with several.
     records: Vec<(usize, Place)>,
+    /// Spans, log records or data points of the last payload that passed the walk.
+    rows: u64,
 }
 
 impl Decoder {
     pub fn new(limits: Limits) -> Self {
-        Decoder { limits, json: json::Writer::new(limits.depth_max), records: Vec::new() }
+        Decoder { limits, json: json::Writer::new(limits.depth_max), records: Vec::new(), rows: 0 }
+    }
+
+    /// Spans, log records or data points of the last payload that was accepted.
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Gives back what a huge payload made the buffers grow to.
@@ -163,9 +170,14 @@ impl Decoder {
     }
 
     /// Checks protobuf, also that which was written here.
-    pub fn walk(&self, payload: &[u8], signal: Signal) -> Checked<()> {
+    pub fn walk(&mut self, payload: &[u8], signal: Signal) -> Checked<()> {
+        self.rows = self.count(payload, signal)?;
+        Ok(())
+    }
+
+    fn count(&self, payload: &[u8], signal: Signal) -> Checked<u64> {
         let Limits { depth_max, row_bytes_max, .. } = self.limits;
-        otlp_proto::check_or_name_signal(payload, signal, &Rules { depth_max, row_bytes_max }).map(drop)
+        otlp_proto::check_or_name_signal(payload, signal, &Rules { depth_max, row_bytes_max })
     }
 
     /// Names the record that makes a payload with several fail the walk; `failure` is that of the payload.
@@ -174,7 +186,7 @@ impl Decoder {
         let ends = self.records.iter().skip(1).map(|(start, _)| *start).chain([written.len()]);
         let mut records = self.records.iter().zip(ends);
         let blamed =
-            records.find_map(|((start, place), end)| Some(self.walk(&written[*start..end], signal).err()?.within(place)));
+            records.find_map(|((start, place), end)| Some(self.count(&written[*start..end], signal).err()?.within(place)));
         blamed.unwrap_or(failure)
     }
 }

@@ -8,6 +8,7 @@ mod framing;
 mod otlp_json;
 mod plain_json;
 mod protobuf;
+mod quotas;
 mod samples;
 
 use std::sync::Arc;

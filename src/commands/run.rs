@@ -65,6 +65,9 @@ pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Fail
     if !totals.tokens.is_empty() || !totals.rejects_by_reason.is_empty() {
         info!(tokens = ?totals.tokens, rejects = ?totals.rejects_by_reason, "messages let in by token, and rejects by reason");
     }
+    if !totals.quotas.is_empty() {
+        info!(quotas = ?totals.quotas, "charged, rejected and held back by tenant and topic");
+    }
     tell_detours(control);
     let paused_partitions = paused_partitions(control);
     Ok(Summary { paused_partitions, ..Summary::new(totals, started.elapsed(), before, Usage::now()) })
@@ -142,6 +145,8 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
     }
     let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.as_ref());
     let tokens = tokens.map(|tokens| tokens.store.accepted()).unwrap_or_default();
+    let quotas = plan.ingest.as_ref().and_then(|ingest| ingest.quotas.as_ref());
+    let quotas = quotas.map(|reload| reload.quotas.counts()).unwrap_or_default();
     let flows = counters.source.flows.sum();
     Totals {
         messages: counters.source.messages.load(Ordering::Relaxed) as u64,
@@ -157,6 +162,7 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
         rejects_by_reason: counters.normalize.by_reason().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
         tenants,
         tokens: tokens.into_iter().map(|(id, count)| (id.to_string(), count)).collect(),
+        quotas,
         buffer_full: counters.source.buffer_full.load(Ordering::Relaxed) as u64,
         partition_full: counters.source.partition_full.load(Ordering::Relaxed) as u64,
         pauses: flows.pauses,

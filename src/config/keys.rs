@@ -96,6 +96,8 @@ section! {
         auth: Auth;
         /// Whose messages are; see docs/gateway.md.
         tenants: Tenants;
+        /// How much may be sent; see docs/gateway.md.
+        quotas: Quotas;
     }
 }
 

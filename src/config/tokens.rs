@@ -8,18 +8,18 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use openwit_operators::batch::Signal;
 use openwit_operators::kafka_source::topics::Glob;
 use openwit_operators::tenant::Tenant;
-use openwit_operators::tokens::{self, Digest, Token};
+use openwit_operators::tokens::{Digest, Token};
 
-use super::problem::{Place, Problem, Problems};
+use super::problem::Problems;
 use super::reader::Reader;
+use super::rule;
+use super::watched::WatchedFile;
 use super::yaml::{self, Content, Node};
-use super::{read_text, rule};
 use crate::generate::time;
 
 #[cfg(test)]
@@ -32,43 +32,13 @@ const FILE_KEYS: [&str; 2] = ["version", "tokens"];
 const TOKEN_KEYS: [&str; 8] = ["id", "description", "sha256", "tenant", "topics", "signals", "not_before", "expires"];
 
 /// A token file that is looked at again and again.
-#[derive(Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    /// What was there the last time: its text, or why it could not be read.
-    seen: Mutex<Result<String, String>>,
-}
+pub type TokenFile = WatchedFile<Vec<Token>>;
 
 impl TokenFile {
     /// The file and what it holds.
     pub fn open(path: &Path) -> Result<(Self, Vec<Token>), Problems> {
-        let text = read_text(path).map_err(|message| unreadable(path, message))?;
-        let tokens = parse(&path.display().to_string(), &text)?;
-        Ok((TokenFile { path: path.to_owned(), seen: Mutex::new(Ok(text)) }, tokens))
+        Self::watch(path, parse)
     }
-}
-
-impl tokens::File for TokenFile {
-    /// The whole text is compared: it is small, and times of files tell less than they seem to (mounted secrets, coarse clocks).
-    fn changed(&self) -> Option<Result<Vec<Token>, String>> {
-        let now = read_text(&self.path);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == now {
-            return None;
-        }
-        let read = match &now {
-            Ok(text) => parse(&self.path.display().to_string(), text),
-            Err(message) => Err(unreadable(&self.path, message.clone())),
-        };
-        *seen = now;
-        Some(read.map_err(|problems| problems.to_string()))
-    }
-}
-
-fn unreadable(path: &Path, message: String) -> Problems {
-    let mut problems = Problems::new(path.display().to_string());
-    problems.push(Problem::error(Place::File(0), "", message));
-    problems
 }
 
 /// The tokens that `text` says.

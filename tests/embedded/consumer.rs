@@ -17,6 +17,7 @@ use openwit_operators::coverage::{OffsetSet, PartitionKey};
 use openwit_operators::fault::Health;
 use openwit_operators::kafka_source::consumer::{self, Command, Covered, Event, Handle, Ports, Stats};
 use openwit_operators::normalize::{self, Normalized, Normalizer};
+use openwit_operators::quota::Quotas;
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, config, load, send, send_when};
@@ -46,8 +47,8 @@ impl Covered for Nothing {
 
 /// Stands still unless told, or walks a millisecond with each reading. The thread reads it once or twice a turn.
 #[derive(Default)]
-struct TurnClock {
-    now_ms: AtomicU64,
+pub(super) struct TurnClock {
+    pub now_ms: AtomicU64,
     readings: AtomicU64,
     walks: bool,
 }
@@ -60,13 +61,13 @@ impl Clock for TurnClock {
 }
 
 /// A consumer's thread, and what it has handed out.
-struct Reader {
+pub(super) struct Reader {
     handle: Option<Handle>,
     budget: Arc<Budget>,
-    clock: Arc<TurnClock>,
+    pub clock: Arc<TurnClock>,
     stats: Arc<Stats>,
     health: Health,
-    normalize: normalize::Config,
+    pub normalize: normalize::Config,
     /// Held, and with them their share of the budget.
     batches: Vec<RawBatch>,
     revoked: Vec<u64>,
@@ -79,10 +80,15 @@ impl Reader {
     }
 
     fn with_clock(config: &Config, clock: TurnClock) -> Self {
-        Self::with_budget(config, clock, budget_of(config))
+        Self::with(config, clock, budget_of(config), None)
     }
 
-    fn with_budget(config: &Config, clock: TurnClock, budget: Arc<Budget>) -> Self {
+    /// One that obeys quotas.
+    pub fn metered(config: &Config, quotas: Arc<Quotas>) -> Self {
+        Self::with(config, TurnClock::default(), budget_of(config), Some(quotas))
+    }
+
+    fn with(config: &Config, clock: TurnClock, budget: Arc<Budget>, quotas: Option<Arc<Quotas>>) -> Self {
         let planned = plan(config, &Changes::default(), Arc::default()).unwrap().ingest.unwrap();
         let (clock, stats) = (Arc::new(clock), Arc::new(Stats::default()));
         let health = Health::default();
@@ -91,6 +97,7 @@ impl Reader {
             clock: clock.clone(),
             covered: Arc::new(Nothing),
             budget: budget.clone(),
+            quotas,
             stats: stats.clone(),
         };
         // Nobody sleeps: tests look again and again.
@@ -122,7 +129,7 @@ impl Reader {
     }
 
     /// Lets the thread go round a few times.
-    fn let_it_turn(&mut self) {
+    pub fn let_it_turn(&mut self) {
         let until = self.clock.readings.load(Ordering::Acquire) + 2 * QUIET_TURNS;
         self.wait_for("some turns of the thread", |reader| reader.clock.readings.load(Ordering::Acquire) >= until);
     }
@@ -144,7 +151,7 @@ impl Reader {
     }
 
     /// The batches handed out since the last call.
-    fn take(&mut self) -> Vec<RawBatch> {
+    pub fn take(&mut self) -> Vec<RawBatch> {
         self.listen();
         std::mem::take(&mut self.batches)
     }
@@ -328,7 +335,7 @@ fn check_pause(limit: usize, unit: fn(usize) -> Load, change: impl Fn(&mut Confi
         budget.seal(unit(amount))
     };
     let (most, one, rest) = (charge(limit / 4 * 3), charge(1), charge(limit - limit / 4 * 3 - 2));
-    let mut reader = Reader::with_budget(&config, TurnClock::default(), budget.clone());
+    let mut reader = Reader::with(&config, TurnClock::default(), budget.clone(), None);
     reader.wait_for("partitions to be paused", |reader| reader.stats.pauses.load(Ordering::Relaxed) == 1);
     reader.let_it_turn();
     assert_eq!((reader.messages(), reader.stats.buffer_full.load(Ordering::Relaxed)), (1, 1), "the first one fills it");

@@ -27,6 +27,7 @@ impl<W: Fn()> Thread<W> {
             self.serve_group()?;
             return Ok(true);
         }
+        self.obey_quotas();
         self.resume_drained();
         if self.blocked_since.is_some() || self.ports.budget.is_full() {
             return self.wait_for_budget();
@@ -93,7 +94,8 @@ impl<W: Fn()> Thread<W> {
         self.is_paused = pause;
     }
 
-    fn pause_alone(&mut self, partition: &PartitionKey) {
+    /// Pauses one partition; who calls it remembers why.
+    pub(super) fn pause_alone(&mut self, partition: &PartitionKey) {
         self.ports.stats.flows.note_pause(partition);
         if let Err(error) = self.consumer().pause(&list_of(partition)) {
             warn!(%error, %partition, "pausing a partition failed");
@@ -102,7 +104,16 @@ impl<W: Fn()> Thread<W> {
 
     fn resume_drained(&mut self) {
         let drained = self.gate.take_drained();
-        for partition in &drained {
+        self.resume_alone(&drained);
+        self.tell_of_waiting();
+    }
+
+    /// Resumes those that wait for nothing else.
+    pub(super) fn resume_alone(&mut self, partitions: &[PartitionKey]) {
+        for partition in partitions {
+            if self.waits_for_itself(partition) {
+                continue;
+            }
             self.ports.stats.flows.note_resume(partition);
             if !self.is_paused
                 && let Err(error) = self.resume(&list_of(partition))
@@ -110,7 +121,11 @@ impl<W: Fn()> Thread<W> {
                 warn!(%error, %partition, "resuming a partition failed");
             }
         }
-        self.tell_of_waiting();
+    }
+
+    /// True while a partition is paused alone, for its share of the buffer or for a quota.
+    pub(super) fn waits_for_itself(&self, partition: &PartitionKey) -> bool {
+        self.gate.waits(partition) || self.throttle.waits(partition)
     }
 
     /// Resumes those of `list` that wait for nothing any more.
@@ -149,10 +164,10 @@ impl<W: Fn()> Thread<W> {
     /// True while a partition is paused alone.
     fn waits(&self, topic: &str, partition: i32) -> bool {
         let collector = self.collectors.get(topic).and_then(|topic| topic.get(&partition));
-        collector.is_some_and(|collector| self.gate.waits(collector.partition()))
+        collector.is_some_and(|collector| self.waits_for_itself(collector.partition()))
     }
 
-    fn close_batch_of(&mut self, partition: &PartitionKey) {
+    pub(super) fn close_batch_of(&mut self, partition: &PartitionKey) {
         let topic = self.collectors.get_mut(&partition.topic.name);
         let collector = topic.and_then(|topic| topic.get_mut(&partition.partition));
         if let Some(batch) = collector.and_then(|collector| collector.close(&self.config.pool)) {

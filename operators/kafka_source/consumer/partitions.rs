@@ -345,6 +345,7 @@ impl<W: Fn()> Thread<W> {
             let topic = self.collectors.get_mut(element.topic());
             if let Some(collector) = topic.and_then(|topic| topic.remove(&element.partition())) {
                 self.gate.forget(collector.partition());
+                self.throttle.forget(collector.partition(), self.ports.clock.now_ms());
                 self.ports.stats.flows.end(collector.partition());
             }
         }

@@ -37,6 +37,19 @@ section! {
     }
 }
 
+section! {
+    /// How much may be sent; see docs/gateway.md.
+    Quotas {
+        /// The file of what tenants and topics may send. It is read again when it changes; a file with a mistake is refused then
+        /// and leaves the former in force, but at a start it is fatal. `null`: any amount.
+        file: Option<PathBuf> = Key::path("null").or_null();
+        /// How often is looked whether the file has changed.
+        reload_interval_ms: u64 = Key::number("5000", 10, 3_600_000, "ms")
+            .too_small("the file is read needlessly often")
+            .too_large("new limits count late");
+    }
+}
+
 choices! {
     /// Where the tenant of a message comes from.
     TenantSource {

@@ -39,6 +39,9 @@ impl Relations<'_> {
                 self.warn_unused(key, "without auth.tokens_file nobody is asked for a token");
             }
         }
+        if self.config.ingestion.quotas.file.is_none() {
+            self.warn_unused("ingestion.quotas.reload_interval_ms", "without quotas.file nothing is limited");
+        }
         let from = format!("tenants.from is {}", tenants.from.name());
         for (key, needs) in [(TENANT_HEADER, TenantSource::Header), (POSITION, TenantSource::Topic)] {
             if tenants.from != needs {

@@ -8,8 +8,14 @@ use super::*;
 use crate::plan::{Changes, plan};
 
 /// The parts of the table that `docs/configuration-tests.md` is about.
-const PREFIXES: [&str; 5] =
-    ["ingestion.kafka.", "ingestion.batching.", "ingestion.auth.", "ingestion.tenants.", "processing.buffer."];
+const PREFIXES: [&str; 6] = [
+    "ingestion.kafka.",
+    "ingestion.batching.",
+    "ingestion.auth.",
+    "ingestion.tenants.",
+    "ingestion.quotas.",
+    "processing.buffer.",
+];
 
 /// The page with the table.
 const PAGE: &str = "docs/configuration-tests.md";
@@ -23,6 +29,7 @@ const PASSWORD: &str = "ingestion.kafka.security={protocol: sasl_ssl, sasl: {use
 const TOKEN: &str = "ingestion.kafka.security={protocol: sasl_ssl, sasl: {mechanism: OAUTHBEARER, oauthbearer: {\
                      token_endpoint_url: 'https://id/t', client_id: i, client_secret: s}}}";
 const TOKENS_FILE: &str = "ingestion.auth.tokens_file=tests/data/tokens.yaml";
+const QUOTAS_FILE: &str = "ingestion.quotas.file=tests/data/quotas.yaml";
 const BY_HEADER: &str = "ingestion.tenants.from=header";
 const BY_TOPIC: &str = "ingestion.tenants={from: topic, topic_position: 1}";
 const AUTO: &str = "ingestion.kafka.auto_generate.enabled=true";
@@ -101,6 +108,8 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ("ingestion.kafka.topic_index_config.patterns[].match", "[{match: b.*}]", &[PATTERN]),
     ("ingestion.kafka.topic_index_config.patterns[].telemetry_type", "[{match: a.*, telemetry_type: logs}]", &[PATTERN]),
     ("ingestion.kafka.topics", "x", &[]),
+    ("ingestion.quotas.file", "tests/data/quotas.yaml", &[]),
+    ("ingestion.quotas.reload_interval_ms", "77", &[QUOTAS_FILE]),
     ("ingestion.tenants.default", "rest", &[BY_HEADER]),
     ("ingestion.tenants.from", "header", &[]),
     ("ingestion.tenants.header", "x-tenant", &[BY_HEADER]),
@@ -127,7 +136,7 @@ fn told(plan: &Plan) -> Vec<String> {
         format!("{:?}", source.pool),
         format!("{:?} {:?} {:?}", graph.normalize, graph.encode, graph.sink),
         format!("{} {}", ingest.in_flight_bytes_max, ingest.in_flight_messages_max),
-        format!("{:?} {:?}", ingest.dead_letter, ingest.tokens),
+        format!("{:?} {:?} {:?}", ingest.dead_letter, ingest.tokens, ingest.quotas),
     ]
 }
 

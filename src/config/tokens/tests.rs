@@ -1,6 +1,7 @@
 //! Which token files are taken, and what is said of the others.
 
-use openwit_operators::tokens::File as _;
+use openwit_operators::reload::File as _;
+use openwit_operators::tokens;
 
 use super::*;
 
