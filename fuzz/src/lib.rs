@@ -105,6 +105,21 @@ pub fn target(name: &str) -> &'static Target {
     target.unwrap_or_else(|| panic!("no target is called {name}"))
 }
 
+/// Asked by `FUZZ_SEEDS` for a folder, a target's program writes its normal inputs there, prints the length of its longest input and ends.
+///
+/// # Panics
+/// If the folder cannot be written to.
+pub fn prepare(name: &str) {
+    let Some(folder) = std::env::var_os("FUZZ_SEEDS").map(std::path::PathBuf::from) else { return };
+    let target = target(name);
+    std::fs::create_dir_all(&folder).expect("the folder can be created");
+    for (number, input) in (target.normal)().iter().enumerate() {
+        std::fs::write(folder.join(format!("normal-{number:02}")), input).expect("the folder can be written to");
+    }
+    println!("{}", target.len_max);
+    std::process::exit(0);
+}
+
 /// The program of a target: libFuzzer's main function, and a judge.
 #[macro_export]
 macro_rules! main {
@@ -117,6 +132,9 @@ macro_rules! main {
                 std::cell::RefCell::new($crate::Judge::new($crate::target($name), true));
         }
 
-        libfuzzer_sys::fuzz_target!(|input: &[u8]| JUDGE.with_borrow_mut(|judge| judge.judge(input)));
+        libfuzzer_sys::fuzz_target!(
+            init: $crate::prepare($name),
+            |input: &[u8]| JUDGE.with_borrow_mut(|judge| judge.judge(input))
+        );
     };
 }

@@ -8,7 +8,7 @@
 //! copy       read to its end: frames, or errors; never more of either than bytes
 //! ```
 
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use openwit_operators::batch::NormalizedBatch;
 use openwit_operators::epoch::Epoch;
 use openwit_operators::wal_commit::disk::{Access, BLOCK_BYTES, Disk};
 use openwit_operators::wal_commit::long_term::cleanup::Found;
-use openwit_operators::wal_commit::long_term::format::MARK_BYTES;
+use openwit_operators::wal_commit::long_term::format::{Block, MARK_BYTES};
 use openwit_operators::wal_commit::long_term::read::{Frames, Selection};
 use openwit_operators::wal_commit::long_term::shelf::{Draft, Shelf};
 use openwit_operators::wal_commit::long_term::{Name, read};
@@ -32,7 +32,11 @@ const SEGMENT: u64 = 1;
 /// A forged meta is small and can name as many offsets as it has bytes.
 static RECOVER: Stage = Stage { name: "recover a segment", bytes: 24 << 20, bytes_per_byte: 64 };
 static KEYS: Stage = Stage { name: "read a key file", bytes: 16 << 10, bytes_per_byte: 64 };
-static COPY: Stage = Stage { name: "read a long-term copy", bytes: 256 << 10, bytes_per_byte: 64 };
+// A block is read into room for the usual one.
+static COPY: Stage = Stage { name: "read a long-term copy", bytes: 2 << 20, bytes_per_byte: 64 };
+
+/// Copies that become larger are not tried: decompressing is what takes the time, and none of it is ours.
+const EXPANDED_BYTES_MAX: usize = 32 << 20;
 
 /// A body for all three, chosen by an input's first byte.
 pub fn body() -> Box<dyn Body> {
@@ -223,15 +227,42 @@ fn repair_copy(copy: &mut [u8]) {
     }
 }
 
+/// What all blocks that begin anywhere become when they are decompressed.
+fn expanded_bytes(copy: &[u8]) -> usize {
+    let mut total = 0;
+    for at in 0..copy.len().saturating_sub(MARK_BYTES) {
+        let Some(block) = Block::decode(&copy[at..], SEGMENT, at as u64) else { continue };
+        let stored = at + MARK_BYTES..(at + MARK_BYTES).saturating_add(block.stored_bytes as usize);
+        let Some(decoder) = copy.get(stored).and_then(|stored| zstd::stream::read::Decoder::with_buffer(stored).ok()) else {
+            continue;
+        };
+        let limit = u64::from(block.frame_bytes).min(EXPANDED_BYTES_MAX as u64) + 1;
+        // What is damaged counts as far as it goes.
+        let mut decoder = decoder.take(limit);
+        while let Ok(bytes) = decoder.read(&mut [0; 4096]) {
+            if bytes == 0 {
+                break;
+            }
+            total += bytes;
+        }
+    }
+    total
+}
+
 fn check_copy(mut bytes: Vec<u8>, is_repaired: bool, meter: &mut Meter) {
     if is_repaired {
         repair_copy(&mut bytes);
     }
     let size = bytes.len();
+    // What is really compressed is memory well spent; more of it than a segment holds is for another machine.
+    let expanded = size + expanded_bytes(&bytes);
+    if expanded > EXPANDED_BYTES_MAX {
+        return;
+    }
     let name = Name { first: Epoch(0), node: "n".into(), segment: SEGMENT, last: Epoch(u64::MAX) };
     let found = Found { name, path: "copy".into(), bytes: size as u64 };
     let shelf: Arc<dyn Shelf> = Arc::new(OneCopy(bytes.into()));
-    let read = meter.measure(&COPY, size, || {
+    let read = meter.measure(&COPY, expanded, || {
         let _ = read::frame_bytes(shelf.as_ref(), &found);
         Frames::new(shelf.clone(), vec![found.clone()], Selection::default()).take(size + 2).filter(Result::is_ok).count()
     });
