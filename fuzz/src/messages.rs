@@ -276,7 +276,7 @@ fn outcome(normalized: &Normalized) -> (Group, Coverage, Vec<(u128, Vec<u8>)>, V
 }
 
 fn check_dispositions(normalized: &Normalized) {
-    let Normalized { batch, rejects, rest } = normalized;
+    let Normalized { batch, rejects, rest, .. } = normalized;
     let coverage = &batch.coverage;
     assert!(rest.is_none(), "one message is one batch");
     assert_eq!(coverage.rejected.len(), rejects.len(), "each reject is covered as such");

@@ -224,7 +224,7 @@ impl World {
         for index in 0..PARTITIONS {
             let covered = durable.remove(&partition(index)).unwrap_or_default();
             let (committed, high) = (self.kafka.committed[index], self.kafka.messages[index].len() as i64);
-            let known = Known { committed, low: 0, high, covered, read_end: 0 };
+            let known = Known { committed, low: 0, high, covered, read_end: 0, log_lost_records: false };
             self.next[index] = resume::start(&known, Reset::Earliest).offset;
             self.reader[index] = self.below(workers);
         }
