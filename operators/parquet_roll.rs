@@ -73,6 +73,7 @@ pub mod footer;
 pub mod ids;
 mod news;
 mod roller;
+mod schema_check;
 mod writer;
 
 #[cfg(test)]

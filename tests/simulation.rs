@@ -10,7 +10,7 @@
 //! One thread draws one step after the other from one seed, so a seed is a whole history. Proves, against a model that keeps nothing but
 //! lists: every valid message is in exactly one committed file or is a duplicate of one that is; nothing acknowledged by a sync is lost;
 //! what Kafka is told is durable, what a sender is told is in the catalog; afterwards the catalog covers every offset. Cannot prove: the
-//! operators' shells around the cores and their threads, which `embedded.rs` runs, and anything about real disks and networks.
+//! cores' shells, which `shells` puts under schedules, and anything about real disks and networks.
 //!
 //! `SIM_SEED=n` replays one history, `SIM_RUNS=n` draws that many; `SIM_TRACE=1` prints every step.
 
@@ -24,5 +24,7 @@ mod ingest;
 mod model;
 #[path = "simulation/schedule.rs"]
 mod schedule;
+#[path = "simulation/shells/mod.rs"]
+mod shells;
 #[path = "simulation/storage.rs"]
 mod storage;

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use opendal::{ErrorKind, Operator};
-use parquet::file::metadata::ParquetMetaDataReader;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -566,7 +565,7 @@ async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Tro
 async fn look_at_file(operator: &Operator, path: &str) -> Result<Object, Trouble> {
     let object = operator.stat(path).await?;
     let bytes = object.content_length();
-    let metadata = ParquetMetaDataReader::decode_metadata(&footer_bytes(operator, path, bytes).await?).map_err(content)?;
+    let metadata = footer::decode(&footer_bytes(operator, path, bytes).await?).map_err(content)?;
     let (note, file) = footer::read(&metadata).map_err(content)?;
     let FileNote { file, day, time_min_ns, time_max_ns, schema_hash, schema_version } = file;
     if !note.files.contains(&file) || !path.ends_with(&format!("/{}.parquet", file.to_string())) {

@@ -10,12 +10,13 @@
 
 use std::sync::Arc;
 
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::parquet_roll::{CoverageRow, Day};
+use crate::parquet_roll::{CoverageRow, Day, schema_check};
 
 /// Key of the version that wrote a file.
 pub const VERSION: &str = "openwit.version";
@@ -110,6 +111,14 @@ pub fn pairs(commit: &str, file: &FileNote) -> Result<Vec<KeyValue>, serde_json:
     let pair = |key: &str, value: String| KeyValue { key: key.into(), value: Some(value) };
     let version = env!("CARGO_PKG_VERSION").to_string();
     Ok(vec![pair(VERSION, version), pair(COMMIT, commit.to_string()), pair(FILE, serde_json::to_string(file)?)])
+}
+
+/// The metadata in the Thrift bytes of a footer that comes from a store: what it says of its own sizes takes no memory before it is true.
+pub fn decode(thrift: &[u8]) -> Result<ParquetMetaData, ParquetError> {
+    if !schema_check::is_bounded(thrift) {
+        return Err(ParquetError::General("the schema in the footer contradicts itself".into()));
+    }
+    ParquetMetaDataReader::decode_metadata(thrift)
 }
 
 /// Both notes of a footer.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use arrow::record_batch::RecordBatch;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, LogsData, ResourceLogs, ScopeLogs};
 use openwit_operators::batch::{Group, Signal};
@@ -162,17 +163,19 @@ fn read_rows(commit: &ClosedCommit) -> Vec<(usize, i64, i32)> {
     let mut rows = Vec::new();
     for file in commit.files.iter().filter(|file| file.kind == FileKind::Rows) {
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&file.local).unwrap()).unwrap().build().unwrap();
-        for batch in reader {
-            let batch = batch.unwrap();
-            let topics = arrow::compute::cast(&batch["_topic"], &DataType::Utf8).unwrap();
-            let (partitions, offsets) =
-                (batch["_partition"].as_primitive::<Int32Type>(), batch["_offset"].as_primitive::<Int64Type>());
-            let ordinals = batch["_ordinal"].as_primitive::<Int32Type>();
-            for row in 0..batch.num_rows() {
-                let topic = usize::from(topics.as_string::<i32>().value(row) == "app.events");
-                rows.push((2 * topic + partitions.value(row) as usize, offsets.value(row), ordinals.value(row)));
-            }
-        }
+        reader.for_each(|batch| rows.extend(rows_of(&batch.unwrap())));
     }
     rows
+}
+
+/// Partition, offset and ordinal of every row.
+pub fn rows_of(batch: &RecordBatch) -> Vec<(usize, i64, i32)> {
+    let topics = arrow::compute::cast(&batch["_topic"], &DataType::Utf8).unwrap();
+    let (partitions, offsets) = (batch["_partition"].as_primitive::<Int32Type>(), batch["_offset"].as_primitive::<Int64Type>());
+    let ordinals = batch["_ordinal"].as_primitive::<Int32Type>();
+    let row = |row| {
+        let topic = usize::from(topics.as_string::<i32>().value(row) == "app.events");
+        (2 * topic + partitions.value(row) as usize, offsets.value(row), ordinals.value(row))
+    };
+    (0..batch.num_rows()).map(row).collect()
 }

@@ -138,6 +138,20 @@ fn damaged_bytes_hide_the_frames_of_their_block_only_and_are_reported() {
 }
 
 #[test]
+fn forged_lengths_of_a_block_are_damage_and_take_no_memory() {
+    let (shelf, path, _) = shelf_with_blocks();
+    let copy = shelf.contents(&path);
+    let block = format::Block::decode(&copy[format::MARK_BYTES..], 1, format::MARK_BYTES as u64).unwrap();
+    let stored = &copy[2 * format::MARK_BYTES..][..block.stored_bytes as usize];
+    assert_eq!(block.decompress(stored).map(|frames| frames.len()), Some(block.frame_bytes as usize));
+    for frame_bytes in [0, block.frame_bytes - 1, block.frame_bytes + 1, u32::MAX] {
+        for frames in [1, 2] {
+            assert_eq!(format::Block { frame_bytes, frames, ..block }.decompress(stored), None, "{frame_bytes}");
+        }
+    }
+}
+
+#[test]
 fn copy_cut_at_any_length_is_reported_and_read_as_far_as_it_goes() {
     let (shelf, path, expected) = shelf_with_blocks();
     let bytes = shelf.contents(&path);
