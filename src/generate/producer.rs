@@ -295,7 +295,7 @@ pub fn send(
     let mut message = Message::empty();
     'messages: while !run.finished(stop) && generator.advance(&mut message) {
         while !run.due() || !admits(&message) {
-            run.producer.poll(PAUSE);
+            run.wait();
             if run.ended(stop) {
                 break 'messages;
             }
@@ -342,6 +342,12 @@ impl Run {
         failed || stop.load(Ordering::Relaxed) || self.pace.over(self.started.elapsed())
     }
 
+    /// Waits a moment, with an eye on delivery reports. The client's own wait turns into a busy one below a millisecond.
+    fn wait(&self) {
+        self.producer.poll(Timeout::After(Duration::ZERO));
+        std::thread::sleep(PAUSE);
+    }
+
     /// True if the pace lets the next message go.
     fn due(&mut self) -> bool {
         if self.tally.messages >= self.allowed {
@@ -362,7 +368,7 @@ impl Run {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => record = back,
                 Err((source, _)) => return Err(Error::Queue { index: message.index, source }),
             }
-            self.producer.poll(PAUSE);
+            self.wait();
             if self.ended(stop) {
                 return Ok(false);
             }

@@ -133,7 +133,7 @@ pub fn build(scope: Scope<'_, Epoch>, ports: Ports) {
     let commit = if ports.is_after_wal { durable } else { published.clone() };
 
     let raw = source(scope, commit, ports.shared.clone());
-    let counters = normalize::Ports { stats: Arc::default(), health: ports.health.clone() };
+    let counters = normalize::Ports { stats: Arc::default(), health: ports.health.clone(), quotas: None };
     let normalized = normalize(raw, normalize_config(), counters);
     let recalled = recall(empty::<Epoch, Vec<RecalledBatch>>(scope), normalize_config());
     let unique = dedup_window(normalized.normalized, recalled, window_config(), ports.dedup);
