@@ -133,7 +133,14 @@ fn batch(signal: Signal, messages: &[Vec<u8>]) -> NormalizedBatch {
     for (offset, message) in messages.iter().enumerate() {
         let payload = Piece { start: raw.len() as u32, len: message.len() as u32 };
         raw.extend_from_slice(message);
-        records.push(Record { offset: offset as i64, timestamp_ms: 1_700_000_000_000, key: 0, arena: Arena::Raw, payload });
+        records.push(Record {
+            offset: offset as i64,
+            timestamp_ms: 1_700_000_000_000,
+            key: 0,
+            arena: Arena::Raw,
+            payload,
+            tenant: 0,
+        });
     }
     let coverage = Coverage::stored(partition, 0..messages.len() as i64);
     let group = Group { index: "bench".into(), signal };
@@ -144,6 +151,7 @@ fn batch(signal: Signal, messages: &[Vec<u8>]) -> NormalizedBatch {
         written: Default::default(),
         records,
         schema: None,
+        tenants: Vec::new(),
         charge: Default::default(),
     }
 }

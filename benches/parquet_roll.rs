@@ -54,7 +54,14 @@ fn deliveries(signal: Signal, rows: usize) -> Vec<EncodedBatch> {
         while encoder.rows() < 10_000 && generator.advance(&mut message) {
             let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
             let span = Span { start: 0, len: payload.len() as u32 };
-            let record = Record { offset, timestamp_ms: (START_NS / 1_000_000) as i64, key: 0, arena: Arena::Raw, payload: span };
+            let record = Record {
+                offset,
+                timestamp_ms: (START_NS / 1_000_000) as i64,
+                key: 0,
+                arena: Arena::Raw,
+                payload: span,
+                tenant: 0,
+            };
             let coverage = Coverage::stored(partition.clone(), offset..offset + 1);
             let batch = NormalizedBatch {
                 group: group.clone(),
@@ -63,6 +70,7 @@ fn deliveries(signal: Signal, rows: usize) -> Vec<EncodedBatch> {
                 written: Bytes::new(),
                 records: vec![record],
                 schema: None,
+                tenants: Vec::new(),
                 charge: Default::default(),
             };
             encoder.append(&batch).expect("the generator makes valid messages");

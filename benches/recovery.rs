@@ -37,6 +37,7 @@ fn batch(start: i64) -> NormalizedBatch {
         key: (start as u128 + index as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835),
         arena: Arena::Raw,
         payload: Span { start: (index * PAYLOAD_BYTES) as u32, len: PAYLOAD_BYTES as u32 },
+        tenant: 0,
     };
     let mut random = start as u64 | 1;
     let byte = |byte: usize| {
@@ -52,6 +53,7 @@ fn batch(start: i64) -> NormalizedBatch {
         written: Vec::new().into(),
         records: (0..RECORDS).map(record).collect(),
         schema: None,
+        tenants: Vec::new(),
         charge: Charge::default(),
     }
 }

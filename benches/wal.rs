@@ -43,6 +43,7 @@ fn batch(start: i64, records: usize) -> NormalizedBatch {
         key: (start as u128 + index as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835),
         arena: Arena::Raw,
         payload: Span { start: (index * PAYLOAD_BYTES) as u32, len: PAYLOAD_BYTES as u32 },
+        tenant: 0,
     };
     NormalizedBatch {
         group: Group { index: "shop".into(), signal: Signal::Traces },
@@ -51,6 +52,7 @@ fn batch(start: i64, records: usize) -> NormalizedBatch {
         written: Vec::new().into(),
         records: (0..records).map(record).collect(),
         schema: None,
+        tenants: Vec::new(),
         charge: Default::default(),
     }
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Charge;
 use crate::coverage::{Coverage, PartitionKey};
 use crate::dataset::Stamp;
+use crate::tenant::Tenant;
 use crate::wal_commit::read::{Position, Run};
 
 /// The kind of telemetry a topic carries.
@@ -255,6 +256,8 @@ pub struct Record {
     pub arena: Arena,
     /// The OTLP protobuf payload.
     pub payload: Span,
+    /// Whose it is: a place in the `tenants` of its batch. 0 where that has none.
+    pub tenant: u32,
 }
 
 /// The accepted messages of one `RawBatch`, in offset order. May be empty: its coverage still counts.
@@ -272,6 +275,8 @@ pub struct NormalizedBatch {
     pub records: Vec<Record>,
     /// The dataset schema they obey, if their index has one.
     pub schema: Option<Arc<Stamp>>,
+    /// Whose they are, each tenant once, mostly one: then every message is of one of them. None where messages have no tenants.
+    pub tenants: Vec<Tenant>,
     /// Their share of the memory budget.
     pub charge: Charge,
 }
@@ -284,6 +289,12 @@ impl NormalizedBatch {
             Arena::Raw => record.payload.of(&self.raw),
             Arena::Written => record.payload.of(&self.written),
         }
+    }
+
+    /// Whose `record` is.
+    #[inline]
+    pub fn tenant(&self, record: &Record) -> Option<&Tenant> {
+        self.tenants.get(record.tenant as usize)
     }
 
     /// All payloads, in the records' order; those that lie side by side as one.

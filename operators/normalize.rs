@@ -81,7 +81,7 @@ pub use access::{Auth, TenantFrom, Tenants};
 pub use config::{Config, ConfigError, Format, Limits, MessageKey, TombstonePolicy};
 pub use stats::{ByTenant, Stats, TenantCount};
 
-use access::{Access, Origin, Purpose, Times};
+use access::{Access, Origin, Owners, Purpose, Times};
 use compressed::{Codec, Unpacker};
 use dataset::{Datasets, Plan};
 use decode::{Decoder, Dialect};
@@ -279,7 +279,8 @@ impl Normalizer {
         let mut coverage = Coverage::stored(partition, start..end);
         let mut written = written_arena(topic.format, &raw, &arena);
         let (mut records, mut rejects) = (Vec::with_capacity(raw.len()), Vec::new());
-        let (mut next, mut grown, mut tally) = (start, 0, Tally::default());
+        let (mut next, mut grown) = (start, 0);
+        let (mut tally, mut owners) = (Tally::default(), Owners::default());
         self.access.refresh();
         let mut metering = self.quotas.as_ref().map(|quotas| Metering::begin(quotas, &coverage.partition.topic.name, polled_ms));
         let mut raw = raw.into_iter();
@@ -311,7 +312,7 @@ impl Normalizer {
             let count = tenant.as_ref().map(|tenant| tally.of(tenant));
             match decided {
                 Ok(Some(record)) => {
-                    records.push(record);
+                    records.push(Record { tenant: owners.place(tenant.as_ref()), ..record });
                     count.into_iter().for_each(|count| count.accept(bytes));
                 }
                 Ok(None) => coverage.skipped.push(offset),
@@ -341,7 +342,8 @@ impl Normalizer {
         let raw = if self.config.zero_copy { arena } else { copy_out(&arena, &mut records, &mut written) };
         let (group, written) = (topic.group.clone(), Bytes::from(written));
         let schema = topic.plan.as_ref().map(|plan| plan.stamp.clone());
-        let batch = NormalizedBatch { group, coverage, raw, written, records, schema, charge: charge.grown(grown) };
+        let (tenants, charge) = (owners.finish(), charge.grown(grown));
+        let batch = NormalizedBatch { group, coverage, raw, written, records, schema, tenants, charge };
         Normalized { batch, rejects, tenants: tally.finish(), rest }
     }
 
@@ -563,7 +565,8 @@ impl Normalizer {
 }
 
 fn accepted(record: &RawRecord, key: u128, (arena, payload): (Arena, Span)) -> Record {
-    Record { offset: record.offset, timestamp_ms: record.timestamp_ms, key, arena, payload }
+    // Whose it is the caller knows.
+    Record { offset: record.offset, timestamp_ms: record.timestamp_ms, key, arena, payload, tenant: 0 }
 }
 
 /// The key of a message that was sent back from the dead letter is that of the attempt, for it is no duplicate of what was rejected. Who

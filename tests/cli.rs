@@ -29,6 +29,7 @@ use openwit_operators::dataset::{Carrier, Column, Kind, Stamp};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
 use openwit_operators::object_upload::ObjectStore;
+use openwit_operators::tenant::Tenant;
 use openwit_operators::wal_commit::{Config, Job, Log, Writer, long_term};
 use serde_json::json;
 use tempfile::TempDir;
@@ -348,15 +349,17 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
         let (partition, offset) = (PartitionKey { topic: topic.clone(), partition: number as i32 % 2 }, number as i64 / 2);
         let payload = message.payload().unwrap().to_vec();
         let span = Span { start: 0, len: payload.len() as u32 };
-        let record = Record { offset, timestamp_ms: 1_790_000_000_000, key: number as u128, arena: Arena::Raw, payload: span };
+        let record =
+            Record { offset, timestamp_ms: 1_790_000_000_000, key: number as u128, arena: Arena::Raw, payload: span, tenant: 0 };
         let batch = NormalizedBatch {
             group: Group { index: "shop".into(), signal: Signal::Traces },
             coverage: Coverage::stored(partition, offset..offset + 1),
             raw: payload.into(),
             written: vec![].into(),
             records: vec![record],
-            // What is in partition 1 obeys a dataset schema.
+            // What is in partition 1 obeys a dataset schema, and is of a tenant.
             schema: (number % 2 == 1).then(|| Arc::new(stamp())),
+            tenants: (number % 2 == 1).then(|| Tenant::new("shop").unwrap()).into_iter().collect(),
             charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
@@ -392,6 +395,7 @@ fn wal_commands_show_both_logs_of_a_running_process_and_what_is_damaged() {
     for line in &all {
         let dataset = json!({ "name": "shop-spans", "version": 3, "hash": "0000000000000abc" });
         assert_eq!(line.get("dataset"), (line["partition"] == 1).then_some(&dataset), "{line}");
+        assert_eq!(line.get("tenant"), (line["partition"] == 1).then_some(&json!("shop")), "{line}");
     }
     // The copies hold the same, in the same order, but for the active segment.
     let copied = cat(&[long_text]);

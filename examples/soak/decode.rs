@@ -110,6 +110,8 @@ fn bytes_of_hex(text: &str) -> anyhow::Result<Vec<u8>> {
 fn begin(row: &mut Digest, origin: Origin, above: [u64; 2]) {
     row.number(Some(origin.ordinal));
     row.number(Some(origin.kafka_ms));
+    // The soak has no tenants.
+    row.text(None);
     row.number(Some(above[0] as i64));
     row.number(Some(above[1] as i64));
 }

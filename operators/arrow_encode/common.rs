@@ -10,11 +10,11 @@ use super::columns::{Column, Columns, Maps, Numbers, OptionalNumbers, OptionalTe
 use super::datasets::ResourceColumns;
 use super::encoder::Problem;
 use super::promoted::{RESOURCE, find_resource, fingerprint};
-use crate::batch::{Record, Signal};
-use crate::coverage::PartitionKey;
+use crate::batch::{NormalizedBatch, Record, Signal};
 use crate::dataset::Stamp;
 use crate::otlp::value::{Any, any, key_value, plain_text};
 use crate::otlp::wire::{Value, fields};
+use crate::tenant::Tenant;
 
 /// The string of `field` that is in `bytes`.
 pub fn text<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, Problem> {
@@ -48,7 +48,7 @@ impl Common {
 
     /// At most how many bytes one more row takes in these columns beyond its fixed widths.
     pub fn row_bytes(&self) -> usize {
-        self.origin.current.topic.len() + self.resource.row_bytes() + self.scope.row_bytes()
+        self.origin.row_bytes() + self.resource.row_bytes() + self.scope.row_bytes()
     }
 }
 
@@ -60,10 +60,11 @@ pub struct Origin {
     offset: Numbers<Int64Type>,
     ordinal: Numbers<Int32Type>,
     kafka_timestamp: OptionalNumbers<TimestampMillisecondType>,
+    tenant: OptionalTexts,
     current: Message,
 }
 
-columns_in_order!(Origin: topic, partition, offset, ordinal, kafka_timestamp);
+columns_in_order!(Origin: topic, partition, offset, ordinal, kafka_timestamp, tenant);
 
 /// The message that rows are being written of.
 #[derive(Default)]
@@ -72,14 +73,16 @@ struct Message {
     partition: i32,
     offset: i64,
     timestamp_ms: i64,
+    tenant: Option<Tenant>,
     /// The row of this batch at which the message began; below 0 where it began in an earlier batch.
     first_row: i64,
 }
 
 impl Origin {
-    /// The rows from `row` on are of `record`.
-    pub fn set(&mut self, partition: &PartitionKey, record: &Record, row: usize) {
+    /// The rows from `row` on are of `record` of `batch`.
+    pub fn set(&mut self, batch: &NormalizedBatch, record: &Record, row: usize) {
         self.flush(row);
+        let partition = &batch.coverage.partition;
         if *self.current.topic != *partition.topic.name {
             self.current.topic.clear();
             self.current.topic.push_str(&partition.topic.name);
@@ -87,6 +90,10 @@ impl Origin {
         self.current.partition = partition.partition;
         self.current.offset = record.offset;
         self.current.timestamp_ms = record.timestamp_ms;
+        let tenant = batch.tenant(record);
+        if self.current.tenant.as_ref() != tenant {
+            self.current.tenant = tenant.cloned();
+        }
         self.current.first_row = row as i64;
     }
 
@@ -110,6 +117,13 @@ impl Origin {
         self.ordinal.extend((from..rows).map(|row| (row as i64 - message.first_row) as i32));
         let timestamp_ms = Some(message.timestamp_ms).filter(|&timestamp_ms| timestamp_ms >= 0);
         self.kafka_timestamp.set_repeated(from, timestamp_ms, count);
+        if let Some(tenant) = &message.tenant {
+            self.tenant.set_repeated(from, tenant.name(), count);
+        }
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.current.topic.len() + self.current.tenant.as_ref().map_or(0, |tenant| tenant.name().len())
     }
 }
 

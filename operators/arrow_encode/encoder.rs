@@ -370,7 +370,7 @@ impl Encoder {
     fn append_records(&mut self, batch: &NormalizedBatch, last_offset: &mut i64) -> Result<(), Failure> {
         for record in &batch.records {
             *last_offset = record.offset;
-            self.begin_message(&batch.coverage.partition, record);
+            self.begin_message(batch, record);
             self.walk_message(batch.payload(record))?;
         }
         self.flush();
@@ -379,8 +379,8 @@ impl Encoder {
         Ok(())
     }
 
-    fn begin_message(&mut self, partition: &PartitionKey, record: &Record) {
-        self.table.common.origin.set(partition, record, self.open_rows);
+    fn begin_message(&mut self, batch: &NormalizedBatch, record: &Record) {
+        self.table.common.origin.set(batch, record, self.open_rows);
         let arrival_ms = record.timestamp_ms.max(0);
         self.arrival_ns = arrival_ms.checked_mul(1_000_000).unwrap_or(0);
         self.expanded_bytes = 0;

@@ -12,7 +12,7 @@ use crate::batch::Signal;
 use crate::dataset::{Carrier, Column, Stamp};
 
 /// Rises by one when a schema changes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The key under which a schema's metadata has its signal.
 pub const SIGNAL_KEY: &str = "openwit.signal";
@@ -52,7 +52,7 @@ pub fn schema_with(signal: Signal, stamp: Option<&Stamp>) -> SchemaRef {
 }
 
 /// The columns that a dataset's schema adds for attributes of `carrier`. One that every schema has by now, which it had not when the schema was made (the stamp may
-/// come from an old log), is left out: the fixed one takes its values.
+/// come from an old log), is left out: its attribute goes where it would without the schema.
 pub(super) fn dataset_columns(signal: Signal, stamp: &Stamp, carrier: Carrier) -> impl Iterator<Item = &Column> {
     let fixed = schema_for(signal);
     stamp.columns.iter().filter(move |column| column.carrier == carrier && fixed.field_with_name(&column.name).is_err())
@@ -165,6 +165,7 @@ fn common() -> Vec<Field> {
         always("_offset", DataType::Int64),
         always("_ordinal", DataType::Int32),
         maybe("_kafka_timestamp", timestamp(TimeUnit::Millisecond)),
+        maybe("tenant", DataType::Utf8),
     ];
     fields.extend(promoted::RESOURCE.iter().map(|promoted| maybe(promoted.column, promoted.kind.data_type())));
     fields.extend([

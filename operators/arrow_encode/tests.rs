@@ -25,6 +25,7 @@ use super::schema::{HASH_KEY, event_time_column, schema_for, schema_hash, type_t
 use super::{Config, Encoder, Error};
 use crate::batch::{Arena, EncodedBatch, Group, NormalizedBatch, Record, Signal, Span as Piece};
 use crate::coverage::{Coverage, PartitionKey, TopicKey};
+use crate::tenant::Tenant;
 use generate::{Dice, Type, field_bytes};
 use reference::{Object, Origin};
 
@@ -46,7 +47,7 @@ fn batch(signal: Signal, start: i64, payloads: &[Vec<u8>]) -> NormalizedBatch {
     for (offset, payload) in (start..).zip(payloads) {
         let piece = Piece { start: arena.len() as u32, len: payload.len() as u32 };
         arena.extend_from_slice(payload);
-        records.push(Record { offset, timestamp_ms: 1_000 + offset, key: 0, arena: Arena::Written, payload: piece });
+        records.push(Record { offset, timestamp_ms: 1_000 + offset, key: 0, arena: Arena::Written, payload: piece, tenant: 0 });
     }
     let coverage = Coverage::stored(partition(3), start..start + payloads.len() as i64);
     NormalizedBatch {
@@ -56,13 +57,17 @@ fn batch(signal: Signal, start: i64, payloads: &[Vec<u8>]) -> NormalizedBatch {
         written: arena.into(),
         records,
         schema: None,
+        tenants: Vec::new(),
         charge: Default::default(),
     }
 }
 
 fn expected(batch: &NormalizedBatch) -> Vec<Object> {
     let (topic, partition) = (&*batch.coverage.partition.topic.name, batch.coverage.partition.partition);
-    let origin = |record: &Record| Origin { topic, partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
+    let origin = |record: &Record| {
+        let tenant = batch.tenant(record).map(Tenant::name);
+        Origin { topic, partition, offset: record.offset, timestamp_ms: record.timestamp_ms, tenant }
+    };
     batch.records.iter().flat_map(|record| reference::rows(batch.group.signal, batch.payload(record), origin(record))).collect()
 }
 
@@ -107,6 +112,14 @@ fn named(name: &str) -> Span {
     Span { trace_id: vec![7; 16], span_id: vec![8; 8], name: name.to_owned(), ..Span::default() }
 }
 
+/// The batch with tenants, of whom the dice choose for each message.
+fn owned(batch: NormalizedBatch, dice: &mut Dice) -> NormalizedBatch {
+    let tenants: Vec<Tenant> =
+        ["shop", "cart", "eu.2"].iter().take(dice.below(4)).map(|name| Tenant::new(name).unwrap()).collect();
+    let of = |record: Record| Record { tenant: dice.below(tenants.len().max(1)) as u32, ..record };
+    NormalizedBatch { records: batch.records.iter().copied().map(of).collect(), tenants, ..batch }
+}
+
 fn check_against_prost(signal: Signal, seed: u64, batch_rows_max: usize, batch_bytes_max: usize) {
     let mut dice = Dice(seed);
     let mut encoder = encoder(signal, batch_rows_max, batch_bytes_max);
@@ -115,7 +128,7 @@ fn check_against_prost(signal: Signal, seed: u64, batch_rows_max: usize, batch_b
         let plain: Vec<Vec<u8>> = (0..dice.below(4)).map(|_| dice.message(signal)).collect();
         let scrambled: Vec<Vec<u8>> = plain.iter().map(|message| dice.scramble(message, Type::Data(signal))).collect();
         for payloads in [plain, scrambled] {
-            let batch = batch(signal, 40 + round, &payloads);
+            let batch = owned(batch(signal, 40 + round, &payloads), &mut dice);
             encoder.append(&batch).unwrap();
             let expected = expected(&batch);
             assert_eq!(encoder.rows(), expected.len());
@@ -353,7 +366,7 @@ fn a_small_message_that_would_fill_memory_is_refused() {
 fn schemas_are_fixed() {
     // A change here is a new schema version, a note in docs/schemas.md, and a reader for old files.
     let hashes = SIGNALS.map(|signal| format!("{:016x}", schema_hash(signal)));
-    assert_eq!(hashes, ["a719a5ed6ab2052b", "9756577b1b1e588a", "f83f32674ec6341e"].map(str::to_owned));
+    assert_eq!(hashes, ["3e49c96fc99b58f3", "588f2fd87a29e6fd", "4d0c6ee48aa8985d"].map(str::to_owned));
     for signal in SIGNALS {
         let schema = schema_for(signal);
         assert_eq!(schema.metadata()[HASH_KEY], format!("{:016x}", schema_hash(signal)));
@@ -397,4 +410,24 @@ fn documentation_and_code_agree_on_every_column() {
     for promoted in super::promoted::RESOURCE.iter().chain(&super::promoted::ROW) {
         assert!(text.contains(&format!("`{}`", promoted.key)), "{} is not documented", promoted.key);
     }
+}
+
+#[test]
+fn rows_have_the_tenant_of_their_message_and_none_of_a_batch_without() {
+    let payloads = vec![traces(vec![], vec![named("a"), named("b")]); 4];
+    let mut of_two = batch(Signal::Traces, 10, &payloads);
+    of_two.tenants = ["shop", "cart"].map(|name| Tenant::new(name).unwrap()).to_vec();
+    of_two.records.iter_mut().zip([1, 0, 0, 1]).for_each(|(record, tenant)| record.tenant = tenant);
+    // Nobody's messages before and behind; record batches end within a message and beside one.
+    let mut encoder = encoder(Signal::Traces, 5, 1 << 20);
+    for batch in [batch(Signal::Traces, 0, &payloads[..1]), of_two, batch(Signal::Traces, 20, &payloads[..2])] {
+        encoder.append(&batch).unwrap();
+    }
+    let rows = objects(&encoder.finish().unwrap());
+    let found: Vec<_> =
+        rows.iter().map(|row| (row["_offset"].as_i64(), row.get("tenant").and_then(|tenant| tenant.as_str()))).collect();
+    let (shop, cart) = (Some("shop"), Some("cart"));
+    let messages = [(0, None), (10, cart), (11, shop), (12, shop), (13, cart), (20, None), (21, None)];
+    let expected: Vec<_> = messages.iter().flat_map(|&(offset, tenant)| [(Some(offset), tenant); 2]).collect();
+    assert_eq!(found, expected);
 }

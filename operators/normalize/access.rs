@@ -11,6 +11,7 @@
 //! become known since. In doubt it has no key, for a copy that is stored twice does less harm than one that is dropped for an original
 //! which was refused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -238,6 +239,39 @@ impl Access {
             (_, Some(Err(why))) => Failure::new(Reason::NoTenant, why),
             _ => Failure::new(Reason::NoTenant, "the token names no tenant"),
         }
+    }
+}
+
+/// Whose the accepted messages of one batch are, and which place among them each has. Neighbours mostly are of one tenant.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    tenants: Vec<Tenant>,
+    /// The place of each.
+    places: BTreeMap<Tenant, u32>,
+    last: u32,
+}
+
+impl Owners {
+    /// The place of a message's tenant; 0 where messages have none.
+    pub fn place(&mut self, tenant: Option<&Tenant>) -> u32 {
+        let Some(tenant) = tenant else {
+            // Else the message would be the first one's.
+            assert!(self.tenants.is_empty(), "a message has no tenant, and others of its batch have");
+            return 0;
+        };
+        if self.tenants.get(self.last as usize) != Some(tenant) {
+            let next = self.tenants.len() as u32;
+            self.last = *self.places.entry(tenant.clone()).or_insert(next);
+            if self.last == next {
+                self.tenants.push(tenant.clone());
+            }
+        }
+        self.last
+    }
+
+    /// All of them, by place.
+    pub fn finish(self) -> Vec<Tenant> {
+        self.tenants
     }
 }
 

@@ -7,8 +7,9 @@
 //! 16  u64  position in the file   48  u32  crc32c of meta
 //! 24  u64  synced: all before it  52  u32  crc32c of payload and padding
 //!          was durable when       56  u32  records
-//!          this was written       60  u8   kind (1: batch, 2: with schema)   61..64 zero
-//! 64  meta: kind 2 begins with the stamp of the dataset schema; group, coverage, then per record offset, timestamp, key, length
+//!          this was written       60  u8   kind: 1, more by 1 with a schema, by 2 with tenants   61..64 zero
+//! 64  meta: stamp of the dataset schema, if there is one; tenants, if there are any; group, coverage; per record offset, timestamp,
+//!           key, length; per record its tenant, if there are several
 //!     payload: the records' payloads, back to back
 //!     padding: zeros to a multiple of 8
 //! ```
@@ -30,6 +31,7 @@ use crate::budget::Charge;
 use crate::coverage::Coverage;
 use crate::dataset::{Carrier, Column, FIELDS_MAX, Kind, Stamp};
 use crate::epoch::Epoch;
+use crate::tenant::Tenant;
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 64;
@@ -38,10 +40,13 @@ pub const ALIGNMENT: u64 = 8;
 /// The first bytes of every frame, last digit the version.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"OWF1");
 
+/// The kind of a batch without what follows.
 const KIND_BATCH: u8 = 1;
 /// A batch that obeys a dataset schema: what its rows are encoded by is in the frame, so they come out alike whatever the configuration
 /// has become (ADR 0015).
-const KIND_SCHEMA_BATCH: u8 = 2;
+const HAS_SCHEMA: u8 = 1;
+/// A batch whose messages have tenants. Meta lists each once, so that one of a single tenant, the usual case, is larger by a name.
+const HAS_TENANTS: u8 = 2;
 /// The least a record takes up in meta: offset, timestamp, key, length.
 const RECORD_META_BYTES_MIN: usize = 19;
 
@@ -97,7 +102,7 @@ impl Header {
         if !expected_place || u32_at(bytes, 4) != crc32c::crc32c(&bytes[8..HEADER_BYTES]) {
             return Err(Error::NoFrame);
         }
-        if !matches!(bytes[60], KIND_BATCH | KIND_SCHEMA_BATCH) || bytes[61..HEADER_BYTES] != [0; 3] {
+        if !(KIND_BATCH..=KIND_BATCH + HAS_SCHEMA + HAS_TENANTS).contains(&bytes[60]) || bytes[61..HEADER_BYTES] != [0; 3] {
             return Err(Error::Malformed);
         }
         Ok(Header {
@@ -224,10 +229,16 @@ impl<'a> Prepared<'a> {
             meta_crc: crc32c::crc32c(self.meta),
             payload_crc: crc32c::crc32c(&out.bytes()[payload..]),
             records: self.batch.records.len() as u32,
-            kind: if self.batch.schema.is_some() { KIND_SCHEMA_BATCH } else { KIND_BATCH },
+            kind: kind_of(self.batch),
         };
         Unsealed { at: start, header }
     }
+}
+
+fn kind_of(batch: &NormalizedBatch) -> u8 {
+    let schema = if batch.schema.is_some() { HAS_SCHEMA } else { 0 };
+    let tenants = if batch.tenants.is_empty() { 0 } else { HAS_TENANTS };
+    KIND_BATCH + schema + tenants
 }
 
 /// The whole frame in `bytes`, which must be found at `position` of segment `segment`. The payloads stay in `bytes`.
@@ -240,9 +251,9 @@ pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, Norm
     let meta = header.meta(&bytes[HEADER_BYTES..payload])?;
     header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
     let raw = bytes.slice(payload..payload + header.payload_bytes as usize);
-    let Meta { group, schema, coverage, records } = meta;
+    let Meta { group, schema, tenants, coverage, records } = meta;
     let (written, charge) = (Bytes::new(), Charge::default());
-    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written, records, schema, charge }))
+    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written, records, schema, tenants, charge }))
 }
 
 /// What a frame tells about its batch besides the payloads.
@@ -252,6 +263,8 @@ pub struct Meta {
     pub group: Group,
     /// The dataset schema it obeys, if its index has one.
     pub schema: Option<Arc<Stamp>>,
+    /// Whose the records are.
+    pub tenants: Vec<Tenant>,
     /// The batch's coverage.
     pub coverage: Coverage,
     /// The records, their payloads being pieces of the frame's payload.
@@ -262,6 +275,10 @@ fn encode_meta(batch: &NormalizedBatch, out: &mut Vec<u8>) -> Result<(), &'stati
     let coverage = &batch.coverage;
     if let Some(stamp) = &batch.schema {
         put_stamp(out, stamp);
+    }
+    if !batch.tenants.is_empty() {
+        put_varint(out, batch.tenants.len() as u64);
+        batch.tenants.iter().for_each(|tenant| put_string(out, tenant.name()));
     }
     out.push(signal_code(batch.group.signal));
     put_string(out, &batch.group.index);
@@ -292,7 +309,20 @@ fn encode_meta(batch: &NormalizedBatch, out: &mut Vec<u8>) -> Result<(), &'stati
         out.extend_from_slice(&record.key.to_le_bytes());
         put_varint(out, u64::from(record.payload.len));
     }
+    put_owners(out, batch)?;
     if u32::try_from(batch.records.len()).is_err() { Err("it has more than 2^32 records") } else { Ok(()) }
+}
+
+/// Whose each record is, where it can be of more than one.
+fn put_owners(out: &mut Vec<u8>, batch: &NormalizedBatch) -> Result<(), &'static str> {
+    let count = batch.tenants.len();
+    if count > 0 && batch.records.iter().any(|record| record.tenant as usize >= count) {
+        return Err("a record is of a tenant that is not listed");
+    }
+    if count > 1 {
+        batch.records.iter().for_each(|record| put_varint(out, u64::from(record.tenant)));
+    }
+    Ok(())
 }
 
 fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
@@ -309,6 +339,25 @@ fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
             Carrier::Resource => 1,
         });
     }
+}
+
+fn take_tenants(cursor: &mut Cursor<'_>) -> Option<Vec<Tenant>> {
+    let count = cursor.count(2)?;
+    let mut tenants = Vec::with_capacity(count);
+    for _ in 0..count {
+        tenants.push(Tenant::new(cursor.string()?).ok()?);
+    }
+    (count > 0).then_some(tenants)
+}
+
+fn take_owners(cursor: &mut Cursor<'_>, tenants: &[Tenant], records: &mut [Record]) -> Option<()> {
+    if tenants.len() < 2 {
+        return Some(());
+    }
+    for record in records {
+        record.tenant = u32::try_from(cursor.varint()?).ok().filter(|&place| (place as usize) < tenants.len())?;
+    }
+    Some(())
 }
 
 fn take_stamp(cursor: &mut Cursor<'_>) -> Option<Stamp> {
@@ -351,10 +400,9 @@ fn signal_code(signal: Signal) -> u8 {
 impl Meta {
     fn decode(bytes: &[u8], header: &Header) -> Option<Meta> {
         let mut cursor = Cursor::new(bytes);
-        let schema = match header.kind {
-            KIND_SCHEMA_BATCH => Some(Arc::new(take_stamp(&mut cursor)?)),
-            _ => None,
-        };
+        let has = |part: u8| (header.kind - KIND_BATCH) & part != 0;
+        let schema = if has(HAS_SCHEMA) { Some(Arc::new(take_stamp(&mut cursor)?)) } else { None };
+        let tenants = if has(HAS_TENANTS) { take_tenants(&mut cursor)? } else { Vec::new() };
         let signal = match cursor.byte()? {
             0 => Signal::Traces,
             1 => Signal::Logs,
@@ -363,8 +411,9 @@ impl Meta {
         };
         let group = Group { index: cursor.string()?.into(), signal };
         let coverage = decode_coverage(&mut cursor)?;
-        let records = decode_records(&mut cursor, header, &coverage, bytes)?;
-        cursor.is_empty().then_some(Meta { group, schema, coverage, records })
+        let mut records = decode_records(&mut cursor, header, &coverage, bytes)?;
+        take_owners(&mut cursor, &tenants, &mut records)?;
+        cursor.is_empty().then_some(Meta { group, schema, tenants, coverage, records })
     }
 }
 
@@ -410,7 +459,7 @@ fn decode_records(cursor: &mut Cursor<'_>, header: &Header, coverage: &Coverage,
         timestamp_ms = timestamp_ms.wrapping_add(cursor.signed()?);
         let key = cursor.key()?;
         let len = u32::try_from(cursor.varint()?).ok()?;
-        records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload: Span { start, len } });
+        records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload: Span { start, len }, tenant: 0 });
         start = start.checked_add(len)?;
     }
     (start == header.payload_bytes).then_some(records)

@@ -17,6 +17,7 @@ use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
 use crate::coverage::{Coverage, PartitionKey, TopicKey};
 use crate::dataset::Stamp;
 use crate::epoch::Epoch;
+use crate::tenant::Tenant;
 
 mod crash;
 mod format;
@@ -50,7 +51,7 @@ pub(super) fn batch(partition_number: i32, start: i64, count: usize, bytes: usiz
         let payload = Span { start: into.len() as u32, len: bytes as u32 };
         into.extend((0..bytes).map(|byte| (offset as usize * 31 + byte * 7 + index) as u8));
         let key = key_of(&partition, offset);
-        records.push(Record { offset, timestamp_ms: 1_790_000_000_000 + offset, key, arena, payload });
+        records.push(Record { offset, timestamp_ms: 1_790_000_000_000 + offset, key, arena, payload, tenant: 0 });
     }
     let coverage = Coverage::stored(partition, start..start + count as i64);
     let group = Group { index: "shop".into(), signal: Signal::Traces };
@@ -61,6 +62,7 @@ pub(super) fn batch(partition_number: i32, start: i64, count: usize, bytes: usiz
         written: Bytes::from(written),
         records,
         schema: None,
+        tenants: Vec::new(),
         charge: Default::default(),
     }
 }
@@ -72,11 +74,14 @@ pub(super) struct Content {
     group: Group,
     schema: Option<Arc<Stamp>>,
     coverage: Coverage,
-    records: Vec<(i64, i64, u128, Vec<u8>)>,
+    records: Vec<(i64, i64, u128, Vec<u8>, Option<Tenant>)>,
 }
 
 pub(super) fn content(epoch: Epoch, batch: &NormalizedBatch) -> Content {
-    let record = |record: &Record| (record.offset, record.timestamp_ms, record.key, batch.payload(record).to_vec());
+    let record = |record: &Record| {
+        let payload = batch.payload(record).to_vec();
+        (record.offset, record.timestamp_ms, record.key, payload, batch.tenant(record).cloned())
+    };
     let records = batch.records.iter().map(record).collect();
     Content { epoch, group: batch.group.clone(), schema: batch.schema.clone(), coverage: batch.coverage.clone(), records }
 }

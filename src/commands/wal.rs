@@ -159,6 +159,9 @@ fn record_json(frame: &RecoveredFrame, record: &Record, format: PayloadFormat) -
     if let Some(schema) = &frame.batch.schema {
         line["dataset"] = json!({ "name": schema.name, "version": schema.version, "hash": schema.hash_text() });
     }
+    if let Some(tenant) = frame.batch.tenant(record) {
+        line["tenant"] = tenant.name().into();
+    }
     match format {
         PayloadFormat::None => {}
         PayloadFormat::Base64 => line["payload_base64"] = base64::engine::general_purpose::STANDARD.encode(payload).into(),

@@ -1,5 +1,7 @@
 //! Producers' tokens and tenants from a topic to the rows and the dead letter, and tokens that change while a process runs.
 
+use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,20 +9,24 @@ use std::time::Duration;
 
 use openwit_graphs::process::{self, Control};
 use openwit_ingest::commands::audit::{Scope, audit};
-use openwit_ingest::config::{Config, TenantSource};
+use openwit_ingest::config::{Config, Graph, TenantSource};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::Format;
-use openwit_ingest::plan::{Changes, plan};
+use openwit_ingest::plan::{Changes, plan, replay_plan};
 use openwit_operators::batch::{Reason, Signal};
+use openwit_operators::frame_source;
 use openwit_operators::normalize::TenantCount;
 use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::{Store, digest};
+use openwit_operators::wal_commit::inspect::Source;
+use openwit_operators::wal_commit::long_term::read::Selection;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, config, load};
+use super::pipeline::{INDEX, config, load, run_to_the_end};
+use crate::support::binary::Process;
 use crate::support::{lake, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,22 +72,37 @@ impl Setup {
 
     /// Sends a message of its own with each of these tokens, to partition 0.
     fn send(&mut self, tokens: &[Option<&str>]) {
+        let values: Vec<_> = tokens.iter().map(|token| token.map(|token| format!("Bearer {token}"))).collect();
+        self.send_with("Authorization", values);
+    }
+
+    /// The same with a header of this name and each of these values.
+    fn send_with(&mut self, name: &str, values: Vec<Option<String>>) {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", self.broker.brokers());
         let producer: BaseProducer = client.create().unwrap();
-        for token in tokens {
+        for value in &values {
             let payload = format!("{{\"msg\":\"{}\"}}", self.sent);
             self.sent += 1;
-            let value = token.map(|token| format!("Bearer {token}"));
             let mut headers = OwnedHeaders::new().insert(Header { key: "origin", value: Some("test") });
-            if let Some(value) = &value {
-                headers = headers.insert(Header { key: "Authorization", value: Some(value) });
+            if let Some(value) = value {
+                headers = headers.insert(Header { key: name, value: Some(value) });
             }
             let record = BaseRecord::<[u8], str>::to(&self.topic).partition(0).payload(&payload).headers(headers);
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
     }
+}
+
+/// Whose the row of each offset is.
+fn owners(config: &Config) -> BTreeMap<i64, Option<String>> {
+    let mut owners = BTreeMap::new();
+    for row in lake::rows(&config.storage.object_store.root) {
+        let twice = owners.insert(row.place.offset, row.tenant);
+        assert!(twice.is_none(), "offset {} is stored twice", row.place.offset);
+    }
+    owners
 }
 
 fn judged(control: &Control) -> u64 {
@@ -134,9 +155,7 @@ fn producers_are_told_apart_by_tokens_that_change_without_a_restart_and_no_token
     assert_eq!(tenants.into_iter().collect::<Vec<_>>(), [(Tenant::new("shop").unwrap(), expected)]);
     let audited = audit(&setup.config, Scope::Consumed).unwrap_or_else(|failure| panic!("{}", failure.message));
     assert!(audited.clean && audited.lag == 0, "{audited}");
-    let mut stored: Vec<i64> = lake::rows(&setup.config.storage.object_store.root).iter().map(|row| row.place.offset).collect();
-    stored.sort_unstable();
-    assert_eq!(stored, [0, 4, 5, 6, 7, 9]);
+    assert_eq!(owners(&setup.config), BTreeMap::from([0, 4, 5, 6, 7, 9].map(|offset| (offset, Some("shop".to_owned())))));
     let letters = lake::letters(setup.config.ingestion.kafka.dead_letter.directory.as_ref().unwrap());
     let mut rejected: Vec<(i64, &str)> = letters.iter().map(|letter| (letter.offset, &*letter.reason)).collect();
     rejected.sort_unstable();
@@ -166,4 +185,52 @@ fn a_broken_token_file_refuses_the_start() {
     std::fs::write(setup.tokens_file(), "version: 1\ntokens:\n  - id: a/b\n").unwrap();
     let refused = start();
     assert!(refused.contains("tokens.yaml:3: tokens[0].id") && refused.contains("tokens[0].sha256"), "{refused}");
+}
+
+#[test]
+fn rows_have_the_tenant_their_message_was_accepted_for_after_a_kill_too_and_again_from_the_log() {
+    let mut setup = Setup::new();
+    setup.config.ingestion.auth.tokens_file = None;
+    setup.config.ingestion.tenants.from = TenantSource::Header;
+    // As large as a process wants it that is started in earnest.
+    (setup.config.processing.wal.segment_size_bytes, setup.config.processing.wal.max_size_bytes) = (16 << 20, 256 << 20);
+    // The log is kept, to be replayed at the end.
+    setup.config.wal_cleanup.retention_seconds = 3_600;
+    let tenants = ["shop", "cart", "shop", "eu.2", "cart"].map(str::to_owned);
+    setup.send_with("openwit-tenant", tenants.iter().cloned().map(Some).collect());
+
+    // An ingest node whose storage is away dies with everything in its log.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut ingest = setup.config.clone();
+    ingest.graph = Graph::Ingest;
+    ingest.metastore.path = setup.folder.path().join("catalog-of-ingest");
+    ingest.storage.endpoints = vec![format!("http://127.0.0.1:{port}")];
+    let path = setup.folder.path().join("ingest.yaml");
+    std::fs::write(&path, ingest.to_yaml()).unwrap();
+    let mut process = Process::start(["run", "--config", &path.display().to_string()]);
+    let wal = setup.config.processing.wal.directory.clone();
+    let segments = || Source::find(&wal).and_then(|log| log.list()).unwrap_or_default();
+    let logged = || segments().iter().map(|segment| segment.records).sum::<u64>();
+    let met = wait::until_or_late(PATIENCE, || logged() == 5 || process.has_ended());
+    assert!(met && !process.has_ended(), "{} records are in the log, not 5:\n{}", logged(), process.stderr());
+    assert!(process.kill());
+
+    // Who takes over knows no tenants: the log does.
+    setup.config.ingestion.tenants.from = TenantSource::None;
+    setup.send_with("openwit-tenant", vec![Some("late".to_owned())]);
+    run_to_the_end(&setup.config, 2);
+    let expected: BTreeMap<i64, Option<String>> = (0..).zip(tenants.into_iter().map(Some).chain([None])).collect();
+    assert_eq!(owners(&setup.config), expected);
+
+    let elsewhere = TempDir::new().unwrap();
+    let embedded = Config::embedded(elsewhere.path());
+    let mut other = setup.config.clone();
+    other.storage.object_store.root = embedded.storage.object_store.root;
+    other.storage.local_directory = embedded.storage.local_directory;
+    other.metastore.path = embedded.metastore.path;
+    other.processing.wal.directory = embedded.processing.wal.directory;
+    let source = Source::find(&wal).unwrap();
+    let plan = replay_plan(&other, Some(2), frame_source::Config { source, selection: Selection::default() }).unwrap();
+    process::run(&plan, &Control::default()).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(owners(&other), expected);
 }

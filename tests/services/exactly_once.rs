@@ -42,6 +42,21 @@ fn a_process_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn rows_have_the_tenant_of_their_topic_after_a_kill_too() {
+    let Some(setup) = Setup::new("owned", "traces") else { return };
+    setup.generate("otlp", 600, 21);
+    let run = ["run", "--config", &setup.config(), "--until-end", "--workers", "2", "--json"];
+    let run = run.iter().chain(&["--set", "ingestion.tenants={from: topic, topic_position: 3}"]);
+    let mut process = Process::start(run.clone());
+    process.wait_for("flight stream open");
+    process.kill();
+    let summary = openwit(run).expect(0).json();
+    assert!(summary["tenants"].as_object().is_some_and(|tenants| tenants.keys().all(|tenant| tenant == "owned")), "{summary}");
+    setup.verify_tenants("otlp", "topic:3");
+    setup.audit();
+}
+
+#[test]
 fn sigterm_ends_with_zero_and_the_next_start_goes_on() {
     let Some(setup) = Setup::new("stopped", "traces") else { return };
     setup.generate("otlp", 1_000, 13);

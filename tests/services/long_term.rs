@@ -44,8 +44,9 @@ fn batch(offset: i64, bytes: usize, random: &mut Random) -> NormalizedBatch {
         coverage: Coverage::stored(partition, offset..offset + 1),
         raw: (0..bytes.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).collect::<Vec<_>>().into(),
         written: vec![].into(),
-        records: vec![Record { offset, timestamp_ms: START as i64, key: offset as u128, arena: Arena::Raw, payload }],
+        records: vec![Record { offset, timestamp_ms: START as i64, key: offset as u128, arena: Arena::Raw, payload, tenant: 0 }],
         schema: None,
+        tenants: Vec::new(),
         charge: Charge::default(),
     }
 }

@@ -124,12 +124,22 @@ impl Setup {
         self.verify_with(format, parquet, &["--dead-letter-dir".as_ref(), letters.as_os_str()]);
     }
 
+    /// The same where messages have tenants, by what `--tenants` of the reader says.
+    pub fn verify_tenants(&self, format: &str, tenants: &str) {
+        let letters = self.path("data/dead-letter");
+        self.verify_with(
+            format,
+            None,
+            &["--tenants".as_ref(), tenants.as_ref(), "--dead-letter-dir".as_ref(), letters.as_os_str()],
+        );
+    }
+
     /// The same where the dead letters lie in a topic.
     pub fn verify_letters_in(&self, format: &str, topic: &str) {
         self.verify_with(format, None, &["--dead-letter-topic".as_ref(), topic.as_ref()]);
     }
 
-    fn verify_with(&self, format: &str, parquet: Option<&str>, letters: &[&OsStr]) {
+    fn verify_with(&self, format: &str, parquet: Option<&str>, more: &[&OsStr]) {
         let Some(python) = service("verify.py", "OPENWIT_TEST_PYTHON") else { return };
         let objects = self.path("data/objects");
         let objects = parquet.map_or_else(|| objects.display().to_string(), str::to_owned);
@@ -137,7 +147,7 @@ impl Setup {
             .arg(root().join("tests/tools/verify.py"))
             .args(["--brokers", &self.brokers, "--topics", &self.topic, "--signal", self.signal, "--format", format])
             .args(["--parquet", &objects, "--group", &self.group])
-            .args(letters)
+            .args(more)
             .output()
             .expect("python can be run");
         let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));

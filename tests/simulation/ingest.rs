@@ -335,7 +335,7 @@ fn normalized(batch: RawBatch, index: usize, kafka: &Kafka) -> NormalizedBatch {
         let key =
             (u128::from(message.content) << 1 | (index / 2) as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let (offset, timestamp_ms, payload) = (record.offset, record.timestamp_ms, record.payload.unwrap());
-        records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload });
+        records.push(Record { offset, timestamp_ms, key, arena: Arena::Raw, payload, tenant: 0 });
     }
     NormalizedBatch {
         group: group(index),
@@ -344,6 +344,7 @@ fn normalized(batch: RawBatch, index: usize, kafka: &Kafka) -> NormalizedBatch {
         written: Default::default(),
         records,
         schema: None,
+        tenants: Vec::new(),
         charge: batch.charge,
     }
 }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -30,6 +30,8 @@ pub struct Row {
     pub place: Place,
     /// Its number in the message.
     pub ordinal: i32,
+    /// Whose it is.
+    pub tenant: Option<String>,
     /// A hash of all columns but those that say where and when the message lay in Kafka: equal messages have equal rows.
     pub content: u64,
 }
@@ -76,6 +78,9 @@ fn push_rows(rows: &mut Vec<Row>, batch: &RecordBatch) {
     let topics = arrow::compute::cast(column("_topic"), &DataType::Utf8).expect("a topic is text");
     let (topics, partitions) = (topics.as_string::<i32>(), column("_partition").as_primitive::<Int32Type>());
     let (offsets, ordinals) = (column("_offset").as_primitive::<Int64Type>(), column("_ordinal").as_primitive::<Int32Type>());
+    let tenants =
+        batch.column_by_name("tenant").map(|column| arrow::compute::cast(column, &DataType::Utf8).expect("a tenant is text"));
+    let tenants = tenants.as_ref().map(|column| column.as_string::<i32>());
     let options = FormatOptions::new().with_null("\u{0}null");
     let schema = batch.schema();
     let fields = schema.fields().iter().filter(|field| !ORIGIN.contains(&field.name().as_str()));
@@ -89,7 +94,8 @@ fn push_rows(rows: &mut Vec<Row>, batch: &RecordBatch) {
             content.value(row).to_string().hash(&mut hasher);
         }
         let place = Place { topic: topics.value(row).into(), partition: partitions.value(row), offset: offsets.value(row) };
-        rows.push(Row { place, ordinal: ordinals.value(row), content: hasher.finish() });
+        let tenant = tenants.filter(|tenants| tenants.is_valid(row)).map(|tenants| tenants.value(row).to_owned());
+        rows.push(Row { place, ordinal: ordinals.value(row), tenant, content: hasher.finish() });
     }
 }
 

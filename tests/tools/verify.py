@@ -4,8 +4,8 @@
 It shares nothing with openwit-ingest. It reads the source topics itself (earliest to the end), decodes them with its
 own decoding, decides what the pipeline had to do with every message, and compares that with the files:
 
-    message in Kafka ──┬─ undecodable ──────────────> one dead letter, payload byte-equal, no row
-                       ├─ same payload as another ──> of these copies exactly one is delivered (any one of them)
+    message in Kafka ──┬─ undecodable, nobody's ────> one dead letter, payload byte-equal, no row
+                       ├─ same payload and tenant ──> of these copies exactly one is delivered (any one of them)
                        └─ valid ────────────────────> one row per span / log record / data point,
                                                       each identity (_topic, _partition, _offset, _ordinal) once
     group's offset ────── behind an unread message ─> lag, which must be 0
@@ -48,6 +48,7 @@ SAMPLE_BYTES = 256 << 20
 
 VALID, INVALID, EMPTY = 0, 1, 2
 NO_TIMESTAMP = -1
+TENANT = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 class CannotCheck(Exception):
@@ -159,6 +160,7 @@ class Source:
 
     def __init__(self, args, decoder):
         self.decoder, self.dedup, self.sample_size, self.seed = decoder, args.dedup, args.sample, args.seed
+        self.tenants, self.tenant_default = args.tenants, args.tenant_default
         self.topics, self.topic_ids = [], {}
         self.topic, self.partition = array.array("i"), array.array("i")
         self.offset, self.timestamp = array.array("q"), array.array("q")
@@ -166,7 +168,7 @@ class Source:
         self.verdicts = {}  # payload digest -> (status, rows)
         self.groups = {}  # dedup key -> number of the group
         self.rejected = {}  # (topic, partition, offset) -> (status, payload digest, key, headers, reason)
-        self.sample = []  # heap of (-priority, group, payload): the groups of least priority
+        self.sample = []  # heap of (-priority, group, payload, tenant): the groups of least priority
         self.sample_bytes = self.bytes = 0
         self.reasons = {}
 
@@ -177,6 +179,22 @@ class Source:
             return VALID, self.decoder.count(payload), ""
         except Undecodable as reason:
             return INVALID, 0, str(reason)
+
+    def tenant_of(self, message):
+        """Whose a message is, and why it is nobody's and must be rejected."""
+        source, _, which = self.tenants.partition(":")
+        if source == "none":
+            return None, ""
+        if source == "topic":
+            named = dict(enumerate(message.topic().split("."))).get(int(which), "")
+            named = named if TENANT.fullmatch(named) else ""
+        else:
+            values = [value for name, value in headers_of(message) if name.lower() == which.lower()]
+            named = ((values[-1] if values else None) or b"").strip(b" \t\n\x0c\r").decode("utf-8", "replace")
+            if named and not TENANT.fullmatch(named):
+                return None, "no name of a tenant"
+        tenant = named or self.tenant_default
+        return tenant, "" if tenant else "no tenant"
 
     def dedup_key(self, message, content):
         if self.dedup == "payload":
@@ -199,14 +217,18 @@ class Source:
         if verdict is None:
             verdict = self.verdicts[content] = self.verdict(payload)
         status, rows, reason = verdict
+        tenant, nobodys = self.tenant_of(message)
+        if nobodys:
+            status, rows, reason = INVALID, 0, nobodys
         group = -1
         if status == VALID:
             key = self.dedup_key(message, content)
+            key = key if tenant is None else (tenant, key)
             group = self.groups.get(key)
             if group is None:
                 group = self.groups[key] = len(self.groups)
                 if rows:
-                    self.consider(group, content, payload)
+                    self.consider(group, content, payload, tenant)
         else:
             where = message.topic(), message.partition(), message.offset()
             self.rejected[where] = status, content, message.key(), headers_of(message), message.timestamp()[1]
@@ -224,12 +246,12 @@ class Source:
         self.status.append(status)
         self.group.append(group)
 
-    def consider(self, group, content, payload):
+    def consider(self, group, content, payload, tenant):
         """Keeps the payloads whose digests come first in a seeded order: an even sample whatever the reading order."""
         priority = int.from_bytes(digest(content + self.seed.to_bytes(8, "little"))[:8], "little")
         if len(self.sample) >= self.sample_size and (not self.sample or -self.sample[0][0] < priority):
             return
-        heapq.heappush(self.sample, (-priority, group, payload))
+        heapq.heappush(self.sample, (-priority, group, payload, tenant))
         self.sample_bytes += len(payload)
         while len(self.sample) > self.sample_size or self.sample_bytes > SAMPLE_BYTES and len(self.sample) > 1:
             self.sample_bytes -= len(heapq.heappop(self.sample)[2])
@@ -418,8 +440,8 @@ def compare_sets(db, report):
 
 
 def choose_sample(db, source, size, seed):
-    """{file: {position: (topic, partition, offset, ordinal, timestamp, payload)}} of about `size` delivered rows."""
-    payloads = {group: payload for _, group, payload in source.sample}
+    """{file: {position: (topic, partition, offset, ordinal, timestamp, payload, tenant)}} of about `size` delivered rows."""
+    payloads = {group: (payload, tenant) for _, group, payload, tenant in source.sample}
     if not payloads:
         return {}
     db.register("wanted", pa.table({"grp": pa.array(payloads, pa.int64())}))
@@ -434,7 +456,7 @@ def choose_sample(db, source, size, seed):
     each, chance, chosen = max(1, math.ceil(size / max(1, len(by_group)))), random.Random(seed), {}
     for grp, rows in by_group.items():
         for topic, part, off, ordinal, ts, file, pos in chance.sample(rows, min(each, len(rows))):
-            chosen.setdefault(file, {})[pos] = (topic, part, off, ordinal, ts, payloads[grp])
+            chosen.setdefault(file, {})[pos] = (topic, part, off, ordinal, ts, *payloads[grp])
     return chosen
 
 
@@ -478,14 +500,14 @@ def compare_fields(chosen, store, files, signal, decoder, report):
             messages.setdefault((topic, part, off), set()).add(ordinal)
         decoded = None, {}
         for row, position in enumerate(positions):
-            topic, part, off, ordinal, ts, payload = wanted[position]
+            topic, part, off, ordinal, ts, payload, tenant = wanted[position]
             nanos = None if ts is None else ts * 10**6
             if decoded[0] != (topic, part, off):
                 decoded = (topic, part, off), decoder.rows(payload, messages[topic, part, off], nanos)
             expected = decoded[1].get(ordinal)
             if expected is None:
                 continue  # Reported as ordinal_out_of_range.
-            expected["_kafka_timestamp"] = nanos
+            expected["_kafka_timestamp"], expected["tenant"] = nanos, tenant
             checked += 1
             for column, kind, values in columns:
                 want, have = expected[column], to_python(values[row])
@@ -649,6 +671,10 @@ def arguments():
     parser.add_argument(
         "--dedup", default="payload", help="what makes two messages copies: payload, key, header:NAME, none"
     )
+    parser.add_argument(
+        "--tenants", default="none", help="what says whose a message is: none, topic:POSITION (from 0), header:NAME"
+    )
+    parser.add_argument("--tenant-default", help="whose the others are; without it they must be rejected")
     parser.add_argument("--sample", type=int, default=1000, help="rows compared field by field")
     parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
     parser.add_argument("--max-differences", type=int, default=5, help="shown of each kind")
@@ -658,6 +684,8 @@ def arguments():
         parser.error("--brokers is needed")
     if args.dedup not in ("payload", "key", "none") and not args.dedup.startswith("header:"):
         parser.error(f"--dedup {args.dedup}: one of payload, key, header:NAME, none")
+    if not re.fullmatch("none|topic:[0-9]+|header:.+", args.tenants):
+        parser.error(f"--tenants {args.tenants}: one of none, topic:POSITION, header:NAME")
     return args
 
 

@@ -496,7 +496,8 @@ KINDS = {
 class Run:
     """Messages in a fresh topic, and what a perfect pipeline leaves: rows, dead letters, committed offsets."""
 
-    def __init__(self, signal, form, messages, seed=1, duplicates=0.1, invalid=0.1, maker=None):
+    def __init__(self, signal, form, messages, seed=1, duplicates=0.1, invalid=0.1, maker=None, tenants=None):
+        self.tenants = tenants  # None, or {value of the header `tenant`: whose the message then is}
         self.signal, self.form, self.schema = signal, form, SCHEMAS[signal]
         self.topic = f"verify-{uuid.uuid4().hex[:8]}"
         self.dead_topic, self.group = f"{self.topic}.dead", f"{self.topic}.group"
@@ -527,18 +528,23 @@ class Run:
         for m in sorted(sent, key=lambda m: m["place"]):
             _, partition, offset = m["place"]
             self.ends[partition] = max(self.ends.get(partition, 0), offset + 1)
-            if m["rows"] is None:
+            copied = m["tenant"], m["payload"]
+            if m["rows"] is None or (tenants and m["tenant"] is None):
                 self.letters.append(m)
-            elif m["payload"] in winners:
-                self.copies.append((m, winners[m["payload"]]))
+            elif copied in winners:
+                self.copies.append((m, winners[copied]))
             else:
-                winners[m["payload"]] = m
+                winners[copied] = m
                 self.rows += self.as_rows(m)
 
     def send(self, chance, what):
         message = {"payload": what[0], "rows": what[1], "timestamp": 1_750_000_000_000 + chance.randrange(10**9)}
         message["key"] = chance.choice([None, b"", b"k\xff"])
         message["headers"] = chance.choice([[], [("h", b"\x00v"), ("h", None)]])
+        message["tenant"] = None
+        if self.tenants:
+            value, message["tenant"] = chance.choice(list(self.tenants.items()))
+            message["headers"] = [*message["headers"], ("Tenant", value)]
 
         def delivered(error, record):
             assert error is None, error
@@ -568,6 +574,7 @@ class Run:
             "_partition": partition,
             "_offset": offset,
             "_kafka_timestamp": message["timestamp"],
+            "tenant": message["tenant"],
         }
         if (self.signal, self.form) == ("logs", "json"):
             identity["observed_time"] = message["timestamp"] * 10**6
@@ -778,6 +785,7 @@ DEFECTS = [  # what is planted, the findings it must give
     (letter_key_altered, {"dead_letter_key_differs"}),
     (letter_twice, set()),
     (changed("_kafka_timestamp", 1), {"field_differs._kafka_timestamp"}),
+    (changed("tenant", "shop"), {"field_differs.tenant"}),
     (changed("service_name", "other"), {"field_differs.service_name"}),
     (changed("attributes", [("other", "x")]), {"field_differs.attributes"}),
     (
@@ -860,6 +868,38 @@ def expect(name, report, codes):
     print(f"ok {name}: {', '.join(sorted(codes)) or 'equal'}", flush=True)
 
 
+def check_tenants():
+    named = {b"shop": "shop", b" cart.2 ": "cart.2", b"": None, b"a/b": None, None: None}
+    run = Run("logs", "json", 300, tenants=named)
+    run.commit()
+    run.send_letters(run.letters)
+    by_header = "--tenants", "header:tenant"
+    with tempfile.TemporaryDirectory() as folder:
+        run.write(folder)
+        report = run.verify(folder, *by_header)
+        expect("tenants by header", report, set())
+        assert report["counts"]["rows_compared"] == len(run.rows) > 0 and run.copies and run.letters, report
+        lost = {"message_lost", "row_count", "dead_letter_unexpected", "dead_letter_record_unexpected"}
+        expect("a default tenant", run.verify(folder, *by_header, "--tenant-default", "rest"), lost)
+    next(row for row in run.rows if row["tenant"] == "shop")["tenant"] = "cart.2"
+    with tempfile.TemporaryDirectory() as folder:
+        run.write(folder)
+        expect("a row of another tenant", run.verify(folder, *by_header), {"field_differs.tenant"})
+
+    run = Run("logs", "json", 100)
+    run.commit()
+    run.send_letters(run.letters)
+    for row in run.rows:
+        row["tenant"] = run.topic
+    with tempfile.TemporaryDirectory() as folder:
+        run.write(folder)
+        expect("tenants by topic", run.verify(folder, "--tenants", "topic:0"), set())
+        expect("no tenants", run.verify(folder), {"field_differs.tenant"})
+        nobodys = {"row_of_invalid_message", "row_count", "dead_letter_missing", "dead_letter_record_missing"}
+        expect("topic without a tenant", run.verify(folder, "--tenants", "topic:1"), nobodys)
+    return 6
+
+
 def check_all():
     count = 0
     for signal, form in KINDS:
@@ -908,6 +948,7 @@ def check_all():
             assert {"file_unreadable", "message_lost"} <= set(report["differences"]), report
             print("ok torn file")
             count += 4
+    count += check_tenants()
     missing = [
         sys.executable,
         f"{HERE}/verify.py",

@@ -33,6 +33,7 @@ pub struct Origin<'a> {
     pub partition: i32,
     pub offset: i64,
     pub timestamp_ms: i64,
+    pub tenant: Option<&'a str>,
 }
 
 impl Origin<'_> {
@@ -54,6 +55,7 @@ pub fn rows(signal: Signal, payload: &[u8], origin: Origin<'_>) -> Vec<Object> {
         row.insert("_offset".into(), origin.offset.into());
         row.insert("_ordinal".into(), ordinal.into());
         set(row, "_kafka_timestamp", Some(origin.timestamp_ms).filter(|&ms| ms >= 0));
+        set(row, "tenant", origin.tenant);
     }
     rows
 }

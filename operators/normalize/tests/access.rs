@@ -190,6 +190,23 @@ fn what_comes_from_a_tenant_is_counted_with_its_bytes() {
 }
 
 #[test]
+fn each_record_of_a_batch_has_its_tenant_and_the_batch_lists_those_of_accepted_ones_once() {
+    let config = Config { tenants: tenants(TenantFrom::Header("t".into()), None), ..config(Format::Auto, Signal::Logs) };
+    let mut normalizer = Normalizer::new(config).unwrap();
+    let bad = |offset, tenant| Message { payload: Some(b"nonsense"), ..with(offset, &[("t", tenant)]) };
+    let of = |offset, tenant| with(offset, &[("t", tenant)]);
+    let messages =
+        [bad(0, "x"), of(1, "b"), of(2, "a"), of(3, "b"), bad(4, "a"), of(5, "b"), of(6, "c"), of(7, "a"), with(8, &[])];
+    let batch = normalized(&mut normalizer, "topic", &messages).batch;
+    let listed: Vec<&str> = batch.tenants.iter().map(Tenant::name).collect();
+    assert_eq!(listed, ["b", "a", "c"]);
+    let found: Vec<_> = batch.records.iter().map(|record| (record.offset, batch.tenant(record).unwrap().name())).collect();
+    assert_eq!(found, [(1, "b"), (2, "a"), (3, "b"), (5, "b"), (6, "c"), (7, "a")]);
+    let plain = normalized(&mut self::normalizer(Format::Auto, Signal::Logs), "topic", &messages).batch;
+    assert!(plain.tenants.is_empty() && plain.tenant(&plain.records[0]).is_none());
+}
+
+#[test]
 fn no_tenant_makes_anothers_message_a_duplicate() {
     let from = tenants(TenantFrom::Header("t".into()), None);
     let mut normalizer = Normalizer::new(Config { tenants: from, ..config(Format::Auto, Signal::Logs) }).unwrap();
@@ -223,8 +240,10 @@ fn many_producers_at_once_are_each_told_apart() {
     let secrets: Vec<String> = ids.iter().flat_map(|id| [format!("secret-{id}"), format!("wrong-{id}")]).collect();
     let messages: Vec<_> = secrets.iter().zip(0..).map(|(secret, offset)| with(offset, &[("authorization", secret)])).collect();
     for _ in 0..2 {
-        let Normalized { tenants, rejects, .. } = normalized(&mut normalizer, "topic", &messages);
+        let Normalized { tenants, rejects, batch, .. } = normalized(&mut normalizer, "topic", &messages);
         assert_eq!((tenants.len(), rejects.len()), (1_000, 1_000));
+        let owners = batch.records.iter().map(|record| batch.tenant(record).unwrap().to_string());
+        assert!(owners.eq(ids.iter().cloned()));
         assert!(tenants.values().all(|count| count.accepted == 1 && count.rejected == 0));
     }
 }

@@ -110,10 +110,10 @@ fn golden_copies_of_every_version_are_still_read() {
     let path = Name::new("node-1", &job).path();
     if std::env::var_os("GOLDEN_WRITE").is_some() {
         copy_whole(&disk, &shelf, job);
-        std::fs::write(crate::wal_commit::tests::golden("long-term-v2.owl"), shelf.contents(&path)).unwrap();
+        std::fs::write(crate::wal_commit::tests::golden("long-term-v3.owl"), shelf.contents(&path)).unwrap();
     }
     // Read only: another version of zstd may compress the same frames into other bytes.
-    for name in ["long-term-v1.owl", "long-term-v2.owl"] {
+    for name in ["long-term-v1.owl", "long-term-v2.owl", "long-term-v3.owl"] {
         shelf.put(&path, std::fs::read(crate::wal_commit::tests::golden(name)).unwrap());
         let (found, errors) = frames_on(&shelf);
         assert!(found == expected && errors.is_empty(), "{name}: {errors:?}");
@@ -170,12 +170,12 @@ fn copy_cut_at_any_length_is_reported_and_read_as_far_as_it_goes() {
 fn newer_copy_is_refused_and_named() {
     let (shelf, path, _) = shelf_with_blocks();
     let mut bytes = shelf.contents(&path).to_vec();
-    bytes[20] = 3;
+    bytes[20] = 4;
     let crc = crc32c::crc32c(&bytes[20..64]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     shelf.put(&path, bytes);
     let (found, errors) = frames_on(&shelf);
-    assert!(found.is_empty() && matches!(errors[..], [Error::Version { found: 3, known: 2, .. }]), "{errors:?}");
+    assert!(found.is_empty() && matches!(errors[..], [Error::Version { found: 4, known: 3, .. }]), "{errors:?}");
 }
 
 #[test]

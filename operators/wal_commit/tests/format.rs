@@ -17,9 +17,13 @@ fn encoded(place: Place, batch: &NormalizedBatch) -> Bytes {
 
 const PLACE: Place = Place { segment: 3, position: 8192, epoch: Epoch(1_790_000_000_020) };
 
-/// A batch with every disposition of offsets, one whose numbers are as far apart as they can be, and one that obeys a dataset schema,
-/// which version 1 had not.
-fn golden_batches() -> [NormalizedBatch; 3] {
+fn tenants(names: &[&str]) -> Vec<Tenant> {
+    names.iter().map(|name| Tenant::new(name).unwrap()).collect()
+}
+
+/// A batch with every disposition of offsets, one whose numbers are as far apart as they can be, one that obeys a dataset schema,
+/// which version 1 had not, and two with tenants, which version 2 had not: of one, and of several with a dataset schema.
+fn golden_batches() -> [NormalizedBatch; 5] {
     let mut usual = batch(4, 1_000, 5, 23);
     usual.coverage.start = 997;
     usual.coverage.end = 1_020;
@@ -44,13 +48,19 @@ fn golden_batches() -> [NormalizedBatch; 3] {
     let columns = columns.map(column).chain([cell]).collect();
     let stamp = Stamp { name: "shop-spans".into(), version: 300, hash: 0x0123_4567_89ab_cdef, columns };
     ruled.schema = Some(Arc::new(stamp));
-    [usual, extreme, ruled]
+    let owned = NormalizedBatch { tenants: tenants(&["shop"]), ..batch(3, 500, 2, 9) };
+    let mut shared =
+        NormalizedBatch { tenants: tenants(&["shop", "Eu.2_x-", "0"]), schema: ruled.schema.clone(), ..batch(3, 502, 4, 6) };
+    for (record, tenant) in shared.records.iter_mut().zip([2, 0, 2, 1]) {
+        record.tenant = tenant;
+    }
+    [usual, extreme, ruled, owned, shared]
 }
 
 #[test]
 fn segment_and_key_file_equal_their_golden_files() {
     // Key files are of the first two batches, as they were when segments were of version 1.
-    for (batches, file, name) in [(3, segment::segment_name(1), "segment-v2.wal"), (2, segment::keys_name(1), "keys-v1.keys")] {
+    for (batches, file, name) in [(5, segment::segment_name(1), "segment-v3.wal"), (2, segment::keys_name(1), "keys-v1.keys")] {
         let disk = Memory::aligned();
         let (mut log, _) = open(&disk, &small_config(), 1_790_000_000_000);
         for (number, batch) in golden_batches().iter().enumerate().take(batches) {
@@ -69,7 +79,7 @@ fn segment_and_key_file_equal_their_golden_files() {
 
 #[test]
 fn golden_segments_of_every_version_are_still_read() {
-    for (name, batches, keys) in [("segment-v1.wal", 2, 7), ("segment-v2.wal", 3, 10)] {
+    for (name, batches, keys) in [("segment-v1.wal", 2, 7), ("segment-v2.wal", 3, 10), ("segment-v3.wal", 5, 16)] {
         let disk = Memory::default();
         disk.create(&segment::segment_name(1), 0, disk::Access::Bytes).unwrap();
         assert!(disk.edit(&segment::segment_name(1), |bytes| *bytes = std::fs::read(golden(name)).unwrap()));
@@ -98,6 +108,9 @@ fn batches_that_could_not_be_read_back_are_refused() {
     assert!(refused(|batch| batch.coverage.duplicates = vec![12, 12]));
     assert!(refused(|batch| batch.coverage.absent.push(12..12)));
     assert!(refused(|batch| batch.coverage.absent.push(12..15)));
+    assert!(!refused(|batch| batch.tenants = tenants(&["a"])));
+    assert!(refused(|batch| (batch.tenants, batch.records[3].tenant) = (tenants(&["a"]), 1)));
+    assert!(refused(|batch| (batch.tenants, batch.records[3].tenant) = (tenants(&["a", "b"]), 2)));
 }
 
 #[test]
@@ -145,18 +158,21 @@ fn amplification_of_frames_stays_below_a_tenth() {
 }
 
 fn any_batch() -> impl Strategy<Value = NormalizedBatch> {
-    let records = proptest::collection::vec((1i64..50, any::<i64>(), any::<u128>(), 0usize..80, any::<bool>()), 0..30);
-    (records, any::<i32>(), -1_000_000i64..1_000_000, proptest::collection::vec(any::<u8>(), 80), ".{0,12}").prop_map(
-        |(rows, partition_number, start, bytes, index)| {
+    let records = proptest::collection::vec((1i64..50, any::<i64>(), any::<u128>(), 0usize..80, any::<(bool, u32)>()), 0..30);
+    let tenants = proptest::collection::vec("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,63}", 0..5);
+    (records, any::<i32>(), -1_000_000i64..1_000_000, proptest::collection::vec(any::<u8>(), 80), ".{0,12}", tenants).prop_map(
+        |(rows, partition_number, start, bytes, index, tenants)| {
             let mut result = batch(partition_number, start, 0, 0);
             (result.raw, result.written) = (bytes.clone().into(), bytes.into());
             result.group.index = index.into();
             result.schema = golden_batches()[2].schema.clone().filter(|_| partition_number % 2 == 0);
-            for (step, timestamp_ms, key, len, raw) in rows {
+            result.tenants = tenants.iter().map(|name| Tenant::new(name).unwrap()).collect();
+            for (step, timestamp_ms, key, len, (raw, tenant)) in rows {
                 let offset = result.coverage.end + step;
                 let arena = if raw { Arena::Raw } else { Arena::Written };
                 let payload = Span { start: (80 - len) as u32, len: len as u32 };
-                result.records.push(Record { offset, timestamp_ms, key, arena, payload });
+                let tenant = tenant.checked_rem(tenants.len() as u32).unwrap_or(0);
+                result.records.push(Record { offset, timestamp_ms, key, arena, payload, tenant });
                 result.coverage.duplicates.push(offset - 1);
                 result.coverage.absent.push(offset..offset + 1);
                 result.coverage.end = offset + 1;
@@ -196,7 +212,9 @@ proptest! {
     /// Meta that passes its checksum but that nobody wrote.
     #[test]
     fn forged_meta_is_refused_or_read_but_never_panics(mut meta in proptest::collection::vec(any::<u8>(), 0..200), records in 0u32..40) {
-        let mut whole = encoded(PLACE, &batch(0, 0, 2, 10)).to_vec();
+        let honest = batch(0, 0, 2, 10);
+        let honest = if records % 4 == 0 { NormalizedBatch { tenants: tenants(&["a", "b"]), ..honest } } else { honest };
+        let mut whole = encoded(PLACE, &honest).to_vec();
         let header_of = |whole: &[u8]| frame::Header::parse(whole, 3, 8192).unwrap();
         let honest = whole[64..64 + header_of(&whole).meta_bytes as usize].to_vec();
         if records % 2 == 0 {

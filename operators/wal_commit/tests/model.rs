@@ -280,12 +280,12 @@ impl Model {
         assert_eq!(recovery.coverage, coverage);
         // The keys of everything synced are remembered, whatever became of the segment.
         let kept = self.appended[..self.synced].iter().chain(found);
-        self.keys.extend(kept.flat_map(|frame| &frame.records).map(|(offset, _, key, _)| (*key, *offset)));
+        self.keys.extend(kept.flat_map(|frame| &frame.records).map(|(offset, _, key, ..)| (*key, *offset)));
         if self.config.long_term.is_some() {
             let copies = CopiedFrames::open(Arc::new(self.shelf.clone()), Selection::default()).unwrap().map(Result::unwrap);
             let copied = copies.map(|frame| content(frame.epoch, &frame.batch));
             let held = copied.chain(found.iter().cloned()).flat_map(|frame| frame.records);
-            let held: BTreeSet<_> = held.map(|(offset, _, key, _)| (key, offset)).collect();
+            let held: BTreeSet<_> = held.map(|(offset, _, key, ..)| (key, offset)).collect();
             assert!(held.is_superset(&self.keys), "synced, and in neither log: {:?}", self.keys.difference(&held).next());
         }
         let remembered: BTreeSet<_> = recovery.keys().map(|key| key.unwrap()).map(|key| (key.key, key.offset)).collect();
