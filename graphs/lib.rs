@@ -10,6 +10,7 @@
 pub mod catalog;
 pub mod ingest;
 pub mod janitor;
+mod memory;
 pub mod process;
 pub mod recovery;
 pub mod reload;

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 use crate::catalog::{self, Files};
 use crate::recovery::{Durable, warm_windows};
 use crate::reload::{QuotaReload, Reloader, TokenReload};
-use crate::{ingest, janitor, replay, storage, workers};
+use crate::{ingest, janitor, memory, replay, storage, workers};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -77,6 +77,8 @@ pub struct IngestPlan {
     pub in_flight_bytes_max: usize,
     /// Messages in flight between the source and storage.
     pub in_flight_messages_max: usize,
+    /// Resident memory of the process near which less is read.
+    pub memory_bytes_max: u64,
     /// The write-ahead log.
     pub wal: wal_commit::Config,
     /// Where rejects go.
@@ -387,6 +389,7 @@ fn open_ingest(ingest: &IngestPlan, own_endpoint: Option<String>, context: &Cont
         dead_letter::open(&ingest.dead_letter, clock, health.clone(), counters.dead_letter.clone()).map_err(fault)?;
     let durable = Durable::new(&recovery, context.registrar.clone());
     let budget = Budget::new(Load { bytes: ingest.in_flight_bytes_max, messages: ingest.in_flight_messages_max });
+    memory::watch(ingest.memory_bytes_max, &budget).map_err(|error| fault(format!("starting the memory's thread: {error}")))?;
     let router = Arc::new(Router::new(&config.sink.endpoints, config.sink.failover));
     let quotas = ingest.quotas.as_ref().map(|reload| reload.quotas.clone());
     let ports = ingest::Ports {

@@ -19,7 +19,7 @@
 //! always be let go.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::coverage::PartitionKey;
@@ -95,6 +95,8 @@ pub struct Budget {
     in_flight: Meter,
     behind: Meter,
     recalled: Meter,
+    /// The process takes nearly as much memory as it may.
+    pressed: AtomicBool,
     /// Lanes that a collector or a batch still holds.
     lanes: Mutex<BTreeMap<PartitionKey, Weak<Lane>>>,
 }
@@ -110,7 +112,7 @@ impl Budget {
     /// A budget of `limit`, half of it behind the log.
     pub fn new(limit: Load) -> Arc<Self> {
         let (in_flight, behind, recalled) = (Meter::default(), Meter::default(), Meter::default());
-        Arc::new(Budget { limit, in_flight, behind, recalled, lanes: Mutex::default() })
+        Arc::new(Budget { limit, in_flight, behind, recalled, pressed: AtomicBool::new(false), lanes: Mutex::default() })
     }
 
     /// The lane of `partition`: the same as long as anything of it is in flight.
@@ -139,7 +141,7 @@ impl Budget {
     /// room takes it alone.
     pub fn stay(self: &Arc<Self>, charge: &Charge) -> Option<Charge> {
         let (before, load) = (self.behind.load(), charge.load());
-        let fits = !before.plus(load).exceeds(self.limit.half());
+        let fits = !self.is_pressed() && !before.plus(load).exceeds(self.limit.half());
         if !fits && before != Load::default() {
             return None;
         }
@@ -180,17 +182,33 @@ impl Budget {
         Load { bytes: times(free.bytes), messages: times(free.messages) }
     }
 
+    /// States whether the process takes nearly as much memory as it may, whatever this budget knows of.
+    pub fn press(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Release);
+    }
+
+    /// What was stated last.
+    pub fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Acquire)
+    }
+
+    /// True if what is on its way to the log has to get there before more comes. With nothing on its way waiting would free nothing.
+    fn must_drain(&self, in_flight: Load) -> bool {
+        self.is_pressed() && in_flight.less(self.behind()) != Load::default()
+    }
+
     /// True if nothing should be read any more.
     pub fn is_full(&self) -> bool {
-        let Load { bytes, messages } = self.in_flight();
-        bytes >= self.limit.bytes || messages >= self.limit.messages
+        let in_flight = self.in_flight();
+        in_flight.bytes >= self.limit.bytes || in_flight.messages >= self.limit.messages || self.must_drain(in_flight)
     }
 
     /// True if reading may be resumed: it waits for a quarter to be free again, or a full pipeline would pause and resume with every
     /// batch.
     pub fn has_room(&self) -> bool {
-        let Load { bytes, messages } = self.in_flight();
-        bytes <= self.limit.bytes / 4 * 3 && messages <= self.limit.messages / 4 * 3
+        let in_flight = self.in_flight();
+        let Load { bytes, messages } = in_flight;
+        bytes <= self.limit.bytes / 4 * 3 && messages <= self.limit.messages / 4 * 3 && !self.must_drain(in_flight)
     }
 
     fn add_charge(self: &Arc<Self>, lane: Option<Arc<Lane>>, load: Load, part: Part) -> Charge {

@@ -165,6 +165,7 @@ fn ingest_plan(
         graph,
         in_flight_bytes_max: processing.buffer.max_size_bytes as usize,
         in_flight_messages_max: config.messages_in_flight_max(),
+        memory_bytes_max: processing.buffer.max_buffer_memory,
         wal: wal(config),
         dead_letter: dead_letter(config),
         tokens,

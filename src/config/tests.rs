@@ -211,7 +211,7 @@ fn relations_between_keys_are_checked() {
             "batch_bytes_max must not be above processing.buffer.max_size_bytes, 64MiB",
         ),
         (&["ingestion.grpc.max_message_size=33MiB"], "must not be above pipeline.in_flight_bytes_max, 32MiB"),
-        (&["processing.buffer.max_size_bytes=512MiB"], "all buffers together may take 848 MiB, above max_buffer_memory, 512MiB"),
+        (&["processing.buffer.max_size_bytes=1GiB"], "all buffers together may take 1360 MiB, above max_buffer_memory, 1GiB"),
         (&["processing.wal.enabled=false"], "not supported yet: running without a write-ahead log"),
         (&["processing.wal.segment_size_bytes=1025MiB"], "must not be above half of max_size_bytes, 2GiB"),
         (&["processing.wal.segment_size_bytes=64000001"], "must be a multiple of 4KiB"),

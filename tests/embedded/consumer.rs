@@ -20,7 +20,7 @@ use openwit_operators::normalize::{self, Normalized, Normalizer};
 use openwit_operators::quota::Quotas;
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, config, load, send, send_when};
+use super::pipeline::{INDEX, config, delivered, load, run_to_the_end, send, send_when, sent};
 use crate::support::wait;
 
 /// Longer than anything here takes on a busy machine.
@@ -457,4 +457,17 @@ fn payloads_stay_in_the_buffer_they_were_read_into_only_with_zero_copy() {
             assert_eq!(read_into.contains(&batch.payload(record).as_ptr()), zero_copy);
         }
     }
+}
+
+#[test]
+fn a_process_over_its_ceiling_reads_on_a_little_at_a_time_and_loses_nothing() {
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), tempfile::tempdir().unwrap());
+    let load = load("v6.qtw.logs.shop.ceiling", Signal::Logs, Format::Otlp);
+    send(&broker, &load);
+    let mut config = config(&broker, &load, &folder);
+    // No process is so small: from its first look on, the watch says that too much is taken.
+    config.processing.buffer.max_buffer_memory = 1;
+    let control = run_to_the_end(&config, 2);
+    assert!(control.counters.source.buffer_full.load(Ordering::Relaxed) > 0, "reading was held back");
+    delivered(&config, &sent(&load));
 }
