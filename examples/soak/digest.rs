@@ -61,7 +61,7 @@ impl Digest {
 }
 
 /// Columns that tell where a row came from come first, beside those that name its message.
-pub const ORIGIN: [&str; 3] = ["_ordinal", "_kafka_timestamp", "tenant"];
+pub const ORIGIN: [&str; 3] = ["_ordinal", "_kafka_timestamp", "_tenant"];
 
 /// Columns of the resource, with the attribute each is taken from.
 pub const RESOURCE: [(&str, &str); 9] = [

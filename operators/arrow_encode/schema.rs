@@ -165,7 +165,7 @@ fn common() -> Vec<Field> {
         always("_offset", DataType::Int64),
         always("_ordinal", DataType::Int32),
         maybe("_kafka_timestamp", timestamp(TimeUnit::Millisecond)),
-        maybe("tenant", DataType::Utf8),
+        maybe("_tenant", DataType::Utf8),
     ];
     fields.extend(promoted::RESOURCE.iter().map(|promoted| maybe(promoted.column, promoted.kind.data_type())));
     fields.extend([

@@ -79,7 +79,7 @@ fn push_rows(rows: &mut Vec<Row>, batch: &RecordBatch) {
     let (topics, partitions) = (topics.as_string::<i32>(), column("_partition").as_primitive::<Int32Type>());
     let (offsets, ordinals) = (column("_offset").as_primitive::<Int64Type>(), column("_ordinal").as_primitive::<Int32Type>());
     let tenants =
-        batch.column_by_name("tenant").map(|column| arrow::compute::cast(column, &DataType::Utf8).expect("a tenant is text"));
+        batch.column_by_name("_tenant").map(|column| arrow::compute::cast(column, &DataType::Utf8).expect("a tenant is text"));
     let tenants = tenants.as_ref().map(|column| column.as_string::<i32>());
     let options = FormatOptions::new().with_null("\u{0}null");
     let schema = batch.schema();

@@ -113,7 +113,7 @@ def promoted(table):
 # Columns and types in their order; "?" allows nulls.
 IDENTITY = "_topic text _partition i32 _offset i64 _ordinal i32"
 HEAD = f"""
-    {IDENTITY} _kafka_timestamp ms? tenant text?
+    {IDENTITY} _kafka_timestamp ms? _tenant text?
     {promoted(PROMOTED_RESOURCE)} resource_attributes map resource_dropped_attributes_count u32 resource_schema_url text
     scope_name text scope_version text scope_attributes map scope_schema_url text
 """

@@ -507,7 +507,7 @@ def compare_fields(chosen, store, files, signal, decoder, report):
             expected = decoded[1].get(ordinal)
             if expected is None:
                 continue  # Reported as ordinal_out_of_range.
-            expected["_kafka_timestamp"], expected["tenant"] = nanos, tenant
+            expected["_kafka_timestamp"], expected["_tenant"] = nanos, tenant
             checked += 1
             for column, kind, values in columns:
                 want, have = expected[column], to_python(values[row])

@@ -574,7 +574,7 @@ class Run:
             "_partition": partition,
             "_offset": offset,
             "_kafka_timestamp": message["timestamp"],
-            "tenant": message["tenant"],
+            "_tenant": message["tenant"],
         }
         if (self.signal, self.form) == ("logs", "json"):
             identity["observed_time"] = message["timestamp"] * 10**6
@@ -785,7 +785,7 @@ DEFECTS = [  # what is planted, the findings it must give
     (letter_key_altered, {"dead_letter_key_differs"}),
     (letter_twice, set()),
     (changed("_kafka_timestamp", 1), {"field_differs._kafka_timestamp"}),
-    (changed("tenant", "shop"), {"field_differs.tenant"}),
+    (changed("_tenant", "shop"), {"field_differs._tenant"}),
     (changed("service_name", "other"), {"field_differs.service_name"}),
     (changed("attributes", [("other", "x")]), {"field_differs.attributes"}),
     (
@@ -881,16 +881,16 @@ def check_tenants():
         assert report["counts"]["rows_compared"] == len(run.rows) > 0 and run.copies and run.letters, report
         lost = {"message_lost", "row_count", "dead_letter_unexpected", "dead_letter_record_unexpected"}
         expect("a default tenant", run.verify(folder, *by_header, "--tenant-default", "rest"), lost)
-    next(row for row in run.rows if row["tenant"] == "shop")["tenant"] = "cart.2"
+    next(row for row in run.rows if row["_tenant"] == "shop")["_tenant"] = "cart.2"
     with tempfile.TemporaryDirectory() as folder:
         run.write(folder)
-        expect("a row of another tenant", run.verify(folder, *by_header), {"field_differs.tenant"})
+        expect("a row of another tenant", run.verify(folder, *by_header), {"field_differs._tenant"})
 
     run = Run("logs", "json", 100)
     run.commit()
     run.send_letters(run.letters)
     for row in run.rows:
-        row["tenant"] = run.topic
+        row["_tenant"] = run.topic
     with tempfile.TemporaryDirectory() as folder:
         run.write(folder)
         expect("tenants by topic", run.verify(folder, "--tenants", "topic:0"), set())

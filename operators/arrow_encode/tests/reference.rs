@@ -55,7 +55,7 @@ pub fn rows(signal: Signal, payload: &[u8], origin: Origin<'_>) -> Vec<Object> {
         row.insert("_offset".into(), origin.offset.into());
         row.insert("_ordinal".into(), ordinal.into());
         set(row, "_kafka_timestamp", Some(origin.timestamp_ms).filter(|&ms| ms >= 0));
-        set(row, "tenant", origin.tenant);
+        set(row, "_tenant", origin.tenant);
     }
     rows
 }
