@@ -14,7 +14,7 @@ use super::{Body, Meter, Stage};
 
 // The table of all keys with their values is there whatever the text.
 static CONFIG: Stage = Stage { name: "read a configuration", bytes: 4 << 20, bytes_per_byte: 256 };
-static SCHEMA: Stage = Stage { name: "read a dataset schema", bytes: 256 << 10, bytes_per_byte: 256 };
+static SCHEMA: Stage = Stage { name: "read a dataset schema", bytes: 512 << 10, bytes_per_byte: 256 };
 
 /// A body for both, chosen by an input's first byte.
 pub fn body() -> Box<dyn Body> {

@@ -4,6 +4,10 @@
 //! many children as an element says it has: for 2^31 of them, if five bytes of a damaged or hostile footer say so. No element can have
 //! more children than the list has elements.
 //!
+//! The reader also goes by the numbers of fields and not by their types, and passes over the elements of an unknown list of booleans without a look
+//! at the bytes: 2^31 of them take seconds, and lists of such lists for ever. So fields of a known number must have their type, and no
+//! footer has a list of booleans. (That of the structs below row groups is not looked at.)
+//!
 //! ```text
 //! FileMetaData, Thrift's compact protocol      SchemaElement
 //!   2  list<SchemaElement>  schema               5  i32  num_children
@@ -13,6 +17,12 @@ const STOP: u8 = 0;
 const I32: u8 = 5;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
+const I64: u8 = 6;
+const BINARY: u8 = 8;
+/// Types of the fields of `FileMetaData`, from number 1 on.
+const FILE_FIELDS: [u8; 9] = [I32, LIST, I64, LIST, LIST, BINARY, LIST, STRUCT, BINARY];
+/// Types of the fields of `SchemaElement`, from number 1 on.
+const ELEMENT_FIELDS: [u8; 10] = [I32, I32, I32, BINARY, I32, I32, I32, I32, I32, STRUCT];
 /// Levels of structs and lists in what is passed over: a footer has six.
 const DEPTH_MAX: u32 = 32;
 
@@ -84,7 +94,10 @@ impl Cursor<'_> {
             }
             LIST | 10 => {
                 let (size, kind) = self.list()?;
-                (0..size).try_for_each(|_| if matches!(kind, 1 | 2) { self.pass(1) } else { self.skip(kind, depth - 1) })
+                if matches!(kind, 1 | 2) {
+                    return None;
+                }
+                (0..size).try_for_each(|_| self.skip(kind, depth - 1))
             }
             STRUCT => {
                 let mut number = 0;
@@ -108,6 +121,7 @@ impl Cursor<'_> {
             let (next, kind) = self.field(number)?;
             match (next, kind) {
                 (_, STOP) => return Some(true),
+                (number, kind) if !has_type(&FILE_FIELDS, number, kind) => return Some(false),
                 (2, LIST) => {
                     let (size, kind) = self.list()?;
                     if kind != STRUCT {
@@ -132,6 +146,7 @@ impl Cursor<'_> {
             let (next, kind) = self.field(number)?;
             match (next, kind) {
                 (_, STOP) => return Some(true),
+                (number, kind) if !has_type(&ELEMENT_FIELDS, number, kind) => return Some(false),
                 (5, I32) => {
                     let children = zigzag(self.varint()?);
                     if u64::try_from(children).map_or(true, |children| children > size) {
@@ -143,6 +158,12 @@ impl Cursor<'_> {
             number = next;
         }
     }
+}
+
+/// True for a field whose number is not known, too.
+fn has_type(types: &[u8], number: i64, kind: u8) -> bool {
+    let known = usize::try_from(number).ok().and_then(|number| types.get(number.checked_sub(1)?));
+    known.is_none_or(|known| *known == kind)
 }
 
 fn zigzag(value: u64) -> i64 {

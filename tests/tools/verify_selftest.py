@@ -894,7 +894,7 @@ def check_tenants():
     with tempfile.TemporaryDirectory() as folder:
         run.write(folder)
         expect("tenants by topic", run.verify(folder, "--tenants", "topic:0"), set())
-        expect("no tenants", run.verify(folder), {"field_differs.tenant"})
+        expect("no tenants", run.verify(folder), {"field_differs._tenant"})
         nobodys = {"row_of_invalid_message", "row_count", "dead_letter_missing", "dead_letter_record_missing"}
         expect("topic without a tenant", run.verify(folder, "--tenants", "topic:1"), nobodys)
     return 6
