@@ -443,6 +443,34 @@ fn a_partition_that_moves_away_is_kept_until_it_is_drained_or_its_wait_is_over()
 }
 
 #[test]
+fn partitions_that_moved_away_while_reading_was_paused_are_read_when_they_come_back() {
+    let load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    send(&broker, &load);
+    let config = config(&broker, &load, &folder);
+    let budget = budget_of(&config);
+    let mut first = Reader::with(&config, TurnClock::default(), budget.clone(), None);
+    first.wait_for("all partitions", |reader| reader.partitions() == 4);
+    // Full of what is nobody's.
+    budget.collect(budget.limit());
+    let all = budget.seal(budget.limit());
+    first.wait_for("partitions to be paused", |reader| reader.stats.pauses.load(Ordering::Relaxed) == 1);
+    let mut second = Reader::start(&config);
+    first.wait_for("the group to take some away", |reader| !reader.revoked.is_empty());
+    first.command(Command::Drained(first.revoked[0], Vec::new()));
+    wait::until("another member to read them", PATIENCE, || {
+        first.listen();
+        second.listen();
+        second.partitions() == 2
+    });
+    drop(second);
+    first.take();
+    drop(all);
+    // Nothing is committed: those that come back are read from their beginning.
+    first.wait_for("what moved away and came back", |reader| reader.partitions() >= 2);
+}
+
+#[test]
 fn payloads_stay_in_the_buffer_they_were_read_into_only_with_zero_copy() {
     for zero_copy in [true, false] {
         let (_broker, config, _folder) = setup(16, |config| config.ingestion.kafka.enable_zero_copy = zero_copy);
