@@ -2,8 +2,9 @@
 //!
 //! Buffers are bounded one by one, and their bounds are summed up before the start. What cannot be bounded like that (what the allocators
 //! keep, what compressed fetches become, what small messages cost beside their bytes) shows in the memory of the process as the system
-//! sees it. Near the ceiling, reading goes on only as long as nothing is in flight: so memory is given back, and a ceiling that was
-//! set too low makes the process slow, and not still.
+//! sees it. Near the ceiling no more than an eighth of what may be buffered is on its way to the log, and nothing stays in memory behind it:
+//! so memory is given back, and a ceiling that was set too low makes the process slow, and not still. It is a brake and not a wall: what the
+//! allocators keep of former peaks can lie above it.
 
 use std::io;
 use std::sync::{Arc, Weak};

@@ -192,9 +192,11 @@ impl Budget {
         self.pressed.load(Ordering::Acquire)
     }
 
-    /// True if what is on its way to the log has to get there before more comes. With nothing on its way waiting would free nothing.
+    /// True if what is on its way to the log has to get there before more comes. An eighth may be on its way all the same: to wait for less
+    /// would free next to nothing, and where the ceiling was set too low nothing would go on.
     fn must_drain(&self, in_flight: Load) -> bool {
-        self.is_pressed() && in_flight.less(self.behind()) != Load::default()
+        let part = Load { bytes: self.limit.bytes / 8, messages: self.limit.messages / 8 };
+        self.is_pressed() && in_flight.less(self.behind()).exceeds(part)
     }
 
     /// True if nothing should be read any more.

@@ -122,20 +122,24 @@ fn a_lane_is_the_same_as_long_as_anything_of_its_partition_is_in_flight() {
 
 #[test]
 fn a_process_near_its_ceiling_reads_only_what_it_needs_to_go_on() {
-    let budget = Budget::new(Load { bytes: 100, messages: 10 });
+    let budget = Budget::new(Load { bytes: 800, messages: 80 });
+    let charge = |bytes| {
+        let load = Load { bytes, messages: 1 };
+        budget.collect(load);
+        budget.seal(load)
+    };
     budget.press(true);
-    // Nothing is in flight: waiting would free nothing.
+    let eighth = charge(100);
     assert!(!budget.is_full() && budget.has_room());
-    budget.collect(Load { bytes: 1, messages: 1 });
-    let charge = budget.seal(Load { bytes: 1, messages: 1 });
+    let more = charge(1);
     assert!(budget.is_full() && !budget.has_room());
     budget.press(false);
     assert!(!budget.is_full() && budget.has_room());
     budget.press(true);
     // Storage is away: what is behind the log does not keep reading from going on, and no more stays in memory there.
-    let behind = budget.stay(&charge).unwrap();
-    assert!(budget.stay(&charge).is_none());
+    let behind = budget.stay(&eighth).unwrap();
+    assert!(budget.stay(&more).is_none());
     assert!(!budget.is_full() && budget.has_room());
-    drop((charge, behind));
+    drop((eighth, behind));
     assert!(!budget.is_full() && budget.has_room());
 }

@@ -692,10 +692,10 @@ section! {
             .too_small("reading pauses while the log syncs")
             .too_large("memory, and more to read again after a crash");
         /// The ceiling for the memory of the process. At the start the sum of all buffers is held against it: reading ahead, buffered
-        /// messages, dedup window, deliveries, row groups, uploads. While it runs, less is read once its resident memory is at 15/16
-        /// of this. Set it below the limit of the container.
+        /// messages, dedup window, deliveries, row groups, uploads. While it runs, an eighth of the buffer is used once its resident memory is
+        /// at 15/16 of this. Set it below the limit of the container.
         max_buffer_memory: u64 = Key::bytes("1GiB", 16 * MIB, BYTES_MAX)
-            .too_small("the other limits do not fit and the configuration is refused; or reading is slow, a batch at a time")
+            .too_small("the other limits do not fit and the configuration is refused; or reading is slow, with little in flight")
             .too_large("the system ends the process before backpressure can work");
         /// Time after which coalesced messages go to storage, however few they are. 0 sends at every tick.
         flush_interval_seconds: u64 = Key::number("1", 0, 3_600, "seconds")

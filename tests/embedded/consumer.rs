@@ -495,6 +495,8 @@ fn a_process_over_its_ceiling_reads_on_a_little_at_a_time_and_loses_nothing() {
     let mut config = config(&broker, &load, &folder);
     // No process is so small: from its first look on, the watch says that too much is taken.
     config.processing.buffer.max_buffer_memory = 1;
+    config.processing.buffer.max_size_bytes = 1 << 20;
+    config.ingestion.batching.batch_bytes_max = 64 << 10;
     let control = run_to_the_end(&config, 2);
     assert!(control.counters.source.buffer_full.load(Ordering::Relaxed) > 0, "reading was held back");
     delivered(&config, &sent(&load));
