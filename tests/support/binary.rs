@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::wait;
 
 /// Longer than any command takes on a busy machine; what takes longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A process that has ended.
 #[derive(Debug)]
