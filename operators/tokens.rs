@@ -194,10 +194,10 @@ pub fn reload(file: &dyn File<Vec<Token>>, store: &Store, now_ms: u64) -> Option
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn token(id: &str, secret: &str) -> Token {
+    pub(crate) fn token(id: &str, secret: &str) -> Token {
         Token {
             id: id.into(),
             digest: digest(secret.as_bytes()),

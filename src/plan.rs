@@ -12,6 +12,7 @@ use openwit_graphs::reload::{QuotaReload, TokenReload};
 use openwit_graphs::{catalog, replay, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
+use openwit_operators::dataset::Schema;
 use openwit_operators::kafka_source::collector::BatchLimits;
 use openwit_operators::kafka_source::consumer;
 use openwit_operators::kafka_source::pool::ArenaPool;
@@ -149,10 +150,10 @@ fn ingest_plan(
     positions: Arc<kafka_source::Status>,
 ) -> Result<IngestPlan, String> {
     let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
-    let tokens = tokens(config)?;
+    let Files { tokens, quotas, schemas } = Files::read(config)?;
     let graph = ingest::Config {
         source: source(config, changes, workers, positions)?,
-        normalize: normalize_config(config, tokens.as_ref())?,
+        normalize: normalize_config(config, tokens.as_ref(), schemas)?,
         dedup: processing.dedup_enabled.then_some(dedup(config)),
         encode: encode_limits(config),
         sink: sink(config, workers),
@@ -169,8 +170,34 @@ fn ingest_plan(
         wal: wal(config),
         dead_letter: dead_letter(config),
         tokens,
-        quotas: quotas(config)?,
+        quotas,
     })
+}
+
+/// What the files say that a configuration names.
+struct Files {
+    tokens: Option<TokenReload>,
+    quotas: Option<QuotaReload>,
+    schemas: Vec<Schema>,
+}
+
+impl Files {
+    /// Reads all of them, and names the problems of all.
+    fn read(config: &Config) -> Result<Self, String> {
+        let schemas = match &config.ingestion.datasets.directory {
+            Some(directory) => datasets::load(directory).map_err(|refused| refused.to_string()),
+            None => Ok(Vec::new()),
+        };
+        match (tokens(config), quotas(config), schemas) {
+            (Ok(tokens), Ok(quotas), Ok(schemas)) => Ok(Files { tokens, quotas, schemas }),
+            (tokens, quotas, schemas) => {
+                let problems = [tokens.err(), quotas.err(), schemas.err()];
+                let problems: Vec<String> =
+                    problems.into_iter().flatten().map(|problems| problems.trim_end().to_owned()).collect();
+                Err(problems.join("\n"))
+            }
+        }
+    }
 }
 
 fn dedup(config: &Config) -> dedup_window::Config {
@@ -300,7 +327,7 @@ fn tenants(config: &Config) -> Result<normalize::Tenants, String> {
     Ok(normalize::Tenants { from, default: default.map_err(|error| format!("ingestion.tenants.default: {error}"))? })
 }
 
-fn normalize_config(config: &Config, tokens: Option<&TokenReload>) -> Result<normalize::Config, String> {
+fn normalize_config(config: &Config, tokens: Option<&TokenReload>, schemas: Vec<Schema>) -> Result<normalize::Config, String> {
     let (kafka, limits) = (&config.ingestion.kafka, &config.ingestion.limits);
     let pattern = |pattern: &crate::config::TopicPattern| IndexPattern {
         matches: pattern.r#match.clone(),
@@ -308,12 +335,8 @@ fn normalize_config(config: &Config, tokens: Option<&TokenReload>) -> Result<nor
         signal: pattern.telemetry_type,
         format: pattern.format.map(format),
     };
-    let datasets = match &config.ingestion.datasets.directory {
-        Some(directory) => datasets::load(directory).map_err(|refused| refused.to_string())?,
-        None => Vec::new(),
-    };
     let normalize = normalize::Config {
-        datasets: datasets.into(),
+        datasets: schemas.into(),
         format: format(kafka.format),
         telemetry_type: Some(kafka.telemetry_type),
         topics: IndexRules {

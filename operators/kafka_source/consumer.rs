@@ -518,7 +518,12 @@ impl<W: Fn()> Thread<W> {
                     result = Err(format!("{}[{}] was read while it was paused", message.topic(), message.partition()));
                     break;
                 }
-                Some(Ok(message)) => self.collect(&message, now_ms),
+                Some(Ok(message)) => {
+                    if let Err(message) = self.collect(&message, now_ms) {
+                        result = Err(message);
+                        break;
+                    }
+                }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.note_end_of_partition(partition),
                 Some(Err(error)) => {
                     result = judge(error, &consumer.context().complaints);
@@ -535,30 +540,26 @@ impl<W: Fn()> Thread<W> {
         result
     }
 
-    fn collect(&mut self, message: &BorrowedMessage<'_>, now_ms: u64) {
+    fn collect(&mut self, message: &BorrowedMessage<'_>, now_ms: u64) -> Result<(), String> {
         let (topic, number) = (message.topic(), message.partition());
         let is_revoked = |revoking: &Revoking| revoking.partitions.find_partition(topic, number).is_some();
         if self.is_stopping || self.revoking.as_ref().is_some_and(is_revoked) {
             // Not emitted, so never committed: it will be read again.
-            return;
+            return Ok(());
         }
-        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
+        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return Ok(()) };
         let gap = collector.next()..message.offset();
-        if !gap.is_empty()
-            && !self.lows.is_empty()
-            && let Err(message) = self.skip_lost(topic, number, gap)
-        {
-            self.ports.health.fail(super::NAME, message);
-            return;
+        if !gap.is_empty() && !self.lows.is_empty() {
+            self.skip_lost(topic, number, gap)?;
         }
-        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return };
+        let Some(collector) = self.collectors.get_mut(topic).and_then(|topic| topic.get_mut(&number)) else { return Ok(()) };
         let taken = Message {
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             key: message.key(),
             payload: message.payload(),
         };
-        let Some(bytes) = collector.push(&taken, headers::of(message), &self.config.pool, now_ms) else { return };
+        let Some(bytes) = collector.push(&taken, headers::of(message), &self.config.pool, now_ms) else { return Ok(()) };
         self.ports.budget.collect(Load { bytes, messages: 1 });
         let next = collector.next();
         // Before it is closed: what it has is the same afterwards.
@@ -577,6 +578,7 @@ impl<W: Fn()> Thread<W> {
         if end.is_some_and(|end| next >= *end) {
             self.check_ended();
         }
+        Ok(())
     }
 
     fn emit(&self, batch: RawBatch) {

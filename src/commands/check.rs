@@ -32,6 +32,7 @@ pub fn run(args: &CheckArgs) -> Ended {
     if !warnings.is_empty() {
         println!("{warnings}");
     }
+    plan(&config, &Changes::default(), std::sync::Arc::default()).map_err(Failure::usage)?;
     let schemas = match &config.ingestion.datasets.directory {
         Some(directory) => datasets::load(directory).map_err(Failure::usage)?,
         None => Vec::new(),
@@ -42,7 +43,6 @@ pub fn run(args: &CheckArgs) -> Ended {
     if let Some(old) = &args.against {
         compare(old, &schemas)?;
     }
-    plan(&config, &Changes::default(), std::sync::Arc::default()).map_err(Failure::usage)?;
     println!("{}: no errors", args.config.config.display());
     if args.connect { connect(&config) } else { Ok(()) }
 }

@@ -129,3 +129,26 @@ fn check_names_every_problem_of_the_token_file() {
         }
     }
 }
+
+#[test]
+fn problems_of_all_files_that_a_configuration_names_are_told_at_once() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let tokens = write("tokens.yaml", "version: 7\ntokens: []\n");
+    let quotas = write("quotas.yaml", "version: 1\ntopics: [{match: a, events_per_second: none}]\n");
+    let schema = write("dataset.yaml", "version: 1\nnot_a_key: 1\n");
+    let config = write(
+        "config.yaml",
+        &format!(
+            "ingestion:\n  kafka: {{topics: [a.b]}}\n  auth: {{tokens_file: {tokens}}}\n  quotas: {{file: {quotas}}}\n  datasets: {{directory: {schema}}}\n"
+        ),
+    );
+    let checked = openwit(["check", "--config", &config]).expect(USAGE);
+    for told in ["tokens.yaml:1: version", "quotas.yaml:2: topics[0].events_per_second", "dataset.yaml:2: not_a_key"] {
+        assert!(checked.stderr.contains(told), "{told} is not in\n{}", checked.stderr);
+    }
+}

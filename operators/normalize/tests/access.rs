@@ -3,22 +3,12 @@
 use crate::batch::headers;
 use crate::dead_letter::letter::{Letter, REDACTED};
 use crate::kafka_source::topics::Glob;
-use crate::tokens::{Store, Token, digest};
+use crate::tokens::tests::token;
+use crate::tokens::{Store, Token};
 
 use super::*;
 
 const NOW_MS: u64 = KAFKA_MS as u64 + 1_000;
-
-fn token(id: &str, secret: &str) -> Token {
-    Token {
-        id: id.into(),
-        digest: digest(secret.as_bytes()),
-        tenant: Tenant::new("shop").ok(),
-        topics: Vec::new(),
-        signals: Vec::new(),
-        good: Token::ALWAYS,
-    }
-}
 
 fn tenants(from: TenantFrom, default: Option<&str>) -> Tenants {
     Tenants { from, default: default.map(|name| Tenant::new(name).unwrap()) }
