@@ -61,10 +61,11 @@ fn send_quiet(broker: &EmbeddedBroker, number: usize) {
 #[test]
 fn a_tenant_far_over_its_quota_gets_just_that_and_another_waits_for_nothing() {
     const RATE: u64 = 100;
+    const BUFFER: u64 = 50;
     let (broker, config, _folder) = setup(3_000);
     let mut config = config;
     config.ingestion.batching.batch_size = 1;
-    config.processing.buffer.max_size_messages = 50;
+    config.processing.buffer.max_size_messages = BUFFER as usize;
     let limit = Limit { events_per_second: Some(RATE), bytes_per_second: None, burst_ms: 1_000, policy: Policy::Throttle };
     let quotas = Arc::new(Quotas::new(Rules { default: Some(limit), ..Rules::default() }));
     let mut reader = Reader::metered(&config, quotas.clone());
@@ -111,8 +112,8 @@ fn a_tenant_far_over_its_quota_gets_just_that_and_another_waits_for_nothing() {
     let elapsed_ms = reader.clock.now_ms.load(Ordering::Acquire);
     let (charged, due) = (of_noisy().events as f64, (RATE + elapsed_ms * RATE / 1_000) as f64);
     assert!((charged / due - 1.0).abs() < 0.15, "{charged} of {due} in {elapsed_ms} ms");
-    // No more than a buffer beyond it at any time.
-    assert!(cycles > 10 && debt_events <= 60, "{cycles} cycles, {debt_events}");
+    // What was under way when it used its quota up, and what took its place before the reader looked again: two buffers at most.
+    assert!(cycles > 10 && debt_events <= 2 * BUFFER, "{cycles} cycles, {debt_events}");
     assert!(of_noisy().throttled_ms > elapsed_ms / 2, "{:?}", of_noisy());
     assert_eq!(quotas.counts()["tenant quiet"].pauses, 0);
 }
