@@ -24,6 +24,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
+use self::recreated::Recreated;
 use self::throttle::Throttle;
 use super::collector::{BatchLimits, Collector, Message};
 use super::context::Context;
@@ -44,6 +45,7 @@ use crate::quota::Quotas;
 
 mod flow;
 mod partitions;
+mod recreated;
 mod throttle;
 
 /// How long a call to the broker may take before it is tried again.
@@ -207,6 +209,8 @@ struct Thread<W> {
     /// Partitions that resumed before the group's offset, and when to tell the group next.
     set_back: Vec<(PartitionKey, i64)>,
     set_back_at: Instant,
+    /// Partitions of topics that were created anew not long ago.
+    recreated: Recreated,
     /// Gained partitions that wait until the dedup window knows what came before.
     warm_ups: Vec<WarmUp>,
     /// What this process has emitted of partitions that it no longer owns.
@@ -262,6 +266,7 @@ impl<W: Fn()> Thread<W> {
             next_revoke: 0,
             set_back: Vec::new(),
             set_back_at: Instant::now(),
+            recreated: Recreated::default(),
             warm_ups: Vec::new(),
             handled: BTreeMap::new(),
             lows: BTreeMap::new(),
@@ -387,6 +392,7 @@ impl<W: Fn()> Thread<W> {
             self.revive_client();
             self.answer_rebalances()?;
             self.set_group_back();
+            self.look_for_forgotten_offsets();
             self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
             self.warm_up()?;
@@ -411,7 +417,10 @@ impl<W: Fn()> Thread<W> {
     /// Returns true if the thread is done.
     fn obey(&mut self, command: Command) -> Result<bool, String> {
         match command {
-            Command::Store(positions) => self.store(&positions),
+            Command::Store(positions) => {
+                self.store(&positions);
+                self.recreated.note_stored(positions.iter());
+            }
             Command::Drained(id, positions) => {
                 if self.revoking.as_ref().is_some_and(|revoking| revoking.id == id) {
                     self.give_up_revoked(&positions)?;

@@ -26,6 +26,8 @@ struct Started {
     handled_from: Option<i64>,
     /// What the group has committed.
     committed: Option<i64>,
+    /// One past the last offset that was handled of a topic that had this name before.
+    former_end: Option<i64>,
 }
 
 impl<W: Fn()> Thread<W> {
@@ -66,7 +68,7 @@ impl<W: Fn()> Thread<W> {
             started => started?,
         };
         let (mut starts, mut resumed, mut gained) = (TopicPartitionList::new(), Vec::new(), Vec::new());
-        for Started { partition, offset, handled_from, committed } in started {
+        for Started { partition, offset, handled_from, committed, former_end } in started {
             let topic = partition.topic.name.clone();
             let added = starts.add_partition_offset(&topic, partition.partition, Offset::Offset(offset));
             added.map_err(|error| format!("assigning {partition}: {error}"))?;
@@ -74,10 +76,15 @@ impl<W: Fn()> Thread<W> {
             if self.config.commit_resumed && committed.is_none_or(|committed| committed < offset) {
                 resumed.push((partition.clone(), offset));
             }
-            if let Some(committed) = committed.filter(|committed| offset < *committed) {
-                warn!(%partition, committed, offset, "the partition is read from before the group's offset, which is set back");
+            // Where the broker has forgotten the offsets of a deleted topic, this client has not what it committed there.
+            let behind = committed.max(former_end);
+            if let Some(behind) = behind.filter(|behind| offset < *behind) {
+                warn!(%partition, behind, offset, "the partition is read from before the group's offset, which is set back");
                 self.set_back.retain(|(other, _)| *other != partition);
                 self.set_back.push((partition.clone(), offset));
+            }
+            if former_end.is_some() {
+                self.recreated.watch(partition.clone(), Instant::now());
             }
             if let Some(low) = handled_from.filter(|low| *low < offset) {
                 gained.push(Gained { known: self.known(&partition), partition: partition.clone(), low, resume: offset });
@@ -199,7 +206,7 @@ impl<W: Fn()> Thread<W> {
 
     fn start_of(&self, topic: &Arc<str>, partition: i32, committed: Option<i64>) -> Result<Started, String> {
         let (low, high) = self.watermarks(topic, partition)?;
-        let mut incarnation = 0u32;
+        let (mut incarnation, mut former_end) = (0u32, None);
         loop {
             let key = self.key_of(topic, partition, incarnation);
             let covered = self.covered(&key)?;
@@ -213,6 +220,7 @@ impl<W: Fn()> Thread<W> {
                     warn!(partition = %key, high, "the topic was deleted and created anew: its offsets start over");
                 }
                 incarnation += 1;
+                former_end = former_end.max(Some(known.read_end));
                 continue;
             }
             let start = resume::start(&known, self.config.reset);
@@ -224,7 +232,7 @@ impl<W: Fn()> Thread<W> {
                 self.ports.stats.total.fetch_add(count, Ordering::Relaxed);
             }
             let handled_from = known.handled_from(self.config.reset);
-            return Ok(Started { partition: key, offset: start.offset, handled_from, committed });
+            return Ok(Started { partition: key, offset: start.offset, handled_from, committed, former_end });
         }
     }
 
