@@ -1,21 +1,24 @@
 //! The dataflow graphs built from the operators, and the process that runs them.
 //!
 //! ```text
-//! process   opens what outlives a dataflow (log, catalog, object store, Flight port), runs the graphs, restarts them, closes
-//!   ingest  kafka_source > normalize > dedup_window > wal_commit > arrow_encode > flight_sink, and dead_letter
-//!   replay  frame_source > wal_commit > arrow_encode > flight_sink
-//!   storage flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
+//! process     opens what outlives a dataflow (log, catalog, object store, Flight port), runs the graphs, restarts them, closes
+//!   dataflow  a graph from a source on, of a wiring: stages, each with an operator of the registry
+//!   storage   flight_source > parquet_roll > object_upload > catalog_commit > index_trigger
 //! ```
 
 pub mod catalog;
-pub mod ingest;
+pub mod dataflow;
+pub mod edge;
 pub mod janitor;
 mod memory;
+mod opening;
 pub mod process;
 pub mod recovery;
+pub mod registry;
 pub mod reload;
-pub mod replay;
+pub mod shipped;
 pub mod storage;
+pub mod wiring;
 mod workers;
 
 pub use process::{Control, Counters, Outcome, Plan, run};

@@ -13,22 +13,25 @@ use openwit_operators::wal_commit::recovery::Recovery;
 pub struct Durable {
     logged: BTreeMap<PartitionKey, OffsetSet>,
     lost_records: bool,
-    catalog: Registrar,
+    catalog: Option<Registrar>,
 }
 
 impl Durable {
-    /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it.
-    pub fn new(log: &Recovery, catalog: Registrar) -> Self {
-        Durable { logged: log.coverage.clone(), lost_records: log.report.lost_records(), catalog }
+    /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it. A graph may have
+    /// neither.
+    pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>) -> Self {
+        let logged = log.map(|log| log.coverage.clone()).unwrap_or_default();
+        Durable { logged, lost_records: log.is_some_and(|log| log.report.lost_records()), catalog }
     }
 }
 
 impl Covered for Durable {
     fn covered(&self, partition: &PartitionKey) -> Result<OffsetSet, String> {
-        let mut covered = match self.catalog.ask(Request::Covered(partition.clone())) {
-            Some(Answer::Covered(covered)) => covered,
-            Some(Answer::Failed(message)) => return Err(message),
-            _ => return Err("the catalog's thread has ended".into()),
+        let mut covered = match self.catalog.as_ref().map(|catalog| catalog.ask(Request::Covered(partition.clone()))) {
+            None => OffsetSet::default(),
+            Some(Some(Answer::Covered(covered))) => covered,
+            Some(Some(Answer::Failed(message))) => return Err(message),
+            Some(_) => return Err("the catalog's thread has ended".into()),
         };
         for range in self.logged.get(partition).iter().flat_map(|set| set.ranges()) {
             covered.insert(range);
@@ -45,15 +48,15 @@ impl Covered for Durable {
     }
 }
 
-/// Warms up one window per worker from the keys that the log remembers.
+/// Warms up one window per worker from the keys that the log, if there is one, remembers.
 pub fn warm_windows(
     config: dedup_window::Config,
     workers: usize,
-    recovery: &Recovery,
+    log: Option<&Recovery>,
 ) -> Result<Arc<Mutex<Vec<Option<dedup_window::Memory>>>>, String> {
     let per_worker = dedup_window::Config { bytes_max: config.bytes_max / workers.max(1), ..config };
     let mut memories: Vec<_> = (0..workers).map(|_| dedup_window::Memory::new(Window::new(per_worker))).collect();
-    for key in recovery.keys() {
+    for key in log.into_iter().flat_map(Recovery::keys) {
         let key = key.map_err(|error| format!("reading the dedup keys of the write-ahead log: {error}"))?;
         let owner = owner(key.key, workers);
         for (worker, memory) in memories.iter_mut().enumerate() {

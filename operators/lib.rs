@@ -14,15 +14,18 @@ pub mod epoch;
 pub mod fault;
 pub mod flight;
 pub mod kafka_client;
+pub mod options;
 pub mod otlp;
 pub mod tenant;
 pub mod tokens;
+pub mod transform;
 
 // The ingest graph, and what stands in for its source in a replay.
 pub mod kafka_source;
 pub mod frame_source;
 pub mod normalize;
 pub mod quota;
+pub mod redact;
 pub mod recall;
 pub mod reload;
 pub mod dedup_window;

@@ -72,7 +72,6 @@ mod raw;
 mod said;
 mod stats;
 mod structured_event;
-mod write;
 
 #[cfg(test)]
 mod tests;

@@ -212,7 +212,10 @@ pub struct CheckArgs {
 pub struct GraphArgs {
     /// The configuration.
     #[command(flatten)]
-    pub config: ConfigArgs,
+    pub config: Option<ConfigArgs>,
+    /// List the operators that a graph of stages can be made of, with what they take, give and can be told
+    #[arg(long, conflicts_with = "config")]
+    pub operators: bool,
     /// How to draw it
     #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
     pub format: GraphFormat,

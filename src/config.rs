@@ -14,6 +14,7 @@
 //! made from. All problems are found in one pass, each with file, line, key, value and what is allowed. Secrets are of a type that does not print.
 
 pub mod datasets;
+mod graph;
 mod key;
 mod keys;
 mod layers;
@@ -35,8 +36,10 @@ use std::path::{Path, PathBuf};
 
 use layers::{Environment, Layers};
 use openwit_operators::budget::RECALLED_BYTES_MAX;
+use openwit_operators::{dead_letter, dedup_window, wal_commit};
 use table::{RawConfig, Section, Table};
 
+pub use graph::Graph;
 pub use keys::*;
 pub use librdkafka::Properties;
 pub use problem::{Place, Problem, Problems, Severity};
@@ -124,16 +127,6 @@ impl Config {
         print::effective(&table(), &raw)
     }
 
-    /// This process reads a source.
-    pub fn has_ingest(&self) -> bool {
-        matches!(self.graph, Graph::Standalone | Graph::Ingest)
-    }
-
-    /// This process writes files.
-    pub fn has_storage(&self) -> bool {
-        matches!(self.graph, Graph::Standalone | Graph::Storage)
-    }
-
     fn is_high_performance(&self) -> bool {
         self.ingestion.kafka.consumer_type == ConsumerType::HighPerformance
     }
@@ -202,7 +195,7 @@ impl Config {
         let mut parts = Vec::new();
         if self.has_ingest() {
             let kafka = &self.ingestion.kafka;
-            let dedup_bytes = if self.processing.dedup_enabled { self.processing.dedup_max_bytes } else { 0 };
+            let dedup_bytes = if self.has_operator(dedup_window::NAME) { self.processing.dedup_max_bytes } else { 0 };
             let read_ahead_keys = &[
                 "ingestion.kafka.prefetch_bytes_max",
                 "ingestion.kafka.fetch_max_bytes",
@@ -256,13 +249,15 @@ impl Config {
     fn directories(&self) -> Vec<(&'static str, PathBuf)> {
         let (wal, store) = (&self.processing.wal, &self.storage.object_store);
         let mut used = Vec::new();
-        if self.has_ingest() {
+        if self.has_operator(wal_commit::NAME) {
             if wal.enabled {
                 used.push(("processing.wal.directory", wal.directory.clone()));
             }
             if wal.long_term.enabled && wal.long_term.object_store.scheme == LongTermScheme::Fs {
                 used.push(("processing.wal.long_term.directory", wal.long_term.directory.clone()));
             }
+        }
+        if self.has_operator(dead_letter::NAME) {
             let dead_letter = self.ingestion.kafka.dead_letter.directory.clone();
             used.extend(dead_letter.map(|directory| ("ingestion.kafka.dead_letter.directory", directory)));
         }

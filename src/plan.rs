@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openwit_graphs::ingest::{self, CommitMode};
-use openwit_graphs::process::{IngestPlan, Plan, ReplayPlan, StoragePlan};
+use openwit_graphs::dataflow::{CommitMode, Settings};
+use openwit_graphs::process::{GraphPlan, Plan, StoragePlan};
 use openwit_graphs::reload::{QuotaReload, TokenReload};
-use openwit_graphs::{catalog, replay, storage};
+use openwit_graphs::wiring::{self, Description, Flaw, Wiring};
+use openwit_graphs::{catalog, shipped, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::dataset::Schema;
@@ -60,41 +61,58 @@ const DELIVERY_BYTES_MAX: usize = 8 << 20;
 /// The plan of `config`; `positions` is where the source shows how far it is.
 pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Status>) -> Result<Plan, String> {
     let workers = changes.workers.unwrap_or(config.workers());
-    Ok(Plan {
-        workers,
-        catalog: catalog_location(config),
-        message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
-        ingest: if config.has_ingest() { Some(ingest_plan(config, changes, workers, positions)?) } else { None },
-        replay: None,
-        storage: if config.has_storage() { Some(storage_plan(config, workers)?) } else { None },
-    })
+    let description = config.description();
+    let wiring = (!description.stages.is_empty()).then(|| wire(&description)).transpose()?;
+    let graph = wiring.map(|wiring| {
+        let source = wiring.has(kafka_source::NAME).then(|| source(config, changes, workers, positions)).transpose()?;
+        let files = Files::read(config)?;
+        graph_plan(config, wiring, workers, files, Origin { source, frames: None })
+    });
+    process_plan(config, workers, graph.transpose()?, description.storage)
 }
 
 /// The plan of `config` with the frames of a log in the place of Kafka.
 pub fn replay_plan(config: &Config, workers: Option<usize>, frames: frame_source::Config) -> Result<Plan, String> {
     let workers = workers.unwrap_or(config.workers());
-    let replay = ReplayPlan {
-        graph: replay::Config { encode: encode_limits(config), sink: sink(config, workers) },
-        frames,
-        in_flight_bytes_max: config.processing.buffer.max_size_bytes as usize,
-        in_flight_messages_max: config.messages_in_flight_max(),
-        // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
-        wal: wal_commit::Config {
-            directory: replay_directory(config),
-            keys_retention_ms: 0,
-            retention_ms: 0,
-            long_term: None,
-            ..wal(config)
-        },
+    let description = shipped::replay(config.has_storage());
+    let wiring = wire(&description)?;
+    let graph = graph_plan(config, wiring, workers, Files::default(), Origin { source: None, frames: Some(frames) })?;
+    // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
+    let wal = wal_commit::Config {
+        directory: replay_directory(config),
+        keys_retention_ms: 0,
+        retention_ms: 0,
+        long_term: None,
+        ..graph.wal
     };
+    process_plan(config, workers, Some(GraphPlan { wal, ..graph }), description.storage)
+}
+
+fn process_plan(config: &Config, workers: usize, graph: Option<GraphPlan>, storage: bool) -> Result<Plan, String> {
+    let knows_catalog = storage || graph.as_ref().is_some_and(|graph| graph.wiring.has(flight_sink::NAME));
     Ok(Plan {
         workers,
-        catalog: catalog_location(config),
+        catalog: knows_catalog.then(|| catalog_location(config)),
         message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
-        ingest: None,
-        replay: Some(replay),
-        storage: if config.has_storage() { Some(storage_plan(config, workers)?) } else { None },
+        graph,
+        storage: storage.then(|| storage_plan(config, workers)).transpose()?,
     })
+}
+
+/// The wiring of a graph, or everything that is wrong with it, a line each.
+pub fn wire(description: &Description) -> Result<Arc<Wiring>, String> {
+    let told = |flaws: Vec<Flaw>| {
+        let of = |stage: usize| format!("graph.stages[{stage}]");
+        let lines = flaws.into_iter().map(|flaw| format!("{}: {}", flaw.stage.map_or("graph".to_owned(), of), flaw.message));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    wiring::check(description).map(Arc::new).map_err(told)
+}
+
+/// Where a graph reads from, as far as that needs settings.
+struct Origin {
+    source: Option<kafka_source::Config>,
+    frames: Option<frame_source::Config>,
 }
 
 /// Where a replay keeps its own log: beside that of `run`, which may be in use.
@@ -143,38 +161,40 @@ pub fn topics(config: &Config) -> Result<TopicPatterns, String> {
     TopicPatterns::new(&kafka.topics, &kafka.exclude_topics).map_err(|error| format!("ingestion.kafka.topics: {error}"))
 }
 
-fn ingest_plan(
-    config: &Config,
-    changes: &Changes,
-    workers: usize,
-    positions: Arc<kafka_source::Status>,
-) -> Result<IngestPlan, String> {
-    let (processing, kafka) = (&config.processing, &config.ingestion.kafka);
-    let Files { tokens, quotas, schemas } = Files::read(config)?;
-    let graph = ingest::Config {
-        source: source(config, changes, workers, positions)?,
+fn graph_plan(config: &Config, wiring: Arc<Wiring>, workers: usize, files: Files, origin: Origin) -> Result<GraphPlan, String> {
+    let Files { tokens, quotas, schemas } = files;
+    let settings = Settings {
+        source: origin.source,
+        frames: origin.frames,
         normalize: normalize_config(config, tokens.as_ref(), schemas)?,
-        dedup: processing.dedup_enabled.then_some(dedup(config)),
+        dedup: dedup(config),
         encode: encode_limits(config),
         sink: sink(config, workers),
-        commit_mode: match kafka.commit_strategy.mode {
-            CommitKey::AfterWal => CommitMode::AfterWal,
-            CommitKey::AfterPublish => CommitMode::AfterPublish,
-        },
+        commit_mode: commit_mode(config),
     };
-    Ok(IngestPlan {
-        graph,
-        in_flight_bytes_max: processing.buffer.max_size_bytes as usize,
+    Ok(GraphPlan {
+        wal: wal(config, wiring.has(dedup_window::NAME)),
+        wiring,
+        settings,
+        in_flight_bytes_max: config.processing.buffer.max_size_bytes as usize,
         in_flight_messages_max: config.messages_in_flight_max(),
-        memory_bytes_max: processing.buffer.max_buffer_memory,
-        wal: wal(config),
+        memory_bytes_max: config.processing.buffer.max_buffer_memory,
         dead_letter: dead_letter(config),
         tokens,
         quotas,
     })
 }
 
+/// When offsets of `config` are committed.
+pub fn commit_mode(config: &Config) -> CommitMode {
+    match config.ingestion.kafka.commit_strategy.mode {
+        CommitKey::AfterWal => CommitMode::AfterWal,
+        CommitKey::AfterPublish => CommitMode::AfterPublish,
+    }
+}
+
 /// What the files say that a configuration names.
+#[derive(Default)]
 struct Files {
     tokens: Option<TokenReload>,
     quotas: Option<QuotaReload>,
@@ -282,7 +302,7 @@ fn source(
         until_end: changes.until_end,
         commit_resumed: kafka.commit_strategy.mode == CommitKey::AfterWal,
         revoke_wait: Duration::from_millis(kafka.consumer.revoke_wait_ms),
-        warm_up: (processing.dedup_enabled && processing.dedup_warm_up)
+        warm_up: (config.has_operator(dedup_window::NAME) && processing.dedup_warm_up)
             .then(|| warm_up::Config { reach_ms: dedup(config).reach_ms(), messages_max: dedup(config).keys_max() }),
         pool: ArenaPool::new(config.arenas_kept_max(), limits.bytes_max, kafka.preallocate_buffers),
     };
@@ -388,7 +408,7 @@ fn format(format: Format) -> normalize::Format {
     }
 }
 
-fn wal(config: &Config) -> wal_commit::Config {
+fn wal(config: &Config, dedups: bool) -> wal_commit::Config {
     let (processing, wal) = (&config.processing, &config.processing.wal);
     wal_commit::Config {
         directory: wal.directory.clone(),
@@ -398,7 +418,7 @@ fn wal(config: &Config) -> wal_commit::Config {
             true => wal_commit::Sync::OnWrite,
             false => wal_commit::Sync::Every(Duration::from_millis(wal.sync_interval_ms)),
         },
-        keys_retention_ms: if processing.dedup_enabled { processing.dedup_window_seconds * 1_000 } else { 0 },
+        keys_retention_ms: if dedups { processing.dedup_window_seconds * 1_000 } else { 0 },
         keys_bytes_max: wal.dedup_keys_bytes_max,
         retention_ms: config.wal_cleanup.retention_seconds * 1_000,
         long_term: wal.long_term.enabled.then(|| long_term(config)),

@@ -23,7 +23,7 @@ use crate::kafka_source::topics::Glob;
 use crate::otlp::wire::{Fields, Value, fields};
 
 use super::failure::Checked;
-use super::write::{close, open, put_value};
+use crate::otlp::write::{close, open, put_value};
 
 mod level;
 mod value;

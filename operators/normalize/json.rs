@@ -23,7 +23,7 @@ use crate::otlp::wire::{Value, fields};
 
 use super::failure::{Checked, Failure, quote};
 use super::json_text::{AnyValue, Held, Hold, Key, Left, failure_of, put_attribute, put_member, put_text_attribute};
-use super::write::put_envelope;
+use crate::otlp::write::put_envelope;
 
 mod logs;
 mod metrics;

@@ -11,7 +11,7 @@ use crate::batch::Reason;
 use crate::otlp::wire::{Value, fields};
 
 use super::failure::{Checked, Failure};
-use super::write::{close, open, put_bytes, put_fixed64, put_header, put_number, varint_len};
+use crate::otlp::write::{close, open, put_bytes, put_fixed64, put_header, put_number, varint_len};
 
 /// The text of a payload, less a byte order mark and the white space around it.
 pub(super) fn text_of(payload: &[u8]) -> Checked<&str> {

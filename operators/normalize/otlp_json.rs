@@ -18,7 +18,7 @@ use crate::batch::{Reason, Signal};
 use super::failure::{Checked, Failure, quote};
 use super::json_text::{Key, Left, failure_of, leave};
 use super::otlp_proto::wrong_signal;
-use super::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number, put_varint};
+use crate::otlp::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number, put_varint};
 
 mod schema;
 

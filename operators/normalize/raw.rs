@@ -5,7 +5,7 @@ use crate::batch::Reason;
 use super::failure::{Checked, Failure};
 use super::json::Options;
 use super::json_text::put_text_attribute;
-use super::write::{put_bytes, put_envelope, put_fixed64, put_header, varint_len};
+use crate::otlp::write::{put_bytes, put_envelope, put_fixed64, put_header, varint_len};
 
 /// Writes `payload` as `LogsData` with one record. Its times are left out where they are 0, unknown.
 pub(super) fn write(payload: &[u8], options: Options<'_>, out: &mut Vec<u8>) -> Checked<()> {

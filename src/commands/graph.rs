@@ -2,17 +2,38 @@
 
 use std::fmt::Write as _;
 
-use super::{Ended, load};
+use openwit_graphs::dataflow::{commit_points, release_points};
+use openwit_graphs::registry::{self, Keeps, OPERATORS, Operator};
+use openwit_graphs::wiring::Wiring;
+use openwit_operators::options::Declared;
+
+use super::{Ended, Failure, load};
 use crate::cli::{GraphArgs, GraphFormat};
 use crate::config::Config;
+use crate::plan::{commit_mode, wire};
 
 /// An edge: from, to, what travels.
-type Edge = (&'static str, &'static str, &'static str);
+struct Edge {
+    from: String,
+    to: String,
+    what: String,
+}
+
+impl Edge {
+    fn new(from: impl Into<String>, to: impl Into<String>, what: impl Into<String>) -> Self {
+        Edge { from: from.into(), to: to.into(), what: what.into() }
+    }
+}
 
 /// Runs the command.
 pub fn run(args: &GraphArgs) -> Ended {
-    let config = load(&args.config)?;
-    let edges = edges(&config);
+    if args.operators {
+        print!("{}", operators());
+        return Ok(());
+    }
+    let Some(arguments) = &args.config else { return Err(Failure::usage("graph needs --config FILE, or --operators")) };
+    let config = load(arguments)?;
+    let edges = edges(&config).map_err(Failure::usage)?;
     let drawn = match args.format {
         GraphFormat::Text => text(&edges),
         GraphFormat::Mermaid => mermaid(&edges),
@@ -23,58 +44,97 @@ pub fn run(args: &GraphArgs) -> Ended {
 }
 
 /// The edges as `openwit_graphs` builds them; those that carry frontiers only say so.
-fn edges(config: &Config) -> Vec<Edge> {
+fn edges(config: &Config) -> Result<Vec<Edge>, String> {
+    let description = config.description();
     let mut edges = Vec::new();
-    if config.has_ingest() {
-        edges.push(("kafka_source", "normalize", "RawBatch"));
-        let logged_from = if config.processing.dedup_enabled {
-            edges.push(("normalize", "dedup_window", "NormalizedBatch"));
-            if config.processing.dedup_warm_up {
-                edges.push(("kafka_source", "recall", "RecalledBatch"));
-                edges.push(("recall", "dedup_window", "Recalled"));
-            }
-            "dedup_window"
-        } else {
-            "normalize"
+    if !description.stages.is_empty() {
+        stages(&*wire(&description)?, config, &mut edges);
+    }
+    if description.storage {
+        if config.has_operator(registry::FLIGHT) {
+            edges.push(Edge::new(name_of(&description.stages, registry::FLIGHT), "flight_source", "Arrow Flight"));
+        }
+        edges.extend([
+            Edge::new("flight_source", "parquet_roll", "Received"),
+            Edge::new("parquet_roll", "object_upload", "ClosedCommit"),
+            Edge::new("object_upload", "catalog_commit", "ClosedCommit"),
+            Edge::new("catalog_commit", "index_trigger", "ClosedCommit"),
+            Edge::new("catalog_commit", "parquet_roll", "committed, refused"),
+            Edge::new("catalog_commit", "flight_source", "published"),
+        ]);
+    }
+    Ok(edges)
+}
+
+fn name_of(stages: &[openwit_graphs::wiring::Stage], operator: &str) -> String {
+    stages.iter().find(|stage| stage.operator == operator).map_or(operator, |stage| &stage.name).to_owned()
+}
+
+fn stages(wiring: &Wiring, config: &Config, edges: &mut Vec<Edge>) {
+    let name = |stage: usize| wiring.stages[stage].stage.name.clone();
+    let find = |operator: &str| wiring.stages.iter().position(|placed| placed.operator.name == operator);
+    for placed in &wiring.stages {
+        for link in &placed.inputs {
+            let kind = placed.takes.map_or("", |kind| kind.name());
+            edges.push(Edge::new(name(link.stage), &placed.stage.name, kind));
+        }
+    }
+    let (source, log) = (wiring.stages.iter().position(|placed| placed.operator.is_source()), find(registry::LOG));
+    if let Some((source, dedup)) = source.zip(find(openwit_operators::dedup_window::NAME))
+        && wiring.stages[source].operator.commits
+        && config.processing.dedup_warm_up
+    {
+        edges.push(Edge::new(name(source), name(dedup), "keys of RecalledBatch"));
+    }
+    if let Some((log, dead_letter)) = log.zip(find(registry::DEAD_LETTER)) {
+        edges.push(Edge::new(name(dead_letter), name(log), "frontier"));
+    }
+    if let Some(source) = source.filter(|_| wiring.commits()) {
+        let points = commit_points(wiring, commit_mode(config));
+        edges.extend(points.into_iter().map(|point| Edge::new(name(point), name(source), "frontier: commit")));
+    }
+    if let Some(log) = log {
+        edges.extend(release_points(wiring).into_iter().map(|point| Edge::new(name(point), name(log), "frontier: published")));
+    }
+}
+
+/// What a graph of stages can be made of.
+fn operators() -> String {
+    let mut text =
+        "Operators of a graph of stages: what they take > what they give, and their options (docs/graphs.md)\n".to_owned();
+    for operator in OPERATORS {
+        let Operator { name, meaning, inputs, outputs, keeps, options, .. } = operator;
+        let takes = inputs.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" | ");
+        let gives =
+            outputs.iter().map(|output| format!("{}: {}", output.name, output.kind.map_or("the same", |kind| kind.name())));
+        let gives = gives.collect::<Vec<_>>().join(", ");
+        let ports = match (takes.is_empty(), gives.is_empty()) {
+            (true, _) => format!("> {gives}"),
+            (false, true) => format!("{takes} >"),
+            (false, false) => format!("{takes} > {gives}"),
         };
-        edges.extend([
-            ("normalize", "dead_letter", "Reject"),
-            (logged_from, "wal_commit", "UniqueBatch"),
-            ("dead_letter", "wal_commit", "frontier"),
-            ("wal_commit", "kafka_source", "frontier: durable"),
-            ("wal_commit", "arrow_encode", "DurableBatch"),
-            ("wal_commit", "wal_replay", "SpilledBatches"),
-            ("wal_replay", "arrow_encode", "DurableBatch"),
-            ("arrow_encode", "flight_sink", "Delivery"),
-            ("flight_sink", "wal_commit", "frontier: published"),
-        ]);
+        let keeps = if *keeps == Keeps::Nothing && outputs.is_empty() { " Keeps nothing." } else { "" };
+        let _ = write!(text, "\n{name}\n  {ports}\n  {meaning}{keeps}\n");
+        for Declared { name, default, meaning, .. } in *options {
+            let default = default.map_or("must be given".to_owned(), |default| {
+                format!("default {}", if default.is_empty() { "none" } else { default })
+            });
+            let _ = writeln!(text, "    {name}: {meaning} ({default})");
+        }
     }
-    if config.has_ingest() && config.has_storage() {
-        edges.push(("flight_sink", "flight_source", "Arrow Flight"));
-    }
-    if config.has_storage() {
-        edges.extend([
-            ("flight_source", "parquet_roll", "Received"),
-            ("parquet_roll", "object_upload", "ClosedCommit"),
-            ("object_upload", "catalog_commit", "ClosedCommit"),
-            ("catalog_commit", "index_trigger", "ClosedCommit"),
-            ("catalog_commit", "parquet_roll", "committed"),
-            ("catalog_commit", "flight_source", "published"),
-        ]);
-    }
-    edges
+    text
 }
 
 fn text(edges: &[Edge]) -> String {
-    let width = edges.iter().map(|(from, _, _)| from.len()).max().unwrap_or(0);
-    edges.iter().fold(String::new(), |mut drawn, (from, to, what)| {
+    let width = edges.iter().map(|edge| edge.from.len()).max().unwrap_or(0);
+    edges.iter().fold(String::new(), |mut drawn, Edge { from, to, what }| {
         let _ = writeln!(drawn, "{from:width$} > {to:width$}  {what}");
         drawn
     })
 }
 
 fn mermaid(edges: &[Edge]) -> String {
-    edges.iter().fold("flowchart LR\n".to_owned(), |mut drawn, (from, to, what)| {
+    edges.iter().fold("flowchart LR\n".to_owned(), |mut drawn, Edge { from, to, what }| {
         let arrow = if what.starts_with("frontier") { "-.->" } else { "-->" };
         let _ = writeln!(drawn, "  {from} {arrow}|{what}| {to}");
         drawn
@@ -83,7 +143,7 @@ fn mermaid(edges: &[Edge]) -> String {
 
 fn dot(edges: &[Edge]) -> String {
     let mut drawn = "digraph openwit_ingest {\n  rankdir=LR;\n  node [shape=box];\n".to_owned();
-    for (from, to, what) in edges {
+    for Edge { from, to, what } in edges {
         let style = if what.starts_with("frontier") { ", style=dashed" } else { "" };
         let _ = writeln!(drawn, "  {from} -> {to} [label=\"{what}\"{style}];");
     }

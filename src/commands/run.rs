@@ -143,9 +143,9 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
         // No tenant can be called so.
         tenants.insert("(others)".to_owned(), by_tenant.others);
     }
-    let tokens = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.as_ref());
+    let tokens = plan.graph.as_ref().and_then(|graph| graph.tokens.as_ref());
     let tokens = tokens.map(|tokens| tokens.store.accepted()).unwrap_or_default();
-    let quotas = plan.ingest.as_ref().and_then(|ingest| ingest.quotas.as_ref());
+    let quotas = plan.graph.as_ref().and_then(|graph| graph.quotas.as_ref());
     let quotas = quotas.map(|reload| reload.quotas.counts()).unwrap_or_default();
     let flows = counters.source.flows.sum();
     Totals {

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use openwit_graphs::wiring::Description;
+
 use super::librdkafka::Properties;
 use super::secret::Secret;
 use super::table::{RawConfig, Table};
@@ -30,8 +32,6 @@ pub struct Key {
     pub status: Status,
     /// True where `null` is a value: nothing given.
     pub optional: bool,
-    /// What a list or map in the place of the value will once mean; empty where it never will.
-    pub collection_not_yet: &'static str,
 }
 
 /// Whether a key has its effect.
@@ -90,6 +90,8 @@ pub enum Kind {
     Secret,
     /// A list of maps, each with the keys of the table.
     Entries(fn() -> Table),
+    /// One of the names of the shipped graphs, or a map of stages.
+    Graph(&'static [&'static str]),
 }
 
 /// The value of a key.
@@ -113,6 +115,8 @@ pub enum Value {
     Map(Properties),
     /// Of `Kind::Entries`.
     Entries(Vec<RawConfig>),
+    /// Of `Kind::Graph`, where stages are given; a name is a text.
+    Graph(Description),
 }
 
 impl Key {
@@ -127,7 +131,6 @@ impl Key {
             too_large: "",
             status: Status::Active,
             optional: false,
-            collection_not_yet: "",
         }
     }
 
@@ -190,6 +193,11 @@ impl Key {
         Self::of(Kind::Entries(table), "[]")
     }
 
+    /// One of the shipped graphs, or stages.
+    pub const fn graph(default: &'static str, names: &'static [&'static str]) -> Self {
+        Self::of(Kind::Graph(names), default)
+    }
+
     /// May be absent, written `null`.
     pub const fn or_null(mut self) -> Self {
         self.optional = true;
@@ -220,12 +228,6 @@ impl Key {
         self
     }
 
-    /// A list or map in the place of the value is understood, but not supported yet.
-    pub const fn collection_not_yet(mut self, what: &'static str) -> Self {
-        self.collection_not_yet = what;
-        self
-    }
-
     /// True where a value must never be shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret)
@@ -244,6 +246,7 @@ impl Key {
             Kind::Path => "a path".to_owned(),
             Kind::Secret => "text".to_owned(),
             Kind::Entries(_) => "a list of maps".to_owned(),
+            Kind::Graph(names) => format!("one of {}, or a map of stages (docs/graphs.md)", names.join(", ")),
         };
         if self.optional { format!("{allowed}, or null") } else { allowed }
     }
@@ -262,6 +265,7 @@ impl Key {
             Kind::Bytes { min, max } => in_range(bytes_number(text), min, max).ok_or_else(refused),
             Kind::Text(rule) if (rule.holds)(text) => Ok(Value::Text(text.to_owned())),
             Kind::Choice { names, not_yet } => choose(text, names, not_yet).unwrap_or_else(|| Err(refused())),
+            Kind::Graph(names) => choose(text, names, &[]).unwrap_or_else(|| Err(refused())),
             Kind::List(rule) => {
                 let items: Vec<String> =
                     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();

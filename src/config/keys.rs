@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use openwit_operators::batch::Signal;
 
+use super::graph::Graph;
 use super::key::{Key, Value};
 use super::librdkafka::{self, Properties};
 use super::rule;
@@ -31,10 +32,9 @@ const SECONDS_MAX: u64 = 31_536_000;
 section! {
     /// The configuration of one process.
     Config {
-        /// The shipped graph to run: `ingest` (Kafka to Flight), `storage` (Flight to Parquet and catalog), or both in one
-        /// process.
-        graph: Graph = Key::choice("standalone", Graph::NAMES)
-            .collection_not_yet("a graph as a list of stages");
+        /// What to run. A shipped graph: `ingest` (Kafka to Flight), `storage` (Flight to Parquet and catalog), or `standalone`, both in
+        /// one process. Or stages of one's own: `{stages: [..], storage: false}` (docs/graphs.md).
+        graph: Graph = Key::graph("standalone", Graph::NAMES);
         /// This process.
         node: Node;
         /// What comes in, and how it is read.
@@ -51,18 +51,6 @@ section! {
         storage: Storage;
         /// The catalog of files and of what they cover.
         metastore: Metastore;
-    }
-}
-
-choices! {
-    /// The shipped graphs.
-    Graph {
-        /// Both others in one process, joined by Flight over loopback.
-        Standalone = "standalone",
-        /// Kafka to Flight.
-        Ingest = "ingest",
-        /// Flight to Parquet and catalog.
-        Storage = "storage",
     }
 }
 

@@ -12,6 +12,8 @@ use super::secret::REDACTED;
 use super::table::{Item, RawConfig, Table, join};
 use super::yaml::{self, Content, Entry, Node};
 
+mod graph;
+
 /// Gives the value of an environment variable.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -161,13 +163,9 @@ impl<'a> Layers<'a> {
             (Content::List(items), Kind::List(_)) => self.list(path, key, items),
             (Content::List(items), Kind::Entries(table)) => self.entries(path, &table(), items),
             (Content::Map(items), Kind::Map(check)) => self.map(path, check, items),
-            (content, _) => {
-                let is_collection = matches!(content, Content::List(_) | Content::Map(_));
-                let message = match key.collection_not_yet {
-                    what if is_collection && !what.is_empty() => format!("not supported yet: {what}; must be {}", key.allowed()),
-                    _ => format!("must be {}", key.allowed()),
-                };
-                let problem = Problem::error(self.place(node.line), path, message);
+            (Content::Map(items), Kind::Graph(_)) => self.graph(path, items, node.line),
+            _ => {
+                let problem = Problem::error(self.place(node.line), path, format!("must be {}", key.allowed()));
                 self.problems.push(problem.with_value(shown(key, node)));
                 None
             }

@@ -1,5 +1,6 @@
 //! Configurations as YAML: the effective one, and the reference of all keys.
 
+use super::graph;
 use super::key::{Key, Kind, Status, Value, bytes_text};
 use super::layers::default_of;
 use super::secret::REDACTED;
@@ -71,7 +72,7 @@ pub(super) fn shown(key: &Key, given: &Value) -> String {
         Value::List(items) => items.join(", "),
         Value::Path(path) => path.display().to_string(),
         Value::Secret(_) => REDACTED.to_owned(),
-        Value::Map(_) | Value::Entries(_) => "as given".to_owned(),
+        Value::Map(_) | Value::Entries(_) | Value::Graph(_) => "as given".to_owned(),
         other => value(key, other, 0).trim().to_owned(),
     }
 }
@@ -98,6 +99,7 @@ fn value(key: &Key, value: &Value, depth: usize) -> String {
             let names = items.iter().map(|(name, _)| name);
             names.map(|name| format!("\n{indent}{}: {}", yaml::scalar(name), scalar(items.shown(name)))).collect()
         }
+        Value::Graph(stages) => graph::to_yaml(stages),
         Value::Entries(entries) if entries.is_empty() => " []".to_owned(),
         Value::Entries(entries) => {
             let Kind::Entries(table) = key.kind else { return " []".to_owned() };

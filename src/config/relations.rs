@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::key::bytes_text;
 use openwit_operators::batch::Signal;
+use openwit_operators::{dead_letter, dedup_window, flight_sink, normalize, wal_commit};
 
 use super::keys::{CommitMode, Config, Format, LongTermScheme, MetastoreType, ObjectStoreScheme, TlsMode};
 use super::layers::default_of;
@@ -37,12 +38,19 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
         relations.formats();
         relations.consumer();
         relations.security();
-        relations.gateway();
         relations.batches();
+    }
+    if config.has_operator(normalize::NAME) {
+        relations.gateway();
+    }
+    if config.has_operator(wal_commit::NAME) {
         relations.log();
         relations.long_term();
+    }
+    if config.has_operator(dead_letter::NAME) {
         relations.dead_letter();
     }
+    relations.graph();
     if config.has_storage() {
         relations.object_store();
         relations.rotation();
@@ -90,10 +98,22 @@ impl Relations<'_> {
         if ingestion.kafka.brokers.is_empty() {
             self.refuse(&["ingestion.kafka.brokers"], "must name at least one broker");
         }
-        if self.config.graph == super::Graph::Ingest && self.config.storage.endpoints.is_empty() {
+    }
+
+    /// Between the stages of the graph and the rest.
+    fn graph(&mut self) {
+        let has_flight = self.config.has_operator(flight_sink::NAME);
+        if has_flight && !self.config.has_storage() && self.config.storage.endpoints.is_empty() {
+            let message = format!(
+                "graph {} delivers to other processes: must name at least one, like http://storage-0:8815 (graph standalone delivers to itself)",
+                self.config.graph.name()
+            );
+            self.refuse(&["storage.endpoints"], message);
+        }
+        if self.config.has_operator(dedup_window::NAME) && !self.config.processing.dedup_enabled {
             self.refuse(
-                &["storage.endpoints"],
-                "graph ingest delivers to other processes: must name at least one, like http://storage-0:8815 (graph standalone delivers to itself)",
+                &["processing.dedup_enabled", "graph"],
+                "a stage of the graph is a dedup_window: leave the stage out instead",
             );
         }
     }

@@ -7,6 +7,26 @@ use super::key::Rule;
 /// Anything but nothing.
 pub(super) const TEXT: Rule = Rule { says: "text that is not empty", holds: |text| !text.is_empty() };
 
+/// Any text.
+pub(super) const ANY: Rule = Rule { says: "text", holds: |_| true };
+
+/// A stage of a graph.
+pub(super) const STAGE: Rule = Rule {
+    says: "1 to 64 of a-z A-Z 0-9 _ -",
+    holds: |text| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    },
+};
+
+/// An output of a stage.
+pub(super) const OUTPUT: Rule = Rule {
+    says: "stage or stage.output",
+    holds: |text| {
+        let (stage, output) = text.split_once('.').unwrap_or((text, "any"));
+        (STAGE.holds)(stage) && (STAGE.holds)(output)
+    },
+};
+
 /// A name that is safe as one part of a path and as a label.
 pub(super) const NAME: Rule = Rule { says: "1 to 128 of a-z A-Z 0-9 . _ - and not begin with a dot", holds: is_name };
 

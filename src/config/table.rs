@@ -104,14 +104,16 @@ impl RawConfig {
 
     /// Puts `directory` in the place of `{data_directory}` in every path.
     pub(super) fn resolve_paths(&mut self, directory: &std::path::Path) {
+        let resolve = |path: &mut PathBuf| {
+            if let Ok(rest) = path.strip_prefix(DATA_DIRECTORY) {
+                *path = directory.join(rest);
+            }
+        };
         for given in self.values.values_mut() {
             match &mut given.value {
-                Value::Path(path) => {
-                    if let Ok(rest) = path.strip_prefix(DATA_DIRECTORY) {
-                        *path = directory.join(rest);
-                    }
-                }
+                Value::Path(path) => resolve(path),
                 Value::Entries(entries) => entries.iter_mut().for_each(|entry| entry.resolve_paths(directory)),
+                Value::Graph(graph) => graph.stages.iter_mut().flat_map(|stage| stage.options.paths_mut()).for_each(resolve),
                 _ => {}
             }
         }

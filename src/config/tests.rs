@@ -136,7 +136,7 @@ ingestion:
 processing:
   wal: [on]
 ";
-    let expected = r#"test.yaml:1: graph: value "standalon": must be one of standalone, ingest, storage
+    let expected = r#"test.yaml:1: graph: value "standalon": must be one of standalone, ingest, storage, or a map of stages (docs/graphs.md)
 test.yaml:3: node.id: value "a/b": must be 1 to 128 of a-z A-Z 0-9 . _ - and not begin with a dot
 test.yaml:7: ingestion.kafka.topcis: unknown key: did you mean ingestion.kafka.topics?
 test.yaml:8: ingestion.kafka.fetch_max_bytes: value "64MB": must be a size like 64MiB, 1KiB to 2147483135
@@ -331,7 +331,6 @@ fn keys_without_effect_yet_accept_only_their_default() {
     assert_eq!(problems(TOPICS, &["ingestion.sources.http.enabled=true"]), expected);
     assert!(parse(TOPICS, &["ingestion.sources={http: {enabled: false}, grpc: {enabled: false}}"]).is_ok());
     for (given, says) in [
-        ("graph=[kafka_source, normalize]", "a graph as a list of stages"),
         ("storage.parquet.compression=SNAPPY", "not supported yet: it is not built in; use one of zstd, none"),
         ("ingestion.kafka.security.sasl.mechanism=GSSAPI", "not supported yet: librdkafka is built without Kerberos"),
     ] {
@@ -591,4 +590,74 @@ proptest! {
         let expected = (min..=max).contains(&number).then_some(Value::Number(number));
         prop_assert_eq!(key.read(&number.to_string()).ok(), expected, "{}", path);
     }
+}
+
+const STAGES: &str = r"
+ingestion:
+  kafka: {brokers: kafka:9092, topics: [v6.qtw.traces.*.*]}
+graph:
+  storage: true
+  stages:
+    - kafka_source
+    - normalize
+    - dead_letter
+    - operator: redact
+      from: normalize
+      options: {attributes: [password, '*.token']}
+    - operator: dedup_window
+      name: window
+    - wal_commit
+    - arrow_encode
+    - flight_sink
+";
+
+#[test]
+fn a_graph_of_stages_is_read_and_printed_as_it_is() {
+    let config = parse(STAGES, &[]).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let description = config.description();
+    let names: Vec<&str> = description.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["kafka_source", "normalize", "dead_letter", "redact", "window", "wal_commit", "arrow_encode", "flight_sink"]
+    );
+    let options = &description.stages[3].options;
+    assert_eq!(
+        (options.list("attributes"), options.text("replacement")),
+        (vec!["password".into(), "*.token".into()], "[redacted]".into())
+    );
+    assert!(config.has_storage() && config.has_ingest() && config.has_source());
+    let again = parse(&config.to_yaml(), &[]).unwrap_or_else(|problems| panic!("{problems}")).config;
+    assert_eq!(again.description(), description);
+}
+
+#[test]
+fn each_mistake_in_a_graph_of_stages_is_told_with_its_line_and_key() {
+    let text = STAGES
+        .replace("- kafka_source\n", "- operator: kafka_source\n      options: {topic: x}\n")
+        .replace("options: {attributes: [password, '*.token']}", "options: {attribute: [a], replacement: 7, remove: maybe}")
+        .replace("      name: window\n", "      nam: window\n");
+    let expected = [
+        "test.yaml:8: graph.stages[0].options.topic: kafka_source has no options: its settings are in a section of their own",
+        "test.yaml:12: graph.stages[3].options.attribute: unknown key: did you mean attributes?",
+        "test.yaml:12: graph.stages[3].options.remove: value \"maybe\": must be true or false",
+        "graph.stages[3].options.attributes: must be given: A list, each text that is not empty",
+        "test.yaml:14: graph.stages[4].nam: unknown key: did you mean name?",
+    ];
+    let found = problems(&text, &[]);
+    expected.iter().for_each(|expected| assert!(found.to_lowercase().contains(&expected.to_lowercase()), "{expected}:\n{found}"));
+    let wired = STAGES.replace("      from: normalize\n", "      from: kafka_source\n");
+    let expected =
+        "test.yaml:11: graph.stages[3].from: value \"kafka_source\": kafka_source gives RawBatch, redact takes NormalizedBatch";
+    let found = problems(&wired, &[]);
+    assert!(found.contains(expected), "{found}");
+}
+
+#[test]
+fn a_graph_of_stages_needs_what_its_stages_need_and_nothing_else() {
+    let found = problems(&STAGES.replace("storage: true", "storage: false"), &[]);
+    assert!(found.contains("storage.endpoints: graph of stages delivers to other processes"), "{found}");
+    let found = problems(STAGES, &["processing.dedup_enabled=false"]);
+    assert!(found.contains("a stage of the graph is a dedup_window"), "{found}");
+    assert!(problems("graph: {storage: false}", &[]).contains("nothing would run"));
+    assert!(problems("graph: {stage: []}", &[]).contains("did you mean graph.stages?"));
 }

@@ -89,7 +89,7 @@ impl Reader {
     }
 
     fn with(config: &Config, clock: TurnClock, budget: Arc<Budget>, quotas: Option<Arc<Quotas>>) -> Self {
-        let planned = plan(config, &Changes::default(), Arc::default()).unwrap().ingest.unwrap();
+        let planned = plan(config, &Changes::default(), Arc::default()).unwrap().graph.unwrap();
         let (clock, stats) = (Arc::new(clock), Arc::new(Stats::default()));
         let health = Health::default();
         let ports = Ports {
@@ -101,8 +101,8 @@ impl Reader {
             stats: stats.clone(),
         };
         // Nobody sleeps: tests look again and again.
-        let handle = consumer::spawn(planned.graph.source.consumer, ports, || {}).unwrap();
-        let normalize = planned.graph.normalize;
+        let handle = consumer::spawn(planned.settings.source.unwrap().consumer, ports, || {}).unwrap();
+        let normalize = planned.settings.normalize;
         let (batches, revoked) = (Vec::new(), Vec::new());
         Reader { handle: Some(handle), budget, clock, stats, health, normalize, batches, revoked, lost: 0 }
     }
@@ -168,7 +168,7 @@ impl Drop for Reader {
 
 /// The budget that a configuration gives.
 fn budget_of(config: &Config) -> Arc<Budget> {
-    let planned = plan(config, &Changes::default(), Arc::default()).unwrap().ingest.unwrap();
+    let planned = plan(config, &Changes::default(), Arc::default()).unwrap().graph.unwrap();
     Budget::new(Load { bytes: planned.in_flight_bytes_max, messages: planned.in_flight_messages_max })
 }
 

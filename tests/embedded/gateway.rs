@@ -120,7 +120,7 @@ fn producers_are_told_apart_by_tokens_that_change_without_a_restart_and_no_token
     setup.set_tokens(&[("old", OLD)]);
     let control = Control::default();
     let plan = plan(&setup.config, &Changes::default(), control.counters.positions.clone()).unwrap();
-    let store = plan.ingest.as_ref().and_then(|ingest| ingest.tokens.as_ref()).unwrap().store.clone();
+    let store = plan.graph.as_ref().and_then(|graph| graph.tokens.as_ref()).unwrap().store.clone();
     let running = control.clone();
     let process = std::thread::spawn(move || process::run(&plan, &running));
     let all_judged = |sent: u64| wait::until("every message is judged", PATIENCE, || judged(&control) == sent);

@@ -151,7 +151,7 @@ fn a_noisy_tenant_at_many_times_its_quota_does_not_slow_another() {
     config.processing.buffer.max_size_messages = 200;
     let control = Control::default();
     let plan = plan(&config, &Changes::default(), control.counters.positions.clone()).unwrap();
-    let accounts = plan.ingest.as_ref().and_then(|ingest| ingest.quotas.as_ref()).unwrap().quotas.clone();
+    let accounts = plan.graph.as_ref().and_then(|graph| graph.quotas.as_ref()).unwrap().quotas.clone();
     let running = control.clone();
     let process = std::thread::spawn(move || process::run(&plan, &running));
     let mut sent = 0;

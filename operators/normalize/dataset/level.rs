@@ -19,7 +19,7 @@ use crate::otlp::wire::{Value, fields};
 
 use super::value::{Judged, Rule, found};
 use crate::normalize::failure::{Checked, Failure, quote};
-use crate::normalize::write::{close, open, put_bytes, put_fixed64, put_number};
+use crate::otlp::write::{close, open, put_bytes, put_fixed64, put_number};
 
 /// The rank of what is of a field only once names are in one form.
 const BY_FORM: u8 = u8::MAX;
@@ -164,7 +164,7 @@ impl Rules {
                     self.rewrite_attribute(index, &best, attribute, number, out)?;
                     index += 1;
                 }
-                (other, value) => crate::normalize::write::put_value(out, other, value),
+                (other, value) => crate::otlp::write::put_value(out, other, value),
             }
         }
         for (rule, best) in self.fields.iter().zip(&best) {

@@ -1,7 +1,7 @@
 //! Plain JSON as a log record.
 
 use crate::normalize::json_text::Held;
-use crate::normalize::write::{close, open, put_bytes, put_fixed64, put_number};
+use crate::otlp::write::{close, open, put_bytes, put_fixed64, put_number};
 
 use super::time::nanos_of;
 use super::{Keys, Options, Record, Slot, anything, id_of, is_text};

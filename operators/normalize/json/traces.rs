@@ -3,7 +3,7 @@
 use crate::batch::Reason;
 use crate::normalize::failure::{Checked, Failure};
 use crate::normalize::json_text::{Held, put_attribute};
-use crate::normalize::write::{close, open, put_bytes, put_fixed64, put_number};
+use crate::otlp::write::{close, open, put_bytes, put_fixed64, put_number};
 
 use super::time::nanos_of;
 use super::{Keys, Record, Slot, id_of, is_text, owned_text};

@@ -363,10 +363,10 @@ fn resources_have_rules_of_their_own_even_in_pieces_or_absent() {
     let resource = |attributes| Resource { attributes, ..Resource::default() }.encode_to_vec();
     let message = |resources: &[Vec<u8>]| {
         let mut group = Vec::new();
-        resources.iter().for_each(|resource| crate::normalize::write::put_bytes(&mut group, 1, resource));
-        crate::normalize::write::put_bytes(&mut group, 2, &[0x12, 0x02, 0x10, 0x09]);
+        resources.iter().for_each(|resource| crate::otlp::write::put_bytes(&mut group, 1, resource));
+        crate::otlp::write::put_bytes(&mut group, 2, &[0x12, 0x02, 0x10, 0x09]);
         let mut payload = Vec::new();
-        crate::normalize::write::put_bytes(&mut payload, 1, &group);
+        crate::otlp::write::put_bytes(&mut payload, 1, &group);
         payload
     };
     let named = resource(vec![text_attribute("service.name", "shop")]);

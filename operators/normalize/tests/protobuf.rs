@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::samples::{Draw, SIGNALS, logs, metrics, prost_decodes, sample, traces};
 use super::*;
 use crate::normalize::otlp_proto::{Rules, check};
-use crate::normalize::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number};
+use crate::otlp::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number};
 
 const RULES: Rules = Rules { depth_max: 64, row_bytes_max: 1 << 30 };
 
@@ -36,7 +36,7 @@ fn nested_body(depth: usize, as_list: bool) -> Vec<u8> {
     let mut reversed: Vec<u8> = Vec::new();
     let wrap = |reversed: &mut Vec<u8>, field: u8| {
         let mut header = vec![field << 3 | 2];
-        crate::normalize::write::put_varint(&mut header, reversed.len() as u64);
+        crate::otlp::write::put_varint(&mut header, reversed.len() as u64);
         reversed.extend(header.iter().rev());
     };
     for _ in 1..depth {

@@ -125,10 +125,12 @@ fn keys() -> Vec<String> {
 
 /// All that the ingest side of a plan is told.
 fn told(plan: &Plan) -> Vec<String> {
-    let ingest = plan.ingest.as_ref().unwrap();
-    let (graph, source) = (&ingest.graph, &ingest.graph.source.consumer);
+    let ingest = plan.graph.as_ref().unwrap();
+    let graph = &ingest.settings;
+    let kafka = graph.source.as_ref().unwrap();
+    let source = &kafka.consumer;
     vec![
-        format!("{} workers, {} consumers, {:?}", plan.workers, graph.source.consumers, graph.commit_mode),
+        format!("{} workers, {} consumers, {:?}", plan.workers, kafka.consumers, graph.commit_mode),
         format!("{:?} {:?} {:?}", source.client, source.topics, source.limits),
         format!("{} {:?} {:?} {:?}", source.poll_records_max, source.reset, source.lost, source.revoke_wait),
         format!("{:?}", source.pool),

@@ -169,7 +169,7 @@ impl World {
         self.check_recovered(&recovery);
         // On this thread: beside the schedule the keeper would have the disk's faults to itself.
         log.save_keys().expect("the disk has no faults yet");
-        let memories = warm_windows(graph::window_config(), workers, &recovery).unwrap();
+        let memories = warm_windows(graph::window_config(), workers, Some(&recovery)).unwrap();
         let health = Health::default();
         let replayed = Arc::new(Replay::new(recovery.frames(), Arc::new(self.lake.covered.clone())));
         let reader = log.reader();

@@ -10,13 +10,13 @@ const FIXED32: u32 = 5;
 
 /// Bytes that `value` takes as a varint.
 #[inline]
-pub(super) fn varint_len(value: u64) -> usize {
+pub(crate) fn varint_len(value: u64) -> usize {
     // One byte for each started group of seven bits.
     (70 - (value | 1).leading_zeros() as usize) / 7
 }
 
 #[inline]
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -31,41 +31,41 @@ fn put_tag(out: &mut Vec<u8>, field: u32, wire_type: u32) {
 
 /// A field of wire type 0.
 #[inline]
-pub(super) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
     put_tag(out, field, VARINT);
     put_varint(out, value);
 }
 
 /// A `fixed64`, `sfixed64` or, by its bits, `double` field.
 #[inline]
-pub(super) fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
     put_tag(out, field, FIXED64);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// A `fixed32` field.
 #[inline]
-pub(super) fn put_fixed32(out: &mut Vec<u8>, field: u32, value: u32) {
+pub(crate) fn put_fixed32(out: &mut Vec<u8>, field: u32, value: u32) {
     put_tag(out, field, FIXED32);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// The start of a string, bytes or message field whose `len` bytes the caller appends.
 #[inline]
-pub(super) fn put_header(out: &mut Vec<u8>, field: u32, len: usize) {
+pub(crate) fn put_header(out: &mut Vec<u8>, field: u32, len: usize) {
     put_tag(out, field, BYTES);
     put_varint(out, len as u64);
 }
 
 /// A string, bytes or ready-made message field.
 #[inline]
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_header(out, field, bytes.len());
     out.extend_from_slice(bytes);
 }
 
 /// A field as it was read.
-pub(super) fn put_value(out: &mut Vec<u8>, field: u32, value: Value<'_>) {
+pub(crate) fn put_value(out: &mut Vec<u8>, field: u32, value: Value<'_>) {
     match value {
         Value::Varint(number) => put_number(out, field, number),
         Value::Fixed64(bits) => put_fixed64(out, field, bits),
@@ -76,14 +76,14 @@ pub(super) fn put_value(out: &mut Vec<u8>, field: u32, value: Value<'_>) {
 
 /// A message whose length is not known yet: where its content starts.
 #[must_use = "a message that was opened must be closed"]
-pub(super) struct Open {
+pub(crate) struct Open {
     content: usize,
 }
 
 /// Starts a message field. Its length is set by `close`, which moves the content if the length needs more than one byte: most do not,
 /// and moving is at memory speed.
 #[inline]
-pub(super) fn open(out: &mut Vec<u8>, field: u32) -> Open {
+pub(crate) fn open(out: &mut Vec<u8>, field: u32) -> Open {
     put_tag(out, field, BYTES);
     out.push(0);
     Open { content: out.len() }
@@ -91,7 +91,7 @@ pub(super) fn open(out: &mut Vec<u8>, field: u32) -> Open {
 
 /// Ends the message that `open` started; all messages opened inside must be closed.
 #[inline]
-pub(super) fn close(out: &mut Vec<u8>, message: Open) {
+pub(crate) fn close(out: &mut Vec<u8>, message: Open) {
     let content = message.content;
     let len = out.len() - content;
     if len < 0x80 {
@@ -112,7 +112,7 @@ pub(super) fn close(out: &mut Vec<u8>, message: Open) {
 /// The levels around a single item, which are alike in all signals; the caller appends the item's `item_len` bytes.
 ///
 /// `resource` is the content of the resource message; it is left out when empty.
-pub(super) fn put_envelope(out: &mut Vec<u8>, resource: &[u8], item_len: usize) {
+pub(crate) fn put_envelope(out: &mut Vec<u8>, resource: &[u8], item_len: usize) {
     let field_len = |len: usize| 1 + varint_len(len as u64) + len;
     let scope = field_len(item_len);
     let resource_field = if resource.is_empty() { 0 } else { field_len(resource.len()) };

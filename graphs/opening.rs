@@ -1,0 +1,230 @@
+//! What the operators of a graph lean on, opened for one start: the log with what it remembers, desks, sources, and what stages open by
+//! themselves. Of what the graph does not have, nothing is opened.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use openwit_operators::budget::{Budget, Load};
+use openwit_operators::catalog_commit::registrar::Registrar;
+use openwit_operators::clock::Clock;
+use openwit_operators::coverage::{OffsetSet, PartitionKey};
+use openwit_operators::epoch::Epoch;
+use openwit_operators::fault::{Fault, Health, chain};
+use openwit_operators::flight_sink::Router;
+use openwit_operators::frame_source::Feed;
+use openwit_operators::kafka_source::consumer;
+use openwit_operators::wal_commit::recovery::Recovery;
+use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
+use openwit_operators::wal_commit::{self, Log, Writer};
+use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize};
+use tracing::info;
+
+use crate::dataflow::{Resources, Settings};
+use crate::memory;
+use crate::process::{Counters, GraphPlan, fault};
+use crate::recovery::{Durable, warm_windows};
+use crate::registry::{self, Means};
+
+/// What a catalog covers.
+pub type Committed = Arc<BTreeMap<PartitionKey, OffsetSet>>;
+
+/// What a start has at hand.
+pub struct Context<'a> {
+    /// Timely workers.
+    pub workers: usize,
+    /// Counters.
+    pub counters: &'a Counters,
+    /// Where faults go.
+    pub health: &'a Health,
+    /// The wall clock.
+    pub clock: &'a Arc<dyn Clock>,
+    /// Where connections live.
+    pub runtime: &'a tokio::runtime::Handle,
+    /// What the catalog covers, and its desk.
+    pub catalog: Option<(Committed, Registrar)>,
+}
+
+impl Context<'_> {
+    fn committed(&self) -> Committed {
+        self.catalog.as_ref().map(|(committed, _)| committed.clone()).unwrap_or_default()
+    }
+}
+
+/// A graph whose operators have what they lean on.
+pub struct OpenedGraph {
+    /// The settings, with the endpoints of storage.
+    pub settings: Settings,
+    /// What was opened.
+    pub resources: Resources,
+    /// The log's writer, where the graph has a log.
+    pub writer: Option<Writer>,
+    /// Threads that end with their last users.
+    pub desks: Vec<JoinHandle<()>>,
+}
+
+/// Opens what the operators of `plan` need.
+pub fn open_graph(plan: &GraphPlan, own_endpoint: Option<String>, context: &Context<'_>) -> Result<OpenedGraph, Fault> {
+    let wiring = &plan.wiring;
+    let mut settings = plan.settings.clone();
+    if wiring.has(registry::FLIGHT) {
+        find_storage(&mut settings.sink, own_endpoint)?;
+    }
+    let run_epoch = Epoch::of(context.clock.now_ms(), 1);
+    // What an earlier run that was killed left in its log is sent first.
+    let log = wiring.has(registry::LOG).then(|| open_log(&plan.wal, run_epoch)).transpose()?;
+    let (log, recovery) = log.unzip();
+    let writer = log.map(|log| start_writer(log, context.health)).transpose()?;
+    let budget = Budget::new(Load { bytes: plan.in_flight_bytes_max, messages: plan.in_flight_messages_max });
+    let mut opening = Opening { plan, context, settings: &settings, budget, resources: Resources::default(), desks: Vec::new() };
+    opening.sources(recovery.as_ref(), run_epoch)?;
+    opening.until_the_log(recovery.as_ref())?;
+    if let Some((writer, recovery)) = writer.as_ref().zip(recovery.as_ref()) {
+        opening.behind_the_log(writer, recovery);
+    }
+    opening.stages_own()?;
+    let Opening { resources, desks, .. } = opening;
+    Ok(OpenedGraph { settings, resources, writer, desks })
+}
+
+struct Opening<'a> {
+    plan: &'a GraphPlan,
+    context: &'a Context<'a>,
+    settings: &'a Settings,
+    budget: Arc<Budget>,
+    resources: Resources,
+    desks: Vec<JoinHandle<()>>,
+}
+
+impl Opening<'_> {
+    fn has(&self, operator: &str) -> bool {
+        self.plan.wiring.has(operator)
+    }
+
+    fn sources(&mut self, recovery: Option<&Recovery>, run_epoch: Epoch) -> Result<(), Fault> {
+        let Context { counters, health, clock, .. } = *self.context;
+        if self.has(kafka_source::NAME) {
+            let watched = memory::watch(self.plan.memory_bytes_max, &self.budget);
+            watched.map_err(|error| fault(format!("starting the memory's thread: {error}")))?;
+            let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
+            self.resources.source = Some(consumer::Ports {
+                health: health.clone(),
+                clock: clock.clone(),
+                covered: Arc::new(Durable::new(recovery, registrar)),
+                budget: self.budget.clone(),
+                quotas: self.plan.quotas.as_ref().map(|reload| reload.quotas.clone()),
+                stats: counters.source.clone(),
+            });
+        }
+        if let Some(frames) = self.settings.frames.clone().filter(|_| self.has(frame_source::NAME)) {
+            let (stats, committed) = (counters.frames.clone(), self.context.committed());
+            let (feed, reader) = Feed::start(frames, Epoch(run_epoch.0 + 1), committed, health.clone(), stats)
+                .map_err(|error| fault(format!("starting the reader of frames: {error}")))?;
+            self.desks.push(reader);
+            self.resources.frames = Some(frame_source::Ports { feed, budget: self.budget.clone(), health: health.clone() });
+        }
+        Ok(())
+    }
+
+    fn until_the_log(&mut self, recovery: Option<&Recovery>) -> Result<(), Fault> {
+        let Context { workers, counters, health, clock, .. } = *self.context;
+        let quotas = self.plan.quotas.as_ref().map(|reload| reload.quotas.clone());
+        self.resources.normalize = Some(normalize::Ports { stats: counters.normalize.clone(), health: health.clone(), quotas });
+        if self.has(dedup_window::NAME) {
+            let memories = warm_windows(self.settings.dedup, workers, recovery).map_err(fault)?;
+            self.resources.dedup = Some(dedup_window::Ports { memories, stats: counters.dedup.clone(), health: health.clone() });
+        }
+        if self.has(registry::DEAD_LETTER) {
+            let opened = dead_letter::open(&self.plan.dead_letter, clock, health.clone(), counters.dead_letter.clone());
+            let (desk, thread) = opened.map_err(fault)?;
+            self.desks.push(thread);
+            self.resources.dead_letter = Some(dead_letter::Ports { desk });
+        }
+        Ok(())
+    }
+
+    fn behind_the_log(&mut self, writer: &Writer, recovery: &Recovery) {
+        let Context { counters, health, .. } = *self.context;
+        // Sinks that the catalog does not speak for are given everything again that the log still has.
+        let committed = match self.plan.wiring.has_other_keepers() {
+            true => Committed::default(),
+            false => self.context.committed(),
+        };
+        let budget = &self.budget;
+        let wal = wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() };
+        let replay = wal_replay::Ports {
+            replay: Arc::new(Replay::new(recovery.frames(), committed)),
+            reader: writer.reader(),
+            budget: budget.clone(),
+            health: health.clone(),
+            stats: counters.backlog.clone(),
+        };
+        let router = Arc::new(Router::new(&self.settings.sink.endpoints, self.settings.sink.failover));
+        self.resources.wal = Some((wal, replay));
+        self.resources.encode = Some(arrow_encode::Ports { route: router.clone(), health: health.clone() });
+        self.resources.sink = Some(flight_sink::Ports {
+            runtime: self.context.runtime.clone(),
+            router,
+            reader: writer.reader(),
+            limits: self.settings.encode,
+            health: health.clone(),
+            stats: counters.sink.clone(),
+        });
+    }
+
+    fn stages_own(&mut self) -> Result<(), Fault> {
+        let Context { workers, health, clock, .. } = *self.context;
+        let means = Means { health, clock, budget: &self.budget, workers, settings: self.settings };
+        for placed in &self.plan.wiring.stages {
+            let Some(open) = placed.operator.open else { continue };
+            let opened = open(&placed.stage, &means).map_err(|message| Fault {
+                stage: placed.operator.name,
+                message: format!("stage {}: {message}", placed.stage.name),
+                is_curable: false,
+            })?;
+            self.resources.opened.insert(placed.stage.name.clone(), opened);
+        }
+        Ok(())
+    }
+}
+
+fn find_storage(sink: &mut flight_sink::Config, own_endpoint: Option<String>) -> Result<(), Fault> {
+    if sink.endpoints.is_empty() {
+        sink.endpoints.extend(own_endpoint);
+    }
+    let has_any = !sink.endpoints.is_empty();
+    has_any.then_some(()).ok_or_else(|| fault("no storage: name storage.endpoints, or run the storage graph in this process"))
+}
+
+fn open_log(config: &wal_commit::Config, run_epoch: Epoch) -> Result<(Log, Recovery), Fault> {
+    let opened = Log::open(config.clone(), run_epoch);
+    let (log, recovery) = opened.map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
+    report_recovery(&recovery.report, &config.directory);
+    Ok((log, recovery))
+}
+
+fn start_writer(log: Log, health: &Health) -> Result<Writer, Fault> {
+    Writer::spawn(log, health.clone()).map_err(|error| fault(format!("starting the log's writer: {}", chain(&error))))
+}
+
+fn report_recovery(report: &wal_commit::recovery::Report, directory: &PathBuf) {
+    if report.frames > 0 || report.torn.is_some() {
+        info!(
+            ?directory,
+            frames = report.frames,
+            records = report.records,
+            torn = report.torn.is_some(),
+            "write-ahead log recovered"
+        );
+    }
+    if report.is_loss() {
+        let (regions, records) = report.lost();
+        tracing::error!(
+            ?directory,
+            regions,
+            records,
+            "the write-ahead log is damaged; see `openwit-ingest wal verify`, the rest is used"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! The operators that a graph can name, a line or a few each.
+//!
+//! How to add one: docs/adding-an-operator.md.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use openwit_operators::batch::UniqueBatch;
+use openwit_operators::budget::Budget;
+use openwit_operators::clock::Clock;
+use openwit_operators::dedup_window::dedup_window;
+use openwit_operators::fault::Health;
+use openwit_operators::options::{Declared, Options};
+use openwit_operators::recall::recall;
+use openwit_operators::redact::Redact;
+use openwit_operators::transform::{Transform, transform};
+use openwit_operators::wal_commit::{self, replay::wal_replay, wal_commit};
+use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize};
+use timely::dataflow::operators::Concat;
+use timely::dataflow::operators::generic::operator::empty;
+
+use crate::dataflow::{Built, Settings, Site, frontier_only, mapped};
+use crate::edge::{Edge, Kind, Travels};
+use crate::wiring::Stage;
+
+/// The operator of the log.
+pub const LOG: &str = wal_commit::NAME;
+/// The operator of the dead letter.
+pub const DEAD_LETTER: &str = dead_letter::NAME;
+/// The operator that hands over to storage nodes.
+pub const FLIGHT: &str = flight_sink::NAME;
+
+/// What it means that a stage has done with an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// That it has passed on or shown it.
+    Nothing,
+    /// That it has kept it where a crash does not reach it.
+    Durable,
+}
+
+/// An output of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub name: &'static str,
+    /// What comes out; `None`: the type that goes in.
+    pub kind: Option<Kind>,
+}
+
+/// What a stage may need to open something that its operators on all workers share.
+pub struct Means<'a> {
+    /// Where faults go.
+    pub health: &'a Health,
+    /// The wall clock.
+    pub clock: &'a Arc<dyn Clock>,
+    /// The memory budget of the process.
+    pub budget: &'a Arc<Budget>,
+    /// Workers of this process.
+    pub workers: usize,
+    /// The settings of the other operators.
+    pub settings: &'a Settings,
+}
+
+type Open = fn(&Stage, &Means<'_>) -> Result<Arc<dyn Any + Send + Sync>, String>;
+
+/// An operator that a graph can name.
+pub struct Operator {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, as a sentence.
+    pub meaning: &'static str,
+    /// What may go into it; nothing into a source.
+    pub inputs: &'static [Kind],
+    /// What comes out of it, the main output first; nothing out of a sink.
+    pub outputs: &'static [Output],
+    /// What its progress means.
+    pub keeps: Keeps,
+    /// A process has one of it: it has a section of the configuration to itself.
+    pub is_single: bool,
+    /// A source whose offsets are committed.
+    pub commits: bool,
+    /// What it can be told where a graph names it.
+    pub options: &'static [Declared],
+    /// Says what is wrong with its options beyond the type of each.
+    pub check: fn(&Options) -> Result<(), String>,
+    /// Opens what its instances on all workers share, once for each start.
+    pub open: Option<Open>,
+    /// Builds it on one worker.
+    pub build: for<'a, 's> fn(&mut Site<'a, 's>) -> Built<'s>,
+}
+
+impl Operator {
+    /// True if nothing goes into it.
+    pub fn is_source(&self) -> bool {
+        self.inputs.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The operator of this name.
+pub fn find(name: &str) -> Option<&'static Operator> {
+    OPERATORS.iter().find(|operator| operator.name == name)
+}
+
+const fn output(name: &'static str, kind: Kind) -> Output {
+    Output { name, kind: Some(kind) }
+}
+
+/// An operator to begin with: one of many, no options, nothing kept.
+const fn operator(
+    name: &'static str,
+    meaning: &'static str,
+    inputs: &'static [Kind],
+    outputs: &'static [Output],
+    build: for<'a, 's> fn(&mut Site<'a, 's>) -> Built<'s>,
+) -> Operator {
+    let (keeps, is_single, commits, options, open) = (Keeps::Nothing, false, false, &[], None);
+    Operator { name, meaning, inputs, outputs, keeps, is_single, commits, options, check: |_| Ok(()), open, build }
+}
+
+/// An operator that changes batches one by one.
+const fn changing<T: Transform<Batch: Travels>>(inputs: &'static [Kind], outputs: &'static [Output]) -> Operator {
+    fn build<'s, T: Transform<Batch: Travels>>(site: &mut Site<'_, 's>) -> Built<'s> {
+        let core = T::new(&site.stage.options).expect("its options were checked");
+        Built::outputs([T::Batch::edge(transform(core, site.input()))])
+    }
+    Operator {
+        options: T::OPTIONS,
+        check: |options| T::new(options).map(drop),
+        ..operator(T::NAME, T::MEANING, inputs, outputs, build::<T>)
+    }
+}
+
+/// All operators, in the order in which data passes them.
+pub static OPERATORS: &[Operator] = &[
+    Operator {
+        is_single: true,
+        commits: true,
+        ..operator(
+            kafka_source::NAME,
+            "Reads Kafka topics (ingestion.kafka) and commits their offsets.",
+            &[],
+            &[output("raw", Kind::Raw)],
+            |site| {
+                let commit = site.commit();
+                let config = site.settings.source.clone().expect("made where the graph has this source");
+                let read = kafka_source::kafka_source(site.scope, config, site.ports(|ports| &ports.source), commit);
+                site.leave_recalled(read.recalled);
+                Built::outputs([Edge::Raw(read.raw)])
+            },
+        )
+    },
+    Operator {
+        is_single: true,
+        ..operator(
+            frame_source::NAME,
+            "Reads the frames of a log, in a replay.",
+            &[],
+            &[output("unique", Kind::Unique)],
+            |site| Built::outputs([Edge::Unique(frame_source::frame_source(site.scope, site.ports(|ports| &ports.frames)))]),
+        )
+    },
+    Operator {
+        is_single: true,
+        ..operator(
+            normalize::NAME,
+            "Validates messages and makes OTLP protobuf of them; those that fail go to its output rejects.",
+            &[Kind::Raw],
+            &[output("normalized", Kind::Normalized), output("rejects", Kind::Reject)],
+            |site| {
+                let normalized =
+                    normalize::normalize(site.input(), site.settings.normalize.clone(), site.ports(|ports| &ports.normalize));
+                Built::outputs([Edge::Normalized(normalized.normalized), Edge::Reject(normalized.rejects)])
+            },
+        )
+    },
+    Operator {
+        is_single: true,
+        ..operator(
+            dedup_window::NAME,
+            "Drops messages whose id or payload was seen within the window (processing.dedup_*).",
+            &[Kind::Normalized],
+            &[output("unique", Kind::Unique)],
+            |site| {
+                let normalized = site.input();
+                let recalled = match site.recalled() {
+                    Some(recalled) => recall(recalled, site.settings.normalize.clone()),
+                    None => empty(site.scope),
+                };
+                Built::outputs([Edge::Unique(dedup_window(
+                    normalized,
+                    recalled,
+                    site.settings.dedup,
+                    site.ports(|ports| &ports.dedup),
+                ))])
+            },
+        )
+    },
+    changing::<Redact>(&[Kind::Normalized], &[output("normalized", Kind::Normalized)]),
+    Operator {
+        is_single: true,
+        keeps: Keeps::Durable,
+        ..operator(
+            dead_letter::NAME,
+            "Keeps rejected messages where a person finds them (ingestion.kafka.dead_letter).",
+            &[Kind::Reject],
+            &[],
+            |site| Built::sink(dead_letter::dead_letter(site.input(), site.ports(|ports| &ports.dead_letter))),
+        )
+    },
+    Operator {
+        is_single: true,
+        keeps: Keeps::Durable,
+        ..operator(
+            wal_commit::NAME,
+            "Makes messages durable in the write-ahead log (processing.wal), and reads back what lies there alone.",
+            &[Kind::Unique, Kind::Normalized],
+            &[output("durable", Kind::Durable)],
+            |site| {
+                let unique = unique(site.edge());
+                // What is in a log already has no rejects left: nothing waits for a dead letter.
+                let dead_letter = site.dead_letter().unwrap_or_else(|| frontier_only(unique.clone()));
+                let published = site.published();
+                let (wal, replay) = site.ports(|ports| &ports.wal);
+                let logged = wal_commit(unique, wal_commit::Frontiers { dead_letter, published }, wal);
+                let replayed = wal_replay(logged.spilled.clone(), replay);
+                // Of an epoch some batches may stay in memory and others not: it is durable when both streams have passed it, and they
+                // pass it together.
+                Built { outputs: vec![Edge::Durable(logged.durable.concat(replayed))], done: Some(frontier_only(logged.spilled)) }
+            },
+        )
+    },
+    Operator {
+        is_single: true,
+        ..operator(
+            arrow_encode::NAME,
+            "Makes Arrow record batches of messages (pipeline).",
+            &[Kind::Durable],
+            &[output("deliveries", Kind::Delivery)],
+            |site| {
+                let encoded = arrow_encode::arrow_encode(site.input(), site.settings.encode, site.ports(|ports| &ports.encode));
+                Built::outputs([Edge::Delivery(encoded)])
+            },
+        )
+    },
+    Operator {
+        is_single: true,
+        keeps: Keeps::Durable,
+        ..operator(
+            flight_sink::NAME,
+            "Hands rows over to storage nodes by Arrow Flight (storage.endpoints), and learns when they are published.",
+            &[Kind::Delivery],
+            &[],
+            |site| {
+                let ports = site.ports(|ports| &ports.sink);
+                Built::sink(flight_sink::flight_sink(site.input(), site.settings.sink.clone(), ports))
+            },
+        )
+    },
+];
+
+/// Messages of any of the types that hold normalized ones.
+fn unique(edge: Edge<'_>) -> crate::edge::Flow<'_, UniqueBatch> {
+    match edge {
+        Edge::Unique(unique) => unique,
+        Edge::Normalized(normalized) => mapped(normalized, "no_dedup", UniqueBatch),
+        Edge::Durable(durable) => mapped(durable, "as_unique", |durable| UniqueBatch(durable.batch)),
+        Edge::Raw(_) | Edge::Reject(_) | Edge::Delivery(_) => panic!("wired with what holds no normalized messages"),
+    }
+}
