@@ -88,7 +88,7 @@ fn everything_that_is_wrong_is_told_at_once() {
 
 #[test]
 fn a_graph_without_a_source_or_with_an_input_for_one_is_refused() {
-    says(&stages(&["normalize"]), &["From: no stage above gives RawBatch"]);
+    says(&stages(&["normalize"]), &["the graph has no source: one of kafka_source", "From: no stage above gives RawBatch"]);
     let description =
         Description { stages: vec![Stage::of("kafka_source").from("normalize"), Stage::of("normalize")], storage: false };
     says(&description, &["is a source: nothing goes into it"]);

@@ -638,10 +638,10 @@ fn each_mistake_in_a_graph_of_stages_is_told_with_its_line_and_key() {
         .replace("      name: window\n", "      nam: window\n");
     let expected = [
         "test.yaml:8: graph.stages[0].options.topic: kafka_source has no options: its settings are in a section of their own",
-        "test.yaml:12: graph.stages[3].options.attribute: unknown key: did you mean attributes?",
-        "test.yaml:12: graph.stages[3].options.remove: value \"maybe\": must be true or false",
+        "test.yaml:13: graph.stages[3].options.attribute: unknown key: did you mean attributes?",
+        "test.yaml:13: graph.stages[3].options.remove: value \"maybe\": must be true or false",
         "graph.stages[3].options.attributes: must be given: A list, each text that is not empty",
-        "test.yaml:14: graph.stages[4].nam: unknown key: did you mean name?",
+        "test.yaml:15: graph.stages[4].nam: unknown key: did you mean name?",
     ];
     let found = problems(&text, &[]);
     expected.iter().for_each(|expected| assert!(found.to_lowercase().contains(&expected.to_lowercase()), "{expected}:\n{found}"));
