@@ -26,6 +26,7 @@ use timely::dataflow::operators::generic::Operator as _;
 use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 
 use crate::edge::{Edge, Flow, Travels};
+use crate::held::Held;
 use crate::registry::{self, Keeps};
 use crate::wiring::{Placed, Stage, Wiring};
 
@@ -77,7 +78,7 @@ pub struct Resources {
     /// Of `flight_sink`.
     pub sink: Option<flight_sink::Ports>,
     /// What stages opened by themselves, by their names.
-    pub opened: BTreeMap<String, Arc<dyn Any + Send + Sync>>,
+    pub opened: BTreeMap<String, Held>,
 }
 
 /// Where an operator is built.
@@ -171,10 +172,8 @@ impl<'s> Site<'_, 's> {
 
     /// What the stage's own `open` has opened.
     pub fn opened<P: Any + Send + Sync>(&self) -> Arc<P> {
-        let opened = self.resources.opened.get(&self.stage.name).cloned();
-        opened
-            .and_then(|opened| opened.downcast().ok())
-            .unwrap_or_else(|| panic!("{}: nothing was opened for it", self.stage.name))
+        let opened = self.resources.opened.get(&self.stage.name);
+        opened.and_then(Held::value).unwrap_or_else(|| panic!("{}: nothing was opened for it", self.stage.name))
     }
 }
 

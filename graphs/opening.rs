@@ -174,11 +174,12 @@ impl Opening<'_> {
     }
 
     fn stages_own(&mut self) -> Result<(), Fault> {
-        let Context { workers, health, clock, .. } = *self.context;
-        let means = Means { health, clock, budget: &self.budget, workers, settings: self.settings };
+        let Context { workers, counters, health, clock, .. } = *self.context;
+        let stats = &counters.stages;
+        let means = Means { health, clock, budget: &self.budget, workers, stats };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
-            let opened = open(&placed.stage, &means).map_err(|message| Fault {
+            let opened = open(placed, &means).map_err(|message| Fault {
                 stage: placed.operator.name,
                 message: format!("stage {}: {message}", placed.stage.name),
                 is_curable: false,

@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::dataflow::{self, Resources, Settings};
+use crate::held::{Held, StageStats};
 use crate::opening::{Committed, Context, open_graph};
 use crate::reload::{QuotaReload, Reloader, TokenReload};
 use crate::wiring::Wiring;
@@ -123,6 +124,8 @@ pub struct Counters {
     pub sink: Arc<flight_sink::Stats>,
     /// Of the catalog.
     pub catalog: Arc<registrar::Stats>,
+    /// Of stages that a graph can have several of.
+    pub stages: Arc<StageStats>,
 }
 
 /// The handle by which a process is stopped and watched.
@@ -426,8 +429,10 @@ fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
     if let Some(server) = server {
         runtime.block_on(async { server.finish(LAST_ACKS_WAIT).await });
     }
+    let held: Vec<Held> = graph.iter().flat_map(|(.., resources)| resources.opened.values().cloned()).collect();
     // The desks end with their last users.
     drop((graph, storage));
+    held.iter().for_each(Held::close);
     if let Some(writer) = writer {
         writer.shutdown();
     }

@@ -56,6 +56,8 @@ pub struct Totals {
     pub resumes: u64,
     /// Milliseconds that partitions were paused, added up.
     pub paused_ms: u64,
+    /// What stages of the graph count that it can have several of.
+    pub stages: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 /// One partition that was paused.
@@ -155,6 +157,8 @@ pub struct Summary {
     pub tokens: BTreeMap<String, u64>,
     /// What each account of tenants and topics was charged, rejected and held back; none where there are no quotas.
     pub quotas: BTreeMap<String, quota::Count>,
+    /// What stages of the graph count that it can have several of, by their names.
+    pub stages: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 impl Summary {
@@ -191,6 +195,7 @@ impl Summary {
             tenants: totals.tenants,
             tokens: totals.tokens,
             quotas: totals.quotas,
+            stages: totals.stages,
         }
     }
 
@@ -238,10 +243,15 @@ impl fmt::Display for Summary {
             let (accepted, rejected) = (grouped(count.accepted), grouped(count.rejected));
             writeln!(f, "tenant {tenant}: {accepted} accepted, {} MB; {rejected} rejected", megabytes(count.accepted_bytes))?;
         }
-        match self.tenants.len().saturating_sub(TENANTS_SHOWN_MAX) {
-            0 => Ok(()),
-            more => writeln!(f, "and {more} tenants more: see --json"),
+        let more = self.tenants.len().saturating_sub(TENANTS_SHOWN_MAX);
+        if more > 0 {
+            writeln!(f, "and {more} tenants more: see --json")?;
         }
+        for (stage, counts) in &self.stages {
+            let counts = counts.iter().map(|(name, count)| format!("{name} {}", grouped(*count)));
+            writeln!(f, "stage {stage}: {}", counts.collect::<Vec<_>>().join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -273,6 +283,7 @@ mod tests {
             pauses: 3,
             resumes: 2,
             paused_ms: 1_200,
+            stages: BTreeMap::from([("copy".to_owned(), BTreeMap::from([("records", 1_000), ("bytes", 7)]))]),
         };
         let before = Usage { cpu_seconds: 1.0, rss_max_bytes: 1 };
         let after = Usage { cpu_seconds: 2.72, rss_max_bytes: 256_000_000 };
@@ -323,6 +334,7 @@ mod tests {
             "rejects_by_reason",
             "tenants",
             "tokens",
+            "stages",
         ];
         promised.sort_unstable();
         assert_eq!(fields, promised);
@@ -338,7 +350,12 @@ mod tests {
             .collect();
         assert!(ends.iter().all(|&end| end == 9), "{table}");
         assert!(table.contains("rows published  1,000,000  in 3 files\n"), "{table}");
-        assert!(table.ends_with("rejected as malformed: 20\ntenant shop: 5 accepted, 2.0 MB; 0 rejected\n"), "{table}");
+        assert!(
+            table.ends_with(
+                "rejected as malformed: 20\ntenant shop: 5 accepted, 2.0 MB; 0 rejected\nstage copy: bytes 7, records 1,000\n"
+            ),
+            "{table}"
+        );
     }
 
     #[test]

@@ -168,6 +168,7 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
         pauses: flows.pauses,
         resumes: flows.resumes,
         paused_ms: flows.paused_ms,
+        stages: counters.stages.counts(),
     }
 }
 
