@@ -17,6 +17,7 @@ pub mod process;
 pub mod recovery;
 pub mod registry;
 pub mod reload;
+pub mod replayed;
 pub mod shipped;
 pub mod storage;
 pub mod wiring;

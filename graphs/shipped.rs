@@ -1,7 +1,7 @@
 //! The graphs that a configuration can name.
 
 use openwit_operators::{
-    arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize, wal_commit,
+    arrow_encode, dead_letter, dedup_window, flight_sink, kafka_source, normalize, wal_commit,
 };
 
 use crate::wiring::{Description, Stage};
@@ -29,13 +29,6 @@ pub fn standalone(dedups: bool) -> Description {
 /// Flight to Parquet and catalog.
 pub fn storage() -> Description {
     Description { stages: Vec::new(), storage: true }
-}
-
-/// The frames of a log to storage nodes, without Kafka. They go through a log of the replay's own: so deliveries can be made again
-/// from it, and the log that is read may be one of another node, in an object store, or go away.
-pub fn replay(storage: bool) -> Description {
-    let stages = [Stage::of(frame_source::NAME)].into_iter().chain(to_storage());
-    Description { stages: stages.collect(), storage }
 }
 
 fn to_storage() -> [Stage; 3] {

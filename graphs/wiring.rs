@@ -96,6 +96,12 @@ pub struct Flaw {
     pub message: String,
 }
 
+/// All flaws, a line each.
+pub fn told(flaws: &[Flaw]) -> String {
+    let place = |flaw: &Flaw| flaw.stage.map_or("graph".to_owned(), |stage| format!("graph.stages[{stage}]"));
+    flaws.iter().map(|flaw| format!("{}: {}", place(flaw), flaw.message)).collect::<Vec<_>>().join("\n")
+}
+
 /// An output of a stage, by positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {

@@ -105,6 +105,11 @@ impl Options {
         self.values.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// Gives an option another value.
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.values.insert(name.to_owned(), value);
+    }
+
     /// All paths among them.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         self.values.values_mut().filter_map(|value| if let Value::Path(path) = value { Some(path) } else { None })

@@ -16,6 +16,10 @@
 //! # Invariants
 //! - A batch accounts for the same offsets when it leaves as when it came.
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/adding-an-operator.md")]
+struct AddingAnOperator;
+
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;

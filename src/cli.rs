@@ -25,7 +25,7 @@ Exit codes:
   0  done
   1  a fault: a broker, disk, store or operator failed; the message names it
   2  wrong arguments or configuration; nothing was started
-  3  an audit found a difference: data missing, doubled or unaccounted for
+  3  an audit or a replay found a difference: data missing, doubled, unaccounted for or not as expected
 
 Environment:
   OPENWIT_LOG  what is logged to stderr: error, warn, info, debug, or per module,
@@ -85,12 +85,17 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
-    /// Send what is in a write-ahead log to storage, without Kafka
+    /// Run a graph on a capture or a log instead of Kafka: to test a change, or to store again what was lost
     ///
-    /// Sends the records of a log, short-term or long-term, through the storage side of a configuration: for restoring what a catalog or
-    /// an object store lost, or for filling another one. Offsets that the catalog covers already are left out, and no offset is committed.
+    /// The graph is that of the configuration, from where the input comes in: a capture of messages as they came runs through all of it, a
+    /// log or a capture of what was found unique through the part behind. No offset is committed.
     ///
-    /// A replay that is broken off can be started again: what it stored is covered by then.
+    /// Without --publish nothing is touched that the graph touches in production: rows go to Parquet files in a folder (--to), or are only
+    /// counted. --expect compares them with those of an earlier replay, --compare runs a second configuration on the same input and
+    /// says which rows differ, and how.
+    ///
+    /// With --publish rows go to the configuration's storage: for restoring what a catalog or an object store lost, or for filling another
+    /// one. Offsets that the catalog covers are left out. Broken off, it can be started again: what it stored is covered by then.
     Replay(ReplayArgs),
     /// List rejected messages, and send them back to Kafka
     DeadLetter(DeadLetterArgs),
@@ -368,31 +373,68 @@ pub struct MigrateArgs {
 Damaged parts of the log are reported and left out; then it ends with 1. It keeps a log of its own beside that of `run`.
 
 Examples:
-  openwit-ingest replay --from data/wal/long --config config/standalone.yaml
-  openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a --config c.yaml")]
+  openwit-ingest replay --from data/capture -c config/ingest.yaml --to golden
+  openwit-ingest replay --from data/capture -c config/ingest.yaml --expect golden
+  openwit-ingest replay --from data/capture -c config/ingest.yaml --compare changed.yaml
+  openwit-ingest replay --from data/wal/long -c config/standalone.yaml --publish
+  openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a -c c.yaml --publish")]
 pub struct ReplayArgs {
-    /// The log's directory, a day of a long-term log, a single segment or copy; or `long-term` for the one of the configuration,
-    /// wherever it is
-    #[arg(long, value_name = "DIR")]
+    /// A capture: its folder or one of its files. Or a log: its directory, a day of a long-term log, a single segment or copy; or
+    /// `long-term` for the one of the configuration, wherever it is
+    #[arg(long, value_name = "PATH")]
     pub from: PathBuf,
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub result: ReplayResult,
     /// Records of this topic only; may be repeated
     #[arg(long = "topic", value_name = "TOPIC")]
     pub topics: Vec<String>,
-    /// Records logged at this time and later: RFC 3339 in UTC or Unix seconds
+    /// Records read or logged at this time and later: RFC 3339 in UTC or Unix seconds
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<u64>,
-    /// Records logged before this time
+    /// Records read or logged before this time
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<u64>,
+    /// As fast as it was recorded, or a multiple: 1, 0.5, 10 [default: as fast as it goes]
+    #[arg(long, value_name = "FACTOR", value_parser = factor)]
+    pub speed: Option<f64>,
     /// Worker threads in this process [default: as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub workers: Option<u64>,
-    /// Print the summary as JSON and show no progress
+    /// Print the result as JSON and show no progress
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where the result of a replay goes, and what it is compared with.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReplayResult {
+    /// Store the rows where the configuration says, rejects too
+    #[arg(long, conflicts_with_all = ["to", "expect", "compare", "replace"])]
+    pub publish: bool,
+    /// Write rows to Parquet files in this folder (`rows/`), rejects beside them (`rejects/`)
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Remove what an earlier replay has left in the folder of --to
+    #[arg(long, requires = "to")]
+    pub replace: bool,
+    /// Compare with what an earlier replay left in this folder; exit code 3 if anything differs
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    pub expect: Option<PathBuf>,
+    /// Run this configuration on the same input, too, and compare; exit code 3 if anything differs
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// Differences of each kind that are listed; all are counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub show: usize,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor > 0.0 && *factor <= 1_000.0);
+    factor.ok_or_else(|| "must be a number above 0, up to 1000".to_owned())
 }
 
 /// Arguments of `wal`.
@@ -529,7 +571,9 @@ mod tests {
             "wal ls d",
             "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",
-            "replay --from d --config c.yaml --topic t --since 2026-11-25T00:00:00Z --until 1790000000 --workers 2 --json",
+            "replay --from d --config c.yaml --topic t --since 2026-11-25T00:00:00Z --until 1790000000 --workers 2 --json --publish",
+            "replay --from d --config c.yaml --to e --replace --expect f --speed 0.5 --show 3",
+            "replay --from d --config c.yaml --compare f.yaml",
             "dead-letter ls --directory d --count",
             "dead-letter ls --directory d --reason malformed --reason empty --since 1790000000 --until 1790000001 --limit 3 --json --payload",
             "dead-letter ls --config c.yaml --set a.b=1 --topic --origin t:3:1000..2000 --origin u --topic-origin v:1",

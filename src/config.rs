@@ -39,7 +39,7 @@ use openwit_operators::budget::RECALLED_BYTES_MAX;
 use openwit_operators::{dead_letter, dedup_window, wal_commit};
 use table::{RawConfig, Section, Table};
 
-pub use graph::Graph;
+pub use graph::{Graph, default_options};
 pub use keys::*;
 pub use librdkafka::Properties;
 pub use problem::{Place, Problem, Problems, Severity};

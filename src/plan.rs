@@ -9,8 +9,9 @@ use std::time::Duration;
 use openwit_graphs::dataflow::{CommitMode, Settings};
 use openwit_graphs::process::{GraphPlan, Plan, StoragePlan};
 use openwit_graphs::reload::{QuotaReload, TokenReload};
-use openwit_graphs::wiring::{self, Description, Flaw, Wiring};
-use openwit_graphs::{catalog, shipped, storage};
+use openwit_graphs::replayed::{ending_in, fed_by};
+use openwit_graphs::wiring::{self, Description, Stage, Wiring};
+use openwit_graphs::{catalog, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::dataset::Schema;
@@ -23,12 +24,13 @@ use openwit_operators::kafka_source::warm_up;
 use openwit_operators::normalize::TenantFrom;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
+use openwit_operators::options;
 use openwit_operators::quota::Quotas;
 use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::Store;
 use openwit_operators::{
-    arrow_encode, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize, parquet_roll,
-    wal_commit,
+    arrow_encode, blackhole, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize,
+    parquet_files, parquet_roll, wal_commit,
 };
 
 use crate::config::datasets;
@@ -36,7 +38,7 @@ use crate::config::quotas::QuotaFile;
 use crate::config::tokens::TokenFile;
 use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, LostOffsets, MessageId,
-    MetastoreType, ObjectStoreScheme, TenantSource, TlsMode, Tombstones,
+    MetastoreType, ObjectStoreScheme, TenantSource, TlsMode, Tombstones, default_options,
 };
 
 /// What a command changes of a configuration's plan.
@@ -71,21 +73,78 @@ pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Sta
     process_plan(config, workers, graph.transpose()?, description.storage)
 }
 
-/// The plan of `config` with the frames of a log in the place of Kafka.
-pub fn replay_plan(config: &Config, workers: Option<usize>, frames: frame_source::Config) -> Result<Plan, String> {
+/// What a replay reads.
+#[derive(Clone)]
+pub enum Input {
+    /// The frames of a log.
+    Log(frame_source::Config),
+    /// A source that a stage describes: of a capture.
+    Stage(Stage),
+}
+
+/// Where the result of a replay goes.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// To the sinks of the graph.
+    Published,
+    /// To Parquet files in `rows/` of this folder, and rejects to `rejects/`; what an earlier replay left there is replaced, or not.
+    Files(PathBuf, bool),
+    /// Nowhere: it is counted.
+    Counted,
+}
+
+/// The folder of a replay's result in which its rows are.
+pub const ROWS: &str = "rows";
+/// The folder of a replay's result in which its rejects are.
+pub const REJECTS: &str = "rejects";
+
+/// The plan of `config` with `input` in the place of its source. No offset is committed, and unless it is to be published nothing
+/// else is touched either that the graph touches in production.
+pub fn replay_plan(config: &Config, workers: Option<usize>, input: Input, output: &Output) -> Result<Plan, String> {
     let workers = workers.unwrap_or(config.workers());
-    let description = shipped::replay(config.has_storage());
+    let (source, frames) = match input {
+        Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames)),
+        Input::Stage(stage) => (stage, None),
+    };
+    let fed = fed_by(&config.description(), source)?;
+    let description = match output {
+        Output::Published => fed,
+        Output::Files(directory, replace) => ending_in(&fed, files_stage(&directory.join(ROWS), *replace))?,
+        Output::Counted => rejects_counted(ending_in(&fed, Stage::of(blackhole::NAME).named("rows"))?),
+    };
     let wiring = wire(&description)?;
-    let graph = graph_plan(config, wiring, workers, Files::default(), Origin { source: None, frames: Some(frames) })?;
+    // What was let in when it came is not charged again.
+    let files = if wiring.has(normalize::NAME) { Files { quotas: None, ..Files::read(config)? } } else { Files::default() };
+    let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames })?;
     // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
-    let wal = wal_commit::Config {
+    graph.wal = wal_commit::Config {
         directory: replay_directory(config),
         keys_retention_ms: 0,
         retention_ms: 0,
         long_term: None,
         ..graph.wal
     };
-    process_plan(config, workers, Some(GraphPlan { wal, ..graph }), description.storage)
+    if let Output::Files(directory, _) = output {
+        graph.dead_letter =
+            dead_letter::Config { file: Some(dead_letter::file::Config::new(directory.join(REJECTS))), kafka: None };
+    }
+    process_plan(config, workers, Some(graph), description.storage)
+}
+
+/// The sink of a replay.
+fn files_stage(directory: &Path, replace: bool) -> Stage {
+    let mut options = default_options(parquet_files::NAME);
+    options.set("directory", options::Value::Path(directory.to_owned()));
+    options.set("replace", options::Value::Bool(replace));
+    Stage::of(parquet_files::NAME).with(options)
+}
+
+/// The graph with counters in the place of its dead letter.
+fn rejects_counted(mut description: Description) -> Description {
+    for stage in description.stages.iter_mut().filter(|stage| stage.operator == dead_letter::NAME) {
+        *stage = Stage { from: stage.from.clone(), ..Stage::of(blackhole::NAME).named("rejects") };
+    }
+    description
 }
 
 fn process_plan(config: &Config, workers: usize, graph: Option<GraphPlan>, storage: bool) -> Result<Plan, String> {
@@ -101,12 +160,7 @@ fn process_plan(config: &Config, workers: usize, graph: Option<GraphPlan>, stora
 
 /// The wiring of a graph, or everything that is wrong with it, a line each.
 pub fn wire(description: &Description) -> Result<Arc<Wiring>, String> {
-    let told = |flaws: Vec<Flaw>| {
-        let of = |stage: usize| format!("graph.stages[{stage}]");
-        let lines = flaws.into_iter().map(|flaw| format!("{}: {}", flaw.stage.map_or("graph".to_owned(), of), flaw.message));
-        lines.collect::<Vec<_>>().join("\n")
-    };
-    wiring::check(description).map(Arc::new).map_err(told)
+    wiring::check(description).map(Arc::new).map_err(|flaws| wiring::told(&flaws))
 }
 
 /// Where a graph reads from, as far as that needs settings.

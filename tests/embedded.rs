@@ -20,6 +20,8 @@ mod failures;
 mod framing;
 #[path = "embedded/gateway.rs"]
 mod gateway;
+#[path = "embedded/graphs.rs"]
+mod graphs;
 #[path = "embedded/pipeline.rs"]
 mod pipeline;
 #[path = "embedded/quotas.rs"]

@@ -22,7 +22,7 @@ fn says(description: &Description, expected: &[&str]) {
 
 #[test]
 fn shipped_graphs_can_be_wired() {
-    for description in [shipped::ingest(true), shipped::ingest(false), shipped::standalone(true), shipped::replay(true)] {
+    for description in [shipped::ingest(true), shipped::ingest(false), shipped::standalone(true)] {
         let wiring = check(&description).unwrap_or_else(|flaws| panic!("{flaws:?}"));
         assert_eq!(wiring.order.len(), description.stages.len());
     }

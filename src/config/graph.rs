@@ -3,11 +3,12 @@
 use openwit_graphs::registry::{self, Operator};
 use openwit_graphs::shipped;
 use openwit_graphs::wiring::{self, Description, Stage};
-use openwit_operators::options::{self, Declared};
+use openwit_operators::options::{self, Declared, Options};
 use openwit_operators::{dedup_window, kafka_source};
 
 use super::Config;
 use super::key::{Key, Value};
+use super::layers::default_of;
 use super::rule;
 use super::table::{Field, Item, Table};
 use super::yaml;
@@ -129,6 +130,13 @@ pub(super) fn options_table(operator: &Operator) -> Table {
         table.add(declared.name.to_owned(), Item::Key(key_of(declared)));
     }
     table
+}
+
+/// The options of an operator as they are where none is given; those that must be given are left out.
+pub fn default_options(operator: &str) -> Options {
+    let table = registry::find(operator).map(options_table).unwrap_or_default();
+    let value = |key: &Key| default_of(key).ok().as_ref().and_then(option_of);
+    table.keys().filter_map(|(name, key)| Some((name.to_owned(), value(key)?))).collect()
 }
 
 fn key_of(declared: &Declared) -> Key {

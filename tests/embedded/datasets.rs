@@ -14,7 +14,7 @@ use openwit_graphs::process::{self, Control};
 use openwit_ingest::config::{Config, Graph, datasets};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Plan};
-use openwit_ingest::plan::{catalog_location, replay_plan};
+use openwit_ingest::plan::{Input, Output, catalog_location, replay_plan};
 use openwit_operators::batch::Signal;
 use openwit_operators::catalog_commit::FileFilter;
 use openwit_operators::frame_source;
@@ -222,7 +222,7 @@ fn a_schema_that_changes_between_the_log_and_the_files_loses_doubles_and_mixes_n
     other.metastore.path = embedded.metastore.path;
     other.processing.wal.directory = embedded.processing.wal.directory;
     let source = Source::find(wal).unwrap();
-    let plan = replay_plan(&other, Some(2), frame_source::Config { source, selection: Selection::default() }).unwrap();
+    let plan = replay_plan(&other, Some(2), Input::Log(frame_source::Config { source, selection: Selection::default() }), &Output::Published).unwrap();
     process::run(&plan, &Control::default()).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(cells(&other.storage.object_store.root, &columns), expected);
 }

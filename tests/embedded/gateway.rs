@@ -12,7 +12,7 @@ use openwit_ingest::commands::audit::{Scope, audit};
 use openwit_ingest::config::{Config, Graph, TenantSource};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::Format;
-use openwit_ingest::plan::{Changes, plan, replay_plan};
+use openwit_ingest::plan::{Changes, Input, Output, plan, replay_plan};
 use openwit_operators::batch::{Reason, Signal};
 use openwit_operators::frame_source;
 use openwit_operators::normalize::TenantCount;
@@ -230,7 +230,7 @@ fn rows_have_the_tenant_their_message_was_accepted_for_after_a_kill_too_and_agai
     other.metastore.path = embedded.metastore.path;
     other.processing.wal.directory = embedded.processing.wal.directory;
     let source = Source::find(&wal).unwrap();
-    let plan = replay_plan(&other, Some(2), frame_source::Config { source, selection: Selection::default() }).unwrap();
+    let plan = replay_plan(&other, Some(2), Input::Log(frame_source::Config { source, selection: Selection::default() }), &Output::Published).unwrap();
     process::run(&plan, &Control::default()).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(owners(&other), expected);
 }

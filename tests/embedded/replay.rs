@@ -8,7 +8,7 @@ use openwit_graphs::process::{self, Control};
 use openwit_ingest::config::Config;
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::Format;
-use openwit_ingest::plan::replay_plan;
+use openwit_ingest::plan::{Input, Output, replay_plan};
 use openwit_operators::batch::Signal;
 use openwit_operators::frame_source;
 use openwit_operators::wal_commit::inspect::Source;
@@ -42,7 +42,7 @@ fn elsewhere(config: &Config, folder: &TempDir) -> Config {
 
 fn replay(config: &Config, from: &Path, selection: Selection, workers: usize) -> Control {
     let (control, source) = (Control::default(), Source::find(from).unwrap());
-    let plan = replay_plan(config, Some(workers), frame_source::Config { source, selection }).unwrap();
+    let plan = replay_plan(config, Some(workers), Input::Log(frame_source::Config { source, selection }), &Output::Published).unwrap();
     let outcome = process::run(&plan, &control).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(outcome.restarts, 0);
     control

@@ -1,0 +1,110 @@
+//! A graph made over for a replay: another source in the place of its own, and a sink of the replay's own in the place of all others.
+
+use std::collections::BTreeSet;
+
+use openwit_operators::capture;
+
+use crate::edge::Kind;
+use crate::registry::{self, Operator};
+use crate::wiring::{self, Description, Link, Stage, Wiring, check};
+
+#[cfg(test)]
+mod tests;
+
+/// The graph with `source` in the place of everything up to the first edge that carries what `source` gives.
+pub fn fed_by(description: &Description, source: Stage) -> Result<Description, String> {
+    let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
+    let operator = registry::find(&source.operator).ok_or_else(|| format!("no such operator: {}", source.operator))?;
+    let kind = operator.outputs.first().and_then(|output| output.kind);
+    let kind = kind.filter(|_| operator.is_source()).ok_or_else(|| format!("{} is no source", operator.name))?;
+    let edge = first_edge(&wiring, kind);
+    let edge = edge.ok_or_else(|| format!("the graph has no edge that carries {kind}, which {} gives", operator.name))?;
+    let mut gone = ancestors(&wiring, edge.stage);
+    // Whoever has lost all of its input goes, too.
+    for position in &wiring.order {
+        let inputs = &wiring.stages[*position].inputs;
+        if !inputs.is_empty() && inputs.iter().all(|link| gone.contains(&link.stage) && *link != edge) {
+            gone.insert(*position);
+        }
+    }
+    let mut stages = vec![source];
+    for position in wiring.order.iter().filter(|position| !gone.contains(position)) {
+        let placed = &wiring.stages[*position];
+        let kept = placed.inputs.iter().filter(|link| **link == edge || !gone.contains(&link.stage));
+        let from = kept.map(|link| if *link == edge { stages[0].name.clone() } else { name_of(&wiring, *link) });
+        let from = from.collect();
+        // Nothing is committed in a replay: nobody has to accept a loss.
+        let accept_loss = placed.stage.accept_loss && operator.commits;
+        stages.push(Stage { from, accept_loss, ..placed.stage.clone() });
+    }
+    Ok(Description { stages, storage: description.storage })
+}
+
+/// The graph without its log, its sinks and its captures: what would go to the log goes to `sink`, and rejects to the dead letter as
+/// before, which the plan puts elsewhere. Nothing of it touches what the graph touches in production.
+pub fn ending_in(description: &Description, sink: Stage) -> Result<Description, String> {
+    let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
+    let ends = wiring.stages.iter().position(|placed| placed.operator.name == registry::LOG);
+    let takes = registry::find(&sink.operator).map_or(&[][..], |operator| operator.inputs);
+    let takes_the_same = |stage: &usize| wiring.stages[*stage].takes.is_some_and(|kind| takes.contains(&kind));
+    let ends = ends.or_else(|| wiring.sinks().find(takes_the_same));
+    let ends =
+        ends.ok_or_else(|| format!("the graph has neither a {} nor a sink for what {} takes", registry::LOG, sink.operator))?;
+    let kept = ancestors(&wiring, ends);
+    let mut stages = Vec::new();
+    for position in wiring.order.iter().filter(|position| kept.contains(position) && **position != ends) {
+        let placed = &wiring.stages[*position];
+        if placed.operator.name != capture::NAME {
+            let from = placed.inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+            stages.push(Stage { from: from.collect(), ..placed.stage.clone() });
+        }
+    }
+    let letters = wiring.stages.iter().filter(|placed| placed.operator.name == registry::DEAD_LETTER);
+    for placed in letters.filter(|placed| placed.inputs.iter().all(|link| kept.contains(&link.stage))) {
+        let from = placed.inputs.iter().map(|link| name_of(&wiring, *link)).collect();
+        stages.push(Stage { from, ..placed.stage.clone() });
+    }
+    let from = wiring.stages[ends].inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+    stages.push(Stage { from: from.collect(), ..sink });
+    Ok(Description { stages, storage: false })
+}
+
+/// The first edge, in the order in which data passes, that carries `kind`. Where nothing drops duplicates, messages without
+/// duplicates come in where the others go to the log.
+fn first_edge(wiring: &Wiring, kind: Kind) -> Option<Link> {
+    let gives = |stage: usize, output: usize| {
+        let placed = &wiring.stages[stage];
+        placed.gives(&placed.operator.outputs[output]) == Some(kind)
+    };
+    let of_stage = |stage: &usize| (0..wiring.stages[*stage].operator.outputs.len()).map(|output| Link { stage: *stage, output });
+    let mut links = wiring.order.iter().flat_map(|stage| of_stage(stage).collect::<Vec<_>>());
+    let found = links.find(|link| gives(link.stage, link.output));
+    let log = wiring.stage(registry::LOG).filter(|_| kind == Kind::Unique);
+    found.or_else(|| log.and_then(|log| log.inputs.first().copied()))
+}
+
+/// The stage and all that feed it.
+fn ancestors(wiring: &Wiring, of: usize) -> BTreeSet<usize> {
+    let mut found = BTreeSet::from([of]);
+    // Against the order every stage comes before those that feed it.
+    for position in wiring.order.iter().rev() {
+        if found.contains(position) {
+            found.extend(wiring.stages[*position].inputs.iter().map(|link| link.stage));
+        }
+    }
+    found
+}
+
+fn past_captures(wiring: &Wiring, link: Link) -> Link {
+    let placed = &wiring.stages[link.stage];
+    match placed.inputs.first() {
+        Some(above) if placed.operator.name == capture::NAME => past_captures(wiring, *above),
+        _ => link,
+    }
+}
+
+fn name_of(wiring: &Wiring, link: Link) -> String {
+    let placed = &wiring.stages[link.stage];
+    let Operator { outputs, .. } = placed.operator;
+    format!("{}.{}", placed.stage.name, outputs[link.output].name)
+}

@@ -1,0 +1,87 @@
+use openwit_operators::options::{Options, Value};
+
+use super::*;
+use crate::shipped;
+
+/// Each stage with where its input comes from.
+fn drawn(description: &Description) -> Vec<String> {
+    let wiring = check(description).unwrap_or_else(|flaws| panic!("{}", wiring::told(&flaws)));
+    let stages = wiring.stages.iter().map(|placed| {
+        let from: Vec<String> = placed.inputs.iter().map(|link| name_of(&wiring, *link)).collect();
+        format!("{} < {}", placed.stage.name, from.join(", "))
+    });
+    stages.collect()
+}
+
+fn with_captures() -> Description {
+    let mut description = shipped::ingest(true);
+    let folder = |name: &str| -> Options { [("directory".to_owned(), Value::Path(name.into()))].into_iter().collect() };
+    description.stages.insert(1, Stage::of("capture").named("raw").with(folder("raw")));
+    let at = description.stages.iter().position(|stage| stage.operator == "wal_commit").unwrap();
+    description.stages.insert(at, Stage::of("capture").named("unique").with(folder("unique")));
+    description
+}
+
+#[test]
+fn a_capture_of_what_kafka_gave_replaces_kafka() {
+    let fed = fed_by(&shipped::ingest(true), Stage::of("capture_source")).unwrap();
+    let expected = [
+        "capture_source < ",
+        "normalize < capture_source.raw",
+        "dead_letter < normalize.rejects",
+        "dedup_window < normalize.normalized",
+        "wal_commit < dedup_window.unique",
+        "arrow_encode < wal_commit.durable",
+        "flight_sink < arrow_encode.deliveries",
+    ];
+    assert_eq!(drawn(&fed), expected);
+}
+
+#[test]
+fn what_was_found_unique_comes_in_at_the_log() {
+    let expected = [
+        "capture_source_unique < ",
+        "wal_commit < capture_source_unique.unique",
+        "arrow_encode < wal_commit.durable",
+        "flight_sink < arrow_encode.deliveries",
+    ];
+    for dedups in [true, false] {
+        let fed = fed_by(&shipped::ingest(dedups), Stage::of("capture_source_unique")).unwrap();
+        assert_eq!(drawn(&fed), expected);
+    }
+}
+
+#[test]
+fn the_frames_of_a_log_go_through_a_log_of_the_replay() {
+    let fed = fed_by(&shipped::standalone(true), Stage::of("frame_source")).unwrap();
+    let expected = [
+        "frame_source < ",
+        "wal_commit < frame_source.unique",
+        "arrow_encode < wal_commit.durable",
+        "flight_sink < arrow_encode.deliveries",
+    ];
+    assert_eq!(drawn(&fed), expected);
+    assert!(fed.storage);
+}
+
+#[test]
+fn a_replay_into_a_sink_of_its_own_touches_nothing_else() {
+    let fed = fed_by(&with_captures(), Stage::of("capture_source")).unwrap();
+    let ended = ending_in(&fed, Stage::of("blackhole")).unwrap();
+    let expected = [
+        "capture_source < ",
+        "normalize < capture_source.raw",
+        "dedup_window < normalize.normalized",
+        "dead_letter < normalize.rejects",
+        "blackhole < dedup_window.unique",
+    ];
+    assert_eq!(drawn(&ended), expected);
+}
+
+#[test]
+fn a_graph_that_does_not_carry_what_was_captured_is_refused() {
+    let fed = fed_by(&shipped::ingest(true), Stage::of("capture_source_unique")).unwrap();
+    let again = fed_by(&fed, Stage::of("capture_source")).unwrap_err();
+    assert!(again.contains("no edge that carries RawBatch"), "{again}");
+    assert!(fed_by(&fed, Stage::of("normalize")).unwrap_err().contains("is no source"));
+}
