@@ -30,7 +30,6 @@ mod outbox;
 pub mod read;
 pub mod replay;
 pub mod resend;
-mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -52,7 +51,7 @@ use crate::coverage::PartitionKey;
 use crate::desk::{Desk, Envelope};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use told::Told;
+use crate::told::Told;
 
 /// The stage's name in config, metrics and faults.
 pub const NAME: &str = "dead_letter";

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod budget;
+pub mod carried;
 pub mod clock;
 pub mod coverage;
 pub mod dataset;
@@ -17,6 +18,7 @@ pub mod kafka_client;
 pub mod otlp;
 pub mod tenant;
 pub mod tokens;
+mod told;
 
 // The ingest graph, and what stands in for its source in a replay.
 pub mod kafka_source;
@@ -37,3 +39,9 @@ pub mod parquet_roll;
 pub mod object_upload;
 pub mod catalog_commit;
 pub mod index_trigger;
+
+// For graphs that people wire themselves, and for tests by replay: a source, sinks, and the comparison of what they wrote.
+pub mod parquet_files;
+
+#[cfg(test)]
+mod testing;

@@ -241,6 +241,15 @@ fn kind_of(batch: &NormalizedBatch) -> u8 {
     KIND_BATCH + schema + tenants
 }
 
+/// `batch` as the frame that `decode` reads at position 0 of segment 0: for a batch on its way between processes, not to a disk.
+pub fn encode(batch: &NormalizedBatch) -> Result<Vec<u8>, WalError> {
+    let (mut meta, mut frame) = (Vec::new(), AlignedBuffer::default());
+    let prepared = Prepared::new(batch, &mut meta)?;
+    let unsealed = prepared.write(Place { segment: 0, position: 0, epoch: Epoch(0) }, &mut frame);
+    unsealed.seal(0, &mut frame);
+    Ok(frame.bytes().to_vec())
+}
+
 /// The whole frame in `bytes`, which must be found at `position` of segment `segment`. The payloads stay in `bytes`.
 pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, NormalizedBatch), Error> {
     let header = Header::parse(bytes, segment, position)?;
