@@ -42,6 +42,7 @@ pub mod index_trigger;
 
 // For graphs that people wire themselves, and for tests by replay: a source, sinks, and the comparison of what they wrote.
 pub mod parquet_files;
+pub mod compare;
 
 #[cfg(test)]
 mod testing;
