@@ -26,7 +26,6 @@
 pub mod file;
 pub mod kafka;
 pub mod letter;
-mod outbox;
 pub mod read;
 pub mod replay;
 pub mod resend;

@@ -15,6 +15,7 @@ pub mod epoch;
 pub mod fault;
 pub mod flight;
 pub mod kafka_client;
+pub mod kafka_producer;
 pub mod otlp;
 pub mod tenant;
 pub mod tokens;
@@ -43,6 +44,7 @@ pub mod index_trigger;
 // For graphs that people wire themselves, and for tests by replay: a source, sinks, and the comparison of what they wrote.
 pub mod blackhole;
 pub mod stdout_sink;
+pub mod kafka_sink;
 pub mod parquet_files;
 pub mod compare;
 
