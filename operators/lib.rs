@@ -42,6 +42,7 @@ pub mod catalog_commit;
 pub mod index_trigger;
 
 // For graphs that people wire themselves, and for tests by replay: a source, sinks, and the comparison of what they wrote.
+pub mod line_source;
 pub mod blackhole;
 pub mod stdout_sink;
 pub mod kafka_sink;
