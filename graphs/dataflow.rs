@@ -26,7 +26,7 @@ use timely::dataflow::operators::generic::Operator as _;
 use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 
 use crate::edge::{Edge, Flow, Travels};
-use crate::held::Held;
+use crate::held::{Counts, Held, StageStats};
 use crate::registry::{self, Keeps};
 use crate::wiring::{Placed, Stage, Wiring};
 
@@ -56,6 +56,10 @@ pub struct Settings {
     pub sink: flight_sink::Config,
     /// When offsets are committed.
     pub commit_mode: CommitMode,
+    /// The properties of any client of the brokers.
+    pub brokers: BTreeMap<String, String>,
+    /// Length of an epoch in milliseconds.
+    pub epoch_interval_ms: u64,
 }
 
 /// What the operators of one start lean on: of those that the graph has.
@@ -77,6 +81,8 @@ pub struct Resources {
     pub encode: Option<arrow_encode::Ports>,
     /// Of `flight_sink`.
     pub sink: Option<flight_sink::Ports>,
+    /// Counters of stages.
+    pub stats: Arc<StageStats>,
     /// What stages opened by themselves, by their names.
     pub opened: BTreeMap<String, Held>,
 }
@@ -168,6 +174,11 @@ impl<'s> Site<'_, 's> {
     /// What the process opened for this operator.
     pub fn ports<P: Clone>(&self, of: impl Fn(&Resources) -> &Option<P>) -> P {
         of(self.resources).clone().unwrap_or_else(|| panic!("{}: nothing was opened for it", self.stage.name))
+    }
+
+    /// The stage's counters.
+    pub fn stats<S: Counts>(&self) -> Arc<S> {
+        self.resources.stats.of(&self.stage.name)
     }
 
     /// What the stage's own `open` has opened.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 type Shared = Arc<dyn Any + Send + Sync>;
 
@@ -24,17 +25,33 @@ impl Held {
         Held { close: Some(Arc::new(close)), ..self }
     }
 
+    /// The same, with a thread that ends when nobody has it any more.
+    pub fn served_by(self, thread: JoinHandle<()>) -> Self {
+        let thread = Mutex::new(Some(thread));
+        self.closed_by(move || {
+            if let Some(thread) = lock(&thread).take() {
+                // A panic of it has raised a fault already.
+                let _ = thread.join();
+            }
+        })
+    }
+
     /// What was opened, where it is of this type.
     pub fn value<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.value.clone().downcast().ok()
     }
 
-    /// Closes it.
-    pub fn close(&self) {
-        if let Some(close) = &self.close {
+    /// Lets go of it and closes it. Nobody else may have it by then.
+    pub fn close(self) {
+        drop(self.value);
+        if let Some(close) = self.close {
             close();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counters of an operator that a graph can have several of.
@@ -55,13 +72,9 @@ pub struct StageStats {
 }
 
 impl StageStats {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Those of a stage: the same at every start.
     pub fn of<S: Counts>(&self, stage: &str) -> Arc<S> {
-        let mut stages = self.lock();
+        let mut stages = lock(&self.stages);
         if let Some(stats) = stages.get(stage).and_then(|kept| kept.stats.clone().downcast().ok()) {
             return stats;
         }
@@ -73,7 +86,7 @@ impl StageStats {
 
     /// What all of them say now.
     pub fn counts(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
-        let stages = self.lock();
+        let stages = lock(&self.stages);
         stages.iter().map(|(stage, kept)| (stage.clone(), (kept.read)(&kept.stats).into_iter().collect())).collect()
     }
 }

@@ -176,7 +176,9 @@ impl Opening<'_> {
     fn stages_own(&mut self) -> Result<(), Fault> {
         let Context { workers, counters, health, clock, .. } = *self.context;
         let stats = &counters.stages;
-        let means = Means { health, clock, budget: &self.budget, workers, stats };
+        self.resources.stats = stats.clone();
+        let (brokers, epoch_interval_ms) = (&self.settings.brokers, self.settings.epoch_interval_ms);
+        let means = Means { health, clock, budget: &self.budget, workers, stats, brokers, epoch_interval_ms };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
             let opened = open(placed, &means).map_err(|message| Fault {

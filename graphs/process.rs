@@ -432,7 +432,7 @@ fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
     let held: Vec<Held> = graph.iter().flat_map(|(.., resources)| resources.opened.values().cloned()).collect();
     // The desks end with their last users.
     drop((graph, storage));
-    held.iter().for_each(Held::close);
+    held.into_iter().for_each(Held::close);
     if let Some(writer) = writer {
         writer.shutdown();
     }

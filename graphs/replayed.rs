@@ -76,8 +76,8 @@ fn first_edge(wiring: &Wiring, kind: Kind) -> Option<Link> {
         let placed = &wiring.stages[stage];
         placed.gives(&placed.operator.outputs[output]) == Some(kind)
     };
-    let of_stage = |stage: &usize| (0..wiring.stages[*stage].operator.outputs.len()).map(|output| Link { stage: *stage, output });
-    let mut links = wiring.order.iter().flat_map(|stage| of_stage(stage).collect::<Vec<_>>());
+    let outputs = |stage: usize| wiring.stages[stage].operator.outputs.len();
+    let mut links = wiring.order.iter().flat_map(|stage| (0..outputs(*stage)).map(|output| Link { stage: *stage, output }));
     let found = links.find(|link| gives(link.stage, link.output));
     let log = wiring.stage(registry::LOG).filter(|_| kind == Kind::Unique);
     found.or_else(|| log.and_then(|log| log.inputs.first().copied()))

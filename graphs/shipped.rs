@@ -1,8 +1,6 @@
 //! The graphs that a configuration can name.
 
-use openwit_operators::{
-    arrow_encode, dead_letter, dedup_window, flight_sink, kafka_source, normalize, wal_commit,
-};
+use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, kafka_source, normalize, wal_commit};
 
 use crate::wiring::{Description, Stage};
 

@@ -371,6 +371,78 @@ pub struct Delivery {
     pub charges: Vec<Charge>,
 }
 
+/// What a batch of any stage amounts to.
+pub trait Measured {
+    /// Messages; where they have become rows, rows.
+    fn records(&self) -> usize;
+    /// Bytes of keys, payloads and headers; of rows, those in memory.
+    fn bytes(&self) -> usize;
+}
+
+impl Measured for RawBatch {
+    fn records(&self) -> usize {
+        self.records.len()
+    }
+    fn bytes(&self) -> usize {
+        self.arena.len()
+    }
+}
+
+impl Measured for NormalizedBatch {
+    fn records(&self) -> usize {
+        self.records.len()
+    }
+    fn bytes(&self) -> usize {
+        self.payload_bytes()
+    }
+}
+
+impl Measured for UniqueBatch {
+    fn records(&self) -> usize {
+        self.0.records()
+    }
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl Measured for DurableBatch {
+    fn records(&self) -> usize {
+        self.batch.records()
+    }
+    fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+}
+
+impl Measured for Reject {
+    fn records(&self) -> usize {
+        1
+    }
+    fn bytes(&self) -> usize {
+        let RawRecord { key, payload, headers, .. } = &self.record;
+        [*key, *payload, Some(*headers)].into_iter().flatten().map(|piece| piece.len as usize).sum()
+    }
+}
+
+impl Measured for EncodedBatch {
+    fn records(&self) -> usize {
+        self.rows()
+    }
+    fn bytes(&self) -> usize {
+        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+impl Measured for Delivery {
+    fn records(&self) -> usize {
+        self.batch.records()
+    }
+    fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

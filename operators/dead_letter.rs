@@ -26,11 +26,9 @@
 pub mod file;
 pub mod kafka;
 pub mod letter;
-mod outbox;
 pub mod read;
 pub mod replay;
 pub mod resend;
-mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -52,7 +50,7 @@ use crate::coverage::PartitionKey;
 use crate::desk::{Desk, Envelope};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use told::Told;
+use crate::told::Told;
 
 /// The stage's name in config, metrics and faults.
 pub const NAME: &str = "dead_letter";

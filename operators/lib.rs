@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod budget;
+pub mod carried;
 pub mod clock;
 pub mod coverage;
 pub mod dataset;
@@ -14,10 +15,12 @@ pub mod epoch;
 pub mod fault;
 pub mod flight;
 pub mod kafka_client;
+pub mod kafka_producer;
 pub mod options;
 pub mod otlp;
 pub mod tenant;
 pub mod tokens;
+mod told;
 pub mod transform;
 
 // The ingest graph, and what stands in for its source in a replay.
@@ -44,3 +47,14 @@ pub mod parquet_roll;
 pub mod object_upload;
 pub mod catalog_commit;
 pub mod index_trigger;
+
+// For graphs that people wire themselves, and for tests by replay: a source, sinks, and the comparison of what they wrote.
+pub mod line_source;
+pub mod blackhole;
+pub mod stdout_sink;
+pub mod kafka_sink;
+pub mod parquet_files;
+pub mod compare;
+
+#[cfg(test)]
+mod testing;

@@ -66,7 +66,7 @@ mod json;
 mod json_split;
 mod json_text;
 mod metering;
-mod otlp_json;
+pub(crate) mod otlp_json;
 mod otlp_proto;
 mod raw;
 mod said;

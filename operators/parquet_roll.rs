@@ -74,7 +74,7 @@ pub mod ids;
 mod news;
 mod roller;
 mod schema_check;
-mod writer;
+pub mod writer;
 
 #[cfg(test)]
 pub(crate) mod tests;

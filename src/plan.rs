@@ -225,6 +225,8 @@ fn graph_plan(config: &Config, wiring: Arc<Wiring>, workers: usize, files: Files
         encode: encode_limits(config),
         sink: sink(config, workers),
         commit_mode: commit_mode(config),
+        brokers: connection_properties(config),
+        epoch_interval_ms: config.processing.epoch_interval_ms,
     };
     Ok(GraphPlan {
         wal: wal(config, wiring.has(dedup_window::NAME)),

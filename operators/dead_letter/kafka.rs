@@ -5,42 +5,25 @@
 //! (`Error::Full`). What cannot succeed ends the sink with an error: a topic that may not be written to, and, by
 //! `Oversize::Refuse`, a letter larger than its topic takes.
 //!
-//! The producer lives in librdkafka's threads; this sink only works in `submit`, `poll` and `flush`, and never waits in the first two,
-//! except for up to half a second when a producer that failed for good is replaced.
+//! The producer and what is sent again is `kafka_producer`'s; this sink only works in `submit`, `poll` and `flush`.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::BaseRecord;
 
 use super::letter::Letter;
-use super::outbox::{Backoff, Failure, Form, Outbox, Verdict};
 use super::{Error, Sink};
 use crate::batch::Reject;
 use crate::clock::Clock;
 use crate::coverage::PartitionKey;
-use crate::kafka_client::{self, BrokerWatch, Complaints, Login, STATISTICS_INTERVAL_MS};
+use crate::kafka_producer::{Courier, Form, Parcel, Settings, Trouble};
 
 /// A bare letter keeps key and headers up to this size: well below every sensible limit of a topic.
 const BARE_BYTES_MAX: usize = 64 << 10;
-
-/// Client settings that the guarantees rest on, with their aliases: what `Config::client` says of them is not used.
-const OURS: [&str; 8] = [
-    "enable.idempotence",
-    "acks",
-    "request.required.acks",
-    "delivery.timeout.ms",
-    "message.timeout.ms",
-    "message.max.bytes",
-    "queue.buffering.max.kbytes",
-    "queue.buffering.max.messages",
-];
 
 /// What is done with a letter that is larger than its topic takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,18 +73,18 @@ impl Config {
         }
     }
 
-    fn client_config(&self) -> (ClientConfig, Login) {
-        let (mut client, login) = kafka_client::settings(&self.client);
-        OURS.iter().for_each(|key| _ = client.remove(key));
-        client.set("enable.idempotence", "true").set("acks", "all").set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
-        client.set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
-        // The limit is the topic's, not the client's; and a batch of one letter is all that must fit there.
-        client.set("message.max.bytes", "1000000000");
-        // Our own bounds come first; librdkafka must hold what they let through.
-        let queue_kbytes = (self.pending_bytes_max / 512).saturating_add(1 << 20).min(i32::MAX as usize);
-        client.set("queue.buffering.max.kbytes", queue_kbytes.to_string());
-        client.set("queue.buffering.max.messages", (self.pending_letters_max.max(1)).to_string());
-        (client, login)
+    fn settings(&self) -> Settings {
+        Settings {
+            who: "dead letter producer",
+            topic: self.topic.clone(),
+            client: self.client.clone(),
+            delivery_timeout_ms: self.delivery_timeout_ms,
+            backoff_ms: self.backoff_ms,
+            backoff_max_ms: self.backoff_max_ms,
+            pending_max: self.pending_letters_max,
+            pending_bytes_max: self.pending_bytes_max,
+            may_send_bare: self.oversize == Oversize::OmitPayload,
+        }
     }
 }
 
@@ -113,172 +96,53 @@ impl fmt::Debug for Config {
     }
 }
 
-/// What a Kafka sink has done since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Letters delivered.
-    pub delivered: u64,
-    /// Deliveries that failed and were tried again.
-    pub retried: u64,
-    /// Letters sent without their payload.
-    pub omitted: u64,
-    /// Producers replaced after they failed for good.
-    pub replaced: u64,
-}
-
-/// What librdkafka reports, in its order.
-type Reports = Arc<Mutex<Vec<(u64, Option<KafkaError>)>>>;
-
-/// Collects the delivery reports of one producer.
-struct Context {
-    reports: Reports,
-    brokers: BrokerWatch,
-    login: Login,
-    complaints: Complaints,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: rdkafka::Statistics) {
-        self.brokers.note(&statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.complaints.note("dead letter producer", &error, reason);
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
-        let error = result.as_ref().err().map(|(error, _)| error.clone());
-        lock(&self.reports).push((id as u64, error));
-    }
-}
-
 /// Dead letters in a Kafka topic.
 pub struct Kafka {
     config: Config,
     clock: Arc<dyn Clock>,
-    producer: BaseProducer<Context>,
-    reports: Reports,
-    outbox: Outbox,
-    stats: Stats,
+    courier: Courier<Letter>,
 }
 
 impl Kafka {
     /// Makes the producer. It connects in the background: brokers may be down.
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Error> {
-        let reports = Reports::default();
-        let producer = produce(&config, &reports)?;
-        let backoff = Backoff { first_ms: config.backoff_ms, max_ms: config.backoff_max_ms };
-        let outbox = Outbox::new(backoff, config.oversize == Oversize::OmitPayload);
-        Ok(Kafka { config, clock, producer, reports, outbox, stats: Stats::default() })
+        let courier = Courier::open(config.settings(), clock.clone());
+        let courier = courier.map_err(|source| Error::Producer { topic: config.topic.clone(), source })?;
+        Ok(Kafka { config, clock, courier })
     }
 
     /// What was done so far.
-    pub fn stats(&self) -> Stats {
-        self.stats
+    pub fn stats(&self) -> crate::kafka_producer::Stats {
+        self.courier.stats()
     }
 
-    /// Makes the producer fail for good, as librdkafka does when it cannot tell any more what was written.
     #[cfg(test)]
     pub(super) fn fail_for_good(&self) {
-        let code = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-        // SAFETY: the pointer is the living producer's, the text ends with a zero and is only read during the call.
-        unsafe { rdkafka_sys::rd_kafka_test_fatal_error(self.producer.client().native_ptr(), code, c"test".as_ptr()) };
+        self.courier.fail_for_good();
     }
 
     fn step(&mut self, wait: Duration) -> Vec<Result<u64, Error>> {
-        self.producer.poll(wait);
-        // One call serves one event; what else is there by now is served without waiting.
-        for _ in 0..64 {
-            let before = lock(&self.reports).len();
-            self.producer.poll(Duration::ZERO);
-            if lock(&self.reports).len() == before {
-                break;
+        let topic = &self.config.topic;
+        let error = |trouble| match trouble {
+            Trouble::Producer { source } => Error::Producer { topic: topic.clone(), source },
+            Trouble::Delivery { id, attempt, retriable, source } => {
+                Error::Delivery { id, topic: topic.clone(), attempt, retriable, source }
             }
-        }
-        self.producer.context().login.renew(self.producer.client());
-        let servers = self.config.client.get("bootstrap.servers").map_or("", String::as_str);
-        self.producer.context().brokers.revive(self.producer.client(), servers);
-        let mut results = self.take_reports();
-        if let Err(error) = self.replace_if_fatal() {
-            results.push(Err(error));
-            return results;
-        }
-        self.send_ready(&mut results);
-        results
-    }
-
-    fn take_reports(&mut self) -> Vec<Result<u64, Error>> {
-        let reports = std::mem::take(&mut *lock(&self.reports));
-        let mut results = Vec::with_capacity(reports.len());
-        for (id, error) in reports {
-            match error {
-                Some(error) => results.extend(self.failed(id, error).map(Err)),
-                None if self.outbox.delivered(id) => {
-                    self.stats.delivered += 1;
-                    results.push(Ok(id));
-                }
-                None => {}
-            }
-        }
-        results
-    }
-
-    fn failed(&mut self, id: u64, source: KafkaError) -> Option<Error> {
-        let failure = failure_of(&source);
-        let topic = self.config.topic.clone();
-        match self.outbox.failed(id, failure, self.clock.now_ms()) {
-            Verdict::Again(attempt) => {
-                self.stats.retried += 1;
-                Some(Error::Delivery { id, topic, attempt, retriable: true, source })
-            }
-            Verdict::GivenUp(attempt) => Some(Error::Delivery { id, topic, attempt, retriable: false, source }),
-            Verdict::TooLarge(bytes) => Some(Error::TooLarge { id, topic, bytes }),
-            Verdict::Unknown => None,
-        }
-    }
-
-    fn send_ready(&mut self, results: &mut Vec<Result<u64, Error>>) {
-        while let Some((id, letter, form)) = self.outbox.next(self.clock.now_ms()) {
-            let sent = send(&self.producer, &self.config.topic, id, letter, form);
-            self.stats.omitted += u64::from(form == Form::Bare && sent.is_ok());
-            match sent {
-                Ok(()) => {}
-                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
-                    self.outbox.unsent(id);
-                    return;
-                }
-                Err(error) => results.extend(self.failed(id, error).map(Err)),
-            }
-        }
-    }
-
-    /// An idempotent producer that cannot tell any more what was written refuses all work. A new one sends what was in flight again.
-    fn replace_if_fatal(&mut self) -> Result<(), Error> {
-        let Some((code, reason)) = self.producer.client().fatal_error() else {
-            return Ok(());
+            Trouble::TooLarge { id, bytes } => Error::TooLarge { id, topic: topic.clone(), bytes },
         };
-        tracing::warn!(%code, reason, "replacing the dead letter producer after a fatal error");
-        self.reports = Reports::default();
-        self.producer = produce(&self.config, &self.reports)?;
-        self.outbox.lose_flight();
-        self.stats.replaced += 1;
-        Ok(())
+        self.courier.step(wait).into_iter().map(|result| result.map_err(error)).collect()
     }
 }
 
 impl Sink for Kafka {
     fn submit(&mut self, id: u64, reject: &Reject) -> Result<(), Error> {
-        if self.outbox.len() >= self.config.pending_letters_max {
+        if self.courier.pending() >= self.config.pending_letters_max {
             return Err(Error::Full { setting: "pending_letters_max" });
         }
-        if self.outbox.bytes() >= self.config.pending_bytes_max {
+        if self.courier.pending_bytes() >= self.config.pending_bytes_max {
             return Err(Error::Full { setting: "pending_bytes_max" });
         }
-        self.outbox.push(id, Letter::of(reject, self.clock.now_ms()));
+        self.courier.push(id, Letter::of(reject, self.clock.now_ms()));
         Ok(())
     }
 
@@ -287,13 +151,13 @@ impl Sink for Kafka {
     }
 
     fn pending(&self) -> usize {
-        self.outbox.len()
+        self.courier.pending()
     }
 
     fn flush(&mut self, timeout: Duration) -> Vec<Result<u64, Error>> {
         let started = Instant::now();
         let mut results = self.poll();
-        while self.outbox.len() > 0 && started.elapsed() < timeout {
+        while self.courier.pending() > 0 && started.elapsed() < timeout {
             results.extend(self.step(Duration::from_millis(20)));
         }
         results
@@ -302,67 +166,40 @@ impl Sink for Kafka {
     fn forget_below(&mut self, _partition: &PartitionKey, _offset: i64) {}
 }
 
-fn produce(config: &Config, reports: &Reports) -> Result<BaseProducer<Context>, Error> {
-    let (client, login) = config.client_config();
-    let (brokers, complaints) = (BrokerWatch::default(), Complaints::default());
-    let producer: KafkaResult<_> = client.create_with_context(Context { reports: reports.clone(), brokers, login, complaints });
-    producer.map_err(|source| Error::Producer { topic: config.topic.clone(), source })
-}
+impl Parcel for Letter {
+    fn bytes(&self) -> usize {
+        self.original_bytes()
+    }
 
-fn send(producer: &BaseProducer<Context>, topic: &str, id: u64, letter: &Letter, form: Form) -> KafkaResult<()> {
-    let key = letter.key.as_deref().unwrap_or_default();
-    let keeps_key = form == Form::Whole || key.len() <= BARE_BYTES_MAX;
-    let keeps_headers = form == Form::Whole || letter.header_bytes() <= BARE_BYTES_MAX;
-    let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len() + 10);
-    for (name, value) in letter.headers.iter().filter(|_| keeps_headers) {
-        headers = headers.insert(Header { key: &String::from_utf8_lossy(name), value: value.as_deref() });
-    }
-    for (name, value) in letter.kafka_headers() {
-        headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
-    }
-    if form == Form::Bare {
-        let mut omitted = format!("payload:{}", letter.payload.as_ref().map_or(0, Vec::len));
-        if !keeps_key {
-            omitted += &format!(",key:{}", key.len());
+    fn record<'a>(&'a self, topic: &'a str, id: usize, form: Form) -> BaseRecord<'a, [u8], [u8], usize> {
+        let key = self.key.as_deref().unwrap_or_default();
+        let keeps_key = form == Form::Whole || key.len() <= BARE_BYTES_MAX;
+        let keeps_headers = form == Form::Whole || self.header_bytes() <= BARE_BYTES_MAX;
+        let mut headers = OwnedHeaders::new_with_capacity(self.headers.len() + 10);
+        for (name, value) in self.headers.iter().filter(|_| keeps_headers) {
+            headers = headers.insert(Header { key: &String::from_utf8_lossy(name), value: value.as_deref() });
         }
-        if !keeps_headers {
-            omitted += &format!(",headers:{}", letter.header_bytes());
+        for (name, value) in self.kafka_headers() {
+            headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
         }
-        headers = headers.insert(Header { key: "openwit.omitted", value: Some(omitted.as_bytes()) });
+        if form == Form::Bare {
+            let mut omitted = format!("payload:{}", self.payload.as_ref().map_or(0, Vec::len));
+            if !keeps_key {
+                omitted += &format!(",key:{}", key.len());
+            }
+            if !keeps_headers {
+                omitted += &format!(",headers:{}", self.header_bytes());
+            }
+            headers = headers.insert(Header { key: "openwit.omitted", value: Some(omitted.as_bytes()) });
+        }
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id).headers(headers);
+        record.key = self.key.as_deref().filter(|_| keeps_key);
+        // A null payload is a tombstone, so an omitted one is sent as an empty one.
+        record.payload = if form == Form::Whole { self.payload.as_deref() } else { Some(&[]) };
+        // For librdkafka 0 is "now", and times before 1970 do not exist: the header keeps the original's.
+        record.timestamp = Some(self.timestamp_ms).filter(|&time| time > 0);
+        record
     }
-    let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id as usize).headers(headers);
-    record.key = letter.key.as_deref().filter(|_| keeps_key);
-    // A null payload is a tombstone, so an omitted one is sent as an empty one.
-    record.payload = if form == Form::Whole { letter.payload.as_deref() } else { Some(&[]) };
-    // For librdkafka 0 is "now", and times before 1970 do not exist: the header keeps the original's.
-    record.timestamp = Some(letter.timestamp_ms).filter(|&time| time > 0);
-    producer.send(record).map_err(|(error, _)| error)
-}
-
-/// What a failure means. Unknown ones are taken to pass: a letter that waits is better than one given up.
-fn failure_of(error: &KafkaError) -> Failure {
-    use RDKafkaErrorCode::{
-        ClusterAuthorizationFailed, InvalidArgument, InvalidRecord, InvalidTopic, MessageSizeTooLarge, PolicyViolation,
-        TopicAuthorizationFailed, UnsupportedForMessageFormat,
-    };
-    match error.rdkafka_error_code() {
-        Some(MessageSizeTooLarge) => Failure::TooLarge,
-        Some(
-            TopicAuthorizationFailed
-            | ClusterAuthorizationFailed
-            | InvalidTopic
-            | InvalidArgument
-            | InvalidRecord
-            | PolicyViolation
-            | UnsupportedForMessageFormat,
-        ) => Failure::Lasting,
-        _ => Failure::Passing,
-    }
-}
-
-/// What the lock guards is a list that is whole after every push.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The dead letter in a Kafka message, as this sink writes them; `None` if it is none.

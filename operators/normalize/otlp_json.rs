@@ -20,6 +20,7 @@ use super::json_text::{Key, Left, failure_of, leave};
 use super::otlp_proto::wrong_signal;
 use crate::otlp::write::{close, open, put_bytes, put_fixed32, put_fixed64, put_number, put_varint};
 
+pub(crate) mod render;
 mod schema;
 
 use schema::{DATA, Field, Kind, Message};

@@ -9,7 +9,7 @@ mod otlp_json;
 mod plain_json;
 mod protobuf;
 mod quotas;
-mod samples;
+pub(super) mod samples;
 
 use std::sync::Arc;
 

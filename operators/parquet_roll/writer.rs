@@ -91,6 +91,11 @@ impl Layout {
         let version = version.and_then(|version| version.parse().ok()).unwrap_or(0);
         Ok(Layout { hash: schema_hash(&schema).into(), version, schema, properties })
     }
+
+    /// How its files are written.
+    pub fn properties(&self) -> &WriterProperties {
+        &self.properties
+    }
 }
 
 fn schema_hash(schema: &Schema) -> String {

@@ -187,8 +187,7 @@ fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     }
     let source = source(&args.from, || Ok(config.clone()))?;
     let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
-    let selection =
-        Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
+    let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
     Ok(Input::Log(frame_source::Config { source, selection }))
 }
 

@@ -222,7 +222,13 @@ fn a_schema_that_changes_between_the_log_and_the_files_loses_doubles_and_mixes_n
     other.metastore.path = embedded.metastore.path;
     other.processing.wal.directory = embedded.processing.wal.directory;
     let source = Source::find(wal).unwrap();
-    let plan = replay_plan(&other, Some(2), Input::Log(frame_source::Config { source, selection: Selection::default() }), &Output::Published).unwrap();
+    let plan = replay_plan(
+        &other,
+        Some(2),
+        Input::Log(frame_source::Config { source, selection: Selection::default() }),
+        &Output::Published,
+    )
+    .unwrap();
     process::run(&plan, &Control::default()).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(cells(&other.storage.object_store.root, &columns), expected);
 }

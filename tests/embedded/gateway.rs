@@ -230,7 +230,13 @@ fn rows_have_the_tenant_their_message_was_accepted_for_after_a_kill_too_and_agai
     other.metastore.path = embedded.metastore.path;
     other.processing.wal.directory = embedded.processing.wal.directory;
     let source = Source::find(&wal).unwrap();
-    let plan = replay_plan(&other, Some(2), Input::Log(frame_source::Config { source, selection: Selection::default() }), &Output::Published).unwrap();
+    let plan = replay_plan(
+        &other,
+        Some(2),
+        Input::Log(frame_source::Config { source, selection: Selection::default() }),
+        &Output::Published,
+    )
+    .unwrap();
     process::run(&plan, &Control::default()).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(owners(&other), expected);
 }

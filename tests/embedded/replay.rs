@@ -42,7 +42,8 @@ fn elsewhere(config: &Config, folder: &TempDir) -> Config {
 
 fn replay(config: &Config, from: &Path, selection: Selection, workers: usize) -> Control {
     let (control, source) = (Control::default(), Source::find(from).unwrap());
-    let plan = replay_plan(config, Some(workers), Input::Log(frame_source::Config { source, selection }), &Output::Published).unwrap();
+    let plan =
+        replay_plan(config, Some(workers), Input::Log(frame_source::Config { source, selection }), &Output::Published).unwrap();
     let outcome = process::run(&plan, &control).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(outcome.restarts, 0);
     control

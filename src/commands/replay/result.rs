@@ -101,7 +101,8 @@ fn rejects(directory: &Path) -> Result<BTreeMap<Place, String>, Failure> {
     let mut rejects = BTreeMap::new();
     for found in source.letters(None) {
         let letter = found.map_err(failed)?.letter;
-        rejects.insert((letter.topic.to_string(), letter.partition, letter.offset), letter.reason.code().to_owned());
+        let partition = letter.partition;
+        rejects.insert((partition.topic.name.to_string(), partition.partition, letter.offset), letter.reason);
     }
     Ok(rejects)
 }

@@ -1,4 +1,4 @@
-//! What is on its way to Kafka: which letter is sent next, and what becomes of one that fails. No producer, no clock.
+//! What is on its way to Kafka: which parcel is sent next, and what becomes of one that fails. No producer, no clock.
 //!
 //! ```text
 //! push -> ready -> in flight -> delivered: done
@@ -7,14 +7,14 @@
 //!           |         +-> too large, sent among others -> suspect ----> in flight, alone
 //!           +--------------------------------------------------------------+   +-> too large alone: bare, or given up
 //! ```
-//! Kafka refuses a batch as too large as a whole, so letters that only shared it are refused too. A suspect is therefore sent again
-//! with nothing else in flight, and only a letter refused alone counts as too large. A letter is in exactly one of these states.
+//! Kafka refuses a batch as too large as a whole, so parcels that only shared it are refused too. A suspect is therefore sent again
+//! with nothing else in flight, and only a parcel refused alone counts as too large. A parcel is in exactly one of these states.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::letter::Letter;
+use super::Parcel;
 
-/// The wait before a letter is tried again, for a start and at most.
+/// The wait before a parcel is tried again, for a start and at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
     pub first_ms: u64,
@@ -22,7 +22,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after `attempt` failures. Half of it is spread by the letter's id, so that not all come back in one moment.
+    /// The wait after `attempt` failures. Half of it is spread by the parcel's id, so that not all come back in one moment.
     fn wait_ms(self, attempt: u32, id: u64) -> u64 {
         let doubled = self.first_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max_ms);
         let half = doubled / 2;
@@ -30,27 +30,27 @@ impl Backoff {
     }
 }
 
-/// How much of a letter is sent.
+/// How much of a parcel is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// All of it.
     Whole,
     /// Without its payload, and without key and headers where they are large.
     Bare,
 }
 
-/// Why a letter was not delivered.
+/// Why a parcel was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It may succeed later.
     Passing,
-    /// The letter, or the batch it was in, is too large.
+    /// The parcel, or the batch it was in, is too large.
     TooLarge,
     /// It will not succeed.
     Lasting,
 }
 
-/// What became of a letter that was not delivered.
+/// What became of a parcel that was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is tried again, after so many attempts.
@@ -63,18 +63,18 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-struct Pending {
-    letter: Letter,
+struct Pending<P> {
+    parcel: P,
     form: Form,
     attempts: u32,
     is_in_flight: bool,
 }
 
-/// The letters not yet acked by Kafka.
-pub(super) struct Outbox {
+/// The parcels not yet acked by Kafka.
+pub(super) struct Outbox<P> {
     backoff: Backoff,
     may_send_bare: bool,
-    letters: BTreeMap<u64, Pending>,
+    parcels: BTreeMap<u64, Pending<P>>,
     ready: VecDeque<u64>,
     delayed: BTreeSet<(u64, u64)>,
     suspects: VecDeque<u64>,
@@ -83,12 +83,12 @@ pub(super) struct Outbox {
     bytes: usize,
 }
 
-impl Outbox {
+impl<P: Parcel> Outbox<P> {
     pub fn new(backoff: Backoff, may_send_bare: bool) -> Self {
         Outbox {
             backoff,
             may_send_bare,
-            letters: BTreeMap::new(),
+            parcels: BTreeMap::new(),
             ready: VecDeque::new(),
             delayed: BTreeSet::new(),
             suspects: VecDeque::new(),
@@ -98,9 +98,9 @@ impl Outbox {
         }
     }
 
-    /// Letters held.
+    /// Parcels held.
     pub fn len(&self) -> usize {
-        self.letters.len()
+        self.parcels.len()
     }
 
     /// Bytes of their keys, payloads and headers.
@@ -108,16 +108,16 @@ impl Outbox {
         self.bytes
     }
 
-    /// Takes a letter to send.
-    pub fn push(&mut self, id: u64, letter: Letter) {
-        self.bytes += letter.original_bytes();
-        let replaced = self.letters.insert(id, Pending { letter, form: Form::Whole, attempts: 0, is_in_flight: false });
-        assert!(replaced.is_none(), "dead letter id {id} is used twice");
+    /// Takes a parcel to send.
+    pub fn push(&mut self, id: u64, parcel: P) {
+        self.bytes += parcel.bytes();
+        let replaced = self.parcels.insert(id, Pending { parcel, form: Form::Whole, attempts: 0, is_in_flight: false });
+        assert!(replaced.is_none(), "parcel id {id} is used twice");
         self.ready.push_back(id);
     }
 
-    /// The letter to send now, if one may be sent. It counts as in flight.
-    pub fn next(&mut self, now_ms: u64) -> Option<(u64, &Letter, Form)> {
+    /// The parcel to send now, if one may be sent. It counts as in flight.
+    pub fn next(&mut self, now_ms: u64) -> Option<(u64, &P, Form)> {
         while let Some(&(due_ms, id)) = self.delayed.first().filter(|(due_ms, _)| *due_ms <= now_ms) {
             self.delayed.remove(&(due_ms, id));
             self.ready.push_back(id);
@@ -130,9 +130,9 @@ impl Outbox {
         let id = suspect.or_else(|| self.ready.pop_front())?;
         self.alone = suspect;
         self.in_flight += 1;
-        let pending = self.letters.get_mut(&id).expect("a queued letter is held");
+        let pending = self.parcels.get_mut(&id).expect("a queued parcel is held");
         pending.is_in_flight = true;
-        Some((id, &pending.letter, pending.form))
+        Some((id, &pending.parcel, pending.form))
     }
 
     /// Takes back what `next` gave: it could not be handed to the producer now.
@@ -146,7 +146,7 @@ impl Outbox {
         }
     }
 
-    /// True if the letter was in flight, and so is acked only once.
+    /// True if the parcel was in flight, and so is acked only once.
     pub fn delivered(&mut self, id: u64) -> bool {
         let landed = self.land(id);
         if landed {
@@ -156,13 +156,13 @@ impl Outbox {
         landed
     }
 
-    /// Decides about a letter that was not delivered.
+    /// Decides about a parcel that was not delivered.
     pub fn failed(&mut self, id: u64, failure: Failure, now_ms: u64) -> Verdict {
         if !self.land(id) {
             return Verdict::Unknown;
         }
         let was_alone = self.alone.take_if(|alone| *alone == id).is_some();
-        let pending = self.letters.get_mut(&id).expect("a letter in flight is held");
+        let pending = self.parcels.get_mut(&id).expect("a parcel in flight is held");
         pending.attempts += 1;
         let attempts = pending.attempts;
         match failure {
@@ -180,7 +180,7 @@ impl Outbox {
                 Verdict::Again(attempts)
             }
             Failure::TooLarge => {
-                let bytes = pending.letter.original_bytes();
+                let bytes = pending.parcel.bytes();
                 self.remove(id);
                 Verdict::TooLarge(bytes)
             }
@@ -195,14 +195,14 @@ impl Outbox {
     pub fn lose_flight(&mut self) {
         self.in_flight = 0;
         self.alone = None;
-        for (&id, pending) in self.letters.iter_mut().filter(|(_, pending)| pending.is_in_flight) {
+        for (&id, pending) in self.parcels.iter_mut().filter(|(_, pending)| pending.is_in_flight) {
             pending.is_in_flight = false;
             self.ready.push_back(id);
         }
     }
 
     fn land(&mut self, id: u64) -> bool {
-        let in_flight = self.letters.get_mut(&id).filter(|pending| pending.is_in_flight);
+        let in_flight = self.parcels.get_mut(&id).filter(|pending| pending.is_in_flight);
         let Some(pending) = in_flight else {
             return false;
         };
@@ -212,37 +212,28 @@ impl Outbox {
     }
 
     fn remove(&mut self, id: u64) {
-        if let Some(pending) = self.letters.remove(&id) {
-            self.bytes -= pending.letter.original_bytes();
+        if let Some(pending) = self.parcels.remove(&id) {
+            self.bytes -= pending.parcel.bytes();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
+    use rdkafka::producer::BaseRecord;
 
     use super::*;
-    use crate::coverage::{PartitionKey, TopicKey};
 
-    fn letter(bytes: usize) -> Letter {
-        let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
-        let partition = PartitionKey { topic: Arc::new(topic), partition: 0 };
-        let payload = Some(vec![0; bytes]);
-        let (reason, detail) = (String::new(), String::new());
-        Letter {
-            partition,
-            offset: 0,
-            timestamp_ms: 0,
-            rejected_at_ms: 0,
-            reason,
-            detail,
-            key: None,
-            payload,
-            headers: vec![],
-            omitted: None,
+    /// A parcel of nothing but a size.
+    struct Sized(usize);
+
+    impl Parcel for Sized {
+        fn bytes(&self) -> usize {
+            self.0
+        }
+        fn record<'a>(&'a self, topic: &'a str, id: usize, _form: Form) -> BaseRecord<'a, [u8], [u8], usize> {
+            BaseRecord::with_opaque_to(topic, id)
         }
     }
 
@@ -256,8 +247,8 @@ mod tests {
         }
     }
 
-    /// Does a random step of a broker; returns what was decided about a letter.
-    fn answer(outbox: &mut Outbox, flight: &mut Vec<u64>, step: u8, pick: usize, now_ms: u64) -> Option<(u64, Verdict)> {
+    /// Does a random step of a broker; returns what was decided about a parcel.
+    fn answer(outbox: &mut Outbox<Sized>, flight: &mut Vec<u64>, step: u8, pick: usize, now_ms: u64) -> Option<(u64, Verdict)> {
         let id = (!flight.is_empty()).then(|| flight.remove(pick % flight.len()))?;
         let failure = match step {
             0 => Failure::Passing,
@@ -271,9 +262,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the broker answers, no letter is lost, none is in flight twice, and only a letter refused alone is too large.
+        /// Whatever the broker answers, no parcel is lost, none is in flight twice, and only a parcel refused alone is too large.
         #[test]
-        fn every_letter_is_delivered_in_the_end_or_was_refused_alone(
+        fn every_parcel_is_delivered_in_the_end_or_was_refused_alone(
             steps in proptest::collection::vec((0u8..7, 0usize..50), 0..300), may_send_bare: bool,
         ) {
             let mut outbox = Outbox::new(Backoff { first_ms: 10, max_ms: 100 }, may_send_bare);
@@ -300,7 +291,7 @@ mod tests {
                         }
                     }
                     5 => {
-                        outbox.push(next, letter(7));
+                        outbox.push(next, Sized(7));
                         next += 1;
                     }
                     _ => flight.extend(outbox.next(now_ms).map(|(id, ..)| id)),
@@ -308,7 +299,7 @@ mod tests {
                 prop_assert_eq!(outbox.bytes(), outbox.len() * 7);
                 prop_assert_eq!(outbox.in_flight, flight.len());
                 let queued = outbox.ready.len() + outbox.delayed.len() + outbox.suspects.len();
-                prop_assert_eq!(queued + flight.len(), outbox.len(), "a letter is in two places or in none");
+                prop_assert_eq!(queued + flight.len(), outbox.len(), "a parcel is in two places or in none");
             }
             // A broker that is well again takes all that is left.
             while outbox.len() > 0 {

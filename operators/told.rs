@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// What was told, by kind. Kinds are few and fixed, so this does not grow with what is counted.
-pub(super) struct Told {
+pub(crate) struct Told {
     interval_ms: u64,
     kinds: BTreeMap<&'static str, Since>,
 }
