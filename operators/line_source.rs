@@ -125,7 +125,7 @@ pub struct Stats {
 /// What the operator needs from outside.
 #[derive(Clone)]
 pub struct Ports {
-    /// The lines, for the first worker.
+    /// The lines, for the first worker. In other processes than the first of a cluster, of `std::io::empty()`.
     pub feed: Arc<Feed>,
     /// The time.
     pub clock: Arc<dyn Clock>,

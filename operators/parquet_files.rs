@@ -230,7 +230,8 @@ fn take_folder(directory: &Path, existing: Existing) -> Result<File, Error> {
         Err(fs::TryLockError::Error(source)) => return Err(io("lock", &path)(source)),
     }
     if is_ours {
-        if existing == Existing::Refuse {
+        // A run that ended before its first file leaves the marker alone.
+        if existing == Existing::Refuse && entries(directory)?.len() > 1 {
             return Err(Error::NotEmpty { directory: directory.into() });
         }
         clear(directory)?;

@@ -219,6 +219,11 @@ fn only_a_folder_of_its_own_is_replaced_and_only_when_asked() {
     drop(open(&config).unwrap());
     drop(opened.0);
     opened.1.join().unwrap();
+    // A folder with nothing but the marker is empty.
+    config.existing = Existing::Refuse;
+    let (ports, thread) = open(&config).unwrap();
+    drop(ports);
+    thread.join().unwrap();
     // What is not ours stays, with or without our marker beside it.
     config.existing = Existing::Replace;
     fs::write(config.directory.join("notes.txt"), "mine").unwrap();
