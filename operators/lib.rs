@@ -21,6 +21,7 @@ pub mod tokens;
 // The ingest graph, and what stands in for its source in a replay.
 pub mod kafka_source;
 pub mod frame_source;
+pub mod capture_source;
 pub mod normalize;
 pub mod quota;
 pub mod recall;
@@ -30,6 +31,9 @@ pub mod wal_commit;
 pub mod dead_letter;
 pub mod arrow_encode;
 pub mod flight_sink;
+
+// At any edge of it.
+pub mod capture;
 
 // The storage graph.
 pub mod flight_source;

@@ -59,7 +59,7 @@ use crate::budget::Budget;
 use crate::epoch::Epoch;
 
 mod buffer;
-mod codec;
+pub(crate) mod codec;
 pub mod disk;
 mod engine;
 mod flush;

@@ -41,6 +41,8 @@ pub trait File: Send + Sync {
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
     /// Makes all that was written durable, the file's length included.
     fn sync(&self) -> io::Result<()>;
+    /// Cuts the file off behind its first `bytes`.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// The file's length.
     fn bytes(&self) -> io::Result<u64>;
 }
@@ -146,6 +148,9 @@ impl File for fs::File {
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
     }
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())

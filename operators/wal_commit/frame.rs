@@ -47,6 +47,8 @@ const KIND_BATCH: u8 = 1;
 const HAS_SCHEMA: u8 = 1;
 /// A batch whose messages have tenants. Meta lists each once, so that one of a single tenant, the usual case, is larger by a name.
 const HAS_TENANTS: u8 = 2;
+/// What `Scratch` keeps: more than nearly all frames.
+const SCRATCH_BYTES_MAX: usize = 8 << 20;
 /// The least a record takes up in meta: offset, timestamp, key, length.
 const RECORD_META_BYTES_MIN: usize = 19;
 
@@ -241,6 +243,24 @@ fn kind_of(batch: &NormalizedBatch) -> u8 {
     KIND_BATCH + schema + tenants
 }
 
+/// Room to encode frames in, outside of a log.
+#[derive(Default)]
+pub struct Scratch {
+    meta: Vec<u8>,
+    frame: AlignedBuffer,
+}
+
+/// Appends the whole frame of `batch` to `out`, as one that lies in no segment: number and position are 0, and `decode` is to be told so.
+pub fn encode(epoch: Epoch, batch: &NormalizedBatch, scratch: &mut Scratch, out: &mut Vec<u8>) -> Result<(), WalError> {
+    let Scratch { meta, frame } = scratch;
+    frame.clear();
+    let place = Place { segment: 0, position: 0, epoch };
+    Prepared::new(batch, meta)?.write(place, frame).seal(0, frame);
+    out.extend_from_slice(frame.bytes());
+    frame.shrink_to(SCRATCH_BYTES_MAX);
+    Ok(())
+}
+
 /// The whole frame in `bytes`, which must be found at `position` of segment `segment`. The payloads stay in `bytes`.
 pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, NormalizedBatch), Error> {
     let header = Header::parse(bytes, segment, position)?;
@@ -380,7 +400,7 @@ fn take_stamp(cursor: &mut Cursor<'_>) -> Option<Stamp> {
 }
 
 /// Writes how far `offset` lies beyond `next`, the least it may be, and makes the offset after it the next.
-fn put_step(out: &mut Vec<u8>, next: &mut i64, offset: i64, end: i64) -> Result<(), &'static str> {
+pub(crate) fn put_step(out: &mut Vec<u8>, next: &mut i64, offset: i64, end: i64) -> Result<(), &'static str> {
     if offset < *next || offset >= end {
         return Err("its offsets are not ascending inside its coverage");
     }
@@ -440,7 +460,7 @@ fn decode_coverage(cursor: &mut Cursor<'_>) -> Option<Coverage> {
     Some(coverage)
 }
 
-fn take_step(cursor: &mut Cursor<'_>, next: &mut i64, end: i64) -> Option<i64> {
+pub(crate) fn take_step(cursor: &mut Cursor<'_>, next: &mut i64, end: i64) -> Option<i64> {
     let offset = next.checked_add(i64::try_from(cursor.varint()?).ok()?).filter(|&offset| offset < end)?;
     *next = offset + 1;
     Some(offset)

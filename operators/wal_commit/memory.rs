@@ -298,6 +298,19 @@ impl File for Handle {
         Ok(())
     }
 
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.memory.state();
+        state.operation().map_err(to_io)?;
+        let content = state.files.entry(self.file).or_default();
+        content.current.truncate(bytes as usize);
+        for (at, written) in &mut content.pending {
+            written.truncate((bytes as usize).saturating_sub(*at));
+        }
+        content.pending.retain(|(_, written)| !written.is_empty());
+        content.used = content.used.min(bytes);
+        Ok(())
+    }
+
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.memory.state().files.get(&self.file).map_or(0, |content| content.current.len() as u64))
     }

@@ -75,6 +75,9 @@ impl File for GatedFile {
         }
         self.file.sync()
     }
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.truncate(bytes)
+    }
     fn bytes(&self) -> io::Result<u64> {
         self.file.bytes()
     }
