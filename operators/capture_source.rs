@@ -74,7 +74,8 @@ pub struct Stats {
 pub enum Speed {
     /// As fast as what follows takes it.
     Full,
-    /// With the recorded time between two epochs, divided by this factor, which is positive: 2 is twice as fast.
+    /// With the recorded time between two epochs, divided by this factor, which is positive: 2 is twice as fast. Where nothing
+    /// passed for hours, hours are waited.
     Recorded(f64),
 }
 
