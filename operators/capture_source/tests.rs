@@ -123,23 +123,32 @@ fn an_epoch_that_exceeds_the_budget_is_emitted_whole() {
 
 #[test]
 fn at_recorded_speed_an_epoch_comes_when_its_time_has_come() {
-    let batches = recorded(6, 20);
-    let replay = Replay::new(&batches, 2, 1 << 20);
-    replay.clock.set_ms(5_000);
-    // Workers take turns: one that is late must not set it back.
-    let clock = Mutex::new(replay.clock.clone());
-    // Twice as fast: an epoch every 5 ms. The clock goes on once all of what is due has come, and nothing else.
-    let mut seen = replay.run(Speed::Recorded(2.0), move |frontier, seen| {
-        let clock = clock.lock().unwrap();
-        let due = 1 + (clock.now_ms() - 5_000) / 5;
-        assert!(seen as u64 <= 3 * due, "{seen} batches at {} ms", clock.now_ms());
-        let is_next = Epoch(1_000 + due * 10) == frontier;
-        if is_next && seen as u64 == 3 * due {
-            clock.set_ms(5_000 + due * 5);
-        }
-    });
-    seen.sort();
-    assert_eq!(seen, contents_of(&batches));
+    // Not every worker has something of every epoch.
+    let is_there = |(epoch, batch): &(Epoch, RawBatch)| batch.partition.partition as u64 <= epoch.0 / 10 % 3;
+    let batches: Vec<_> = recorded(12, 20).into_iter().filter(is_there).collect();
+    for workers in 1..=4 {
+        let replay = Replay::new(&batches, workers, 1 << 20);
+        replay.clock.set_ms(5_000);
+        // Workers take turns: one that is late must not set it back.
+        let clock = Mutex::new(replay.clock.clone());
+        let epochs: Vec<Epoch> = batches.iter().map(|(epoch, _)| *epoch).collect();
+        // Twice as fast: an epoch every 5 ms. The clock goes on once all of what is due has come, and nothing else.
+        let mut seen = replay.run(Speed::Recorded(2.0), move |frontier, seen| {
+            let clock = clock.lock().unwrap();
+            let passed_ms = clock.now_ms() - 5_000;
+            let due = epochs.partition_point(|epoch| epoch.0 - epochs[0].0 <= passed_ms * 2);
+            assert!(seen <= due, "{seen} batches after {passed_ms} ms, {due} are due");
+            if epochs.get(due).is_some_and(|next| *next == frontier) && seen == due {
+                clock.set_ms(5_000 + passed_ms + 5);
+            }
+        });
+        seen.sort();
+        assert_eq!(seen, contents_of(&batches), "{workers} workers");
+    }
+    let replay = Replay::new(&batches, 1, 1 << 20);
+    for factor in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(Feed::<RawBatch>::start(replay.config(Speed::Recorded(factor)), replay.ports.clone()).is_err());
+    }
 }
 
 #[test]

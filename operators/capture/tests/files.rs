@@ -207,6 +207,58 @@ fn whatever_operation_fails_nothing_is_lost_or_doubled_once_it_succeeds() {
 }
 
 #[test]
+fn batches_that_come_while_the_disk_is_full_are_all_there_once_it_is_not() {
+    let batches = recorded(4, 40_000);
+    for patience in 1..8 {
+        let disk = Memory::default();
+        let mut recorder = Recorder::open(Arc::new(disk.clone()) as Arc<dyn Disk>, config()).unwrap();
+        disk.limit(Some(0));
+        let mut failed = 0;
+        for (epoch, batch) in &batches {
+            while let Err(error) = recorder.push(*epoch, batch) {
+                assert!(error.is_full(), "{error}");
+                failed += 1;
+                if failed == patience {
+                    disk.limit(None);
+                }
+            }
+        }
+        recorder.finish().unwrap();
+        assert!(failed >= patience && read_whole(&disk) == contents_of(&batches), "after {failed} failures");
+    }
+}
+
+#[test]
+fn a_machine_that_dies_takes_nothing_of_a_file_that_was_ended() {
+    let batches = recorded(12, 300);
+    for seed in 0..60u64 {
+        let disk = Memory::default();
+        let config = Config { file_bytes_max: 9_000, ..config() };
+        let mut recorder = Recorder::open(Arc::new(disk.clone()) as Arc<dyn Disk>, config.clone()).unwrap();
+        let dies_after = 3 + (seed as usize * 5) % (batches.len() - 3);
+        for (epoch, batch) in &batches[..dies_after] {
+            recorder.push(*epoch, batch).unwrap();
+            recorder.flush().unwrap();
+        }
+        let ended = Files::on(Arc::new(disk.clone())).unwrap().files().iter().filter(|file| !file.is_part()).count();
+        let mut state = seed * 2 + 1;
+        let left = disk.crash(&mut |below| {
+            (state ^= state << 13, state ^= state >> 7, state ^= state << 17);
+            (state % below as u64) as usize
+        });
+        // Blocks in the file that was being written may be missing in the middle; none is of other bytes than were written.
+        let mut whole = contents_of(&batches).into_iter();
+        let (contents, errors) = read_all(&left, Selection::default());
+        assert!(errors.iter().all(Error::is_damage), "seed {seed}: {errors:?}");
+        assert!(contents.iter().all(|content| whole.any(|written| written == *content)), "seed {seed}");
+        drop(Recorder::<RawBatch>::open(Arc::new(left.clone()) as Arc<dyn Disk>, config).unwrap());
+        assert_eq!(read_all(&left, Selection::default()).0, contents, "seed {seed}: made whole, it holds what it held");
+        let summaries = Files::on(Arc::new(left)).unwrap().summaries().unwrap();
+        assert!(summaries.len() >= ended && summaries.iter().all(|file| file.state == State::Whole), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_is_selected_by_epoch_time_or_topic_is_read_and_nothing_else() {
     let (disk, batches) = (Memory::default(), recorded(30, 40));
     blocks(&disk, Config { file_bytes_max: 3_000, ..config() }, &batches);

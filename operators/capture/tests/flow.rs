@@ -95,7 +95,7 @@ fn with_edge(writer: &Writer<RawBatch>, health: &Health, during: impl Fn(&mut Ed
 
 #[test]
 fn while_the_disk_is_full_the_frontier_is_held_and_then_nothing_is_missing() {
-    let (disk, health, batches) = (Memory::default(), Health::default(), recorded(3, 100));
+    let (disk, health, batches) = (Memory::default(), Health::default(), recorded(3, 60_000));
     disk.limit(Some(0));
     let budget = Budget::new(Load { bytes: 1 << 20, messages: 1 << 20 });
     let writer = writer(&disk, Config { queue_bytes_max: 0, ..config() }, &health);
@@ -114,6 +114,8 @@ fn while_the_disk_is_full_the_frontier_is_held_and_then_nothing_is_missing() {
         }
         if stats.retries.load(Ordering::Relaxed) < 5 {
             assert!(edge.probe.less_equal(&Epoch(1_000)) && !edge.probe.done(), "the frontier passed what is not written");
+            assert!(edge.passed.borrow().is_empty(), "batches are held back while the writer is behind");
+            assert!(budget.in_flight().bytes > 0, "what waits is counted");
             return true;
         }
         disk.limit(None);
