@@ -243,7 +243,9 @@ fn a_machine_that_dies_takes_nothing_of_a_file_that_was_ended() {
         let ended = Files::on(Arc::new(disk.clone())).unwrap().files().iter().filter(|file| !file.is_part()).count();
         let mut state = seed * 2 + 1;
         let left = disk.crash(&mut |below| {
-            (state ^= state << 13, state ^= state >> 7, state ^= state << 17);
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
             (state % below as u64) as usize
         });
         // Blocks in the file that was being written may be missing in the middle; none is of other bytes than were written.
