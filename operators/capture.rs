@@ -48,7 +48,7 @@ pub mod recorder;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use content::{Captured, Kind, Scratch};
 pub use read::{Batches, Files, Recorded, Selection, Summary};
@@ -182,6 +182,12 @@ pub enum Error {
         found: u32,
         /// The newest version this program knows.
         known: u32,
+    },
+    /// There is no capture in the directory.
+    #[error("there is no capture in {}: its files are called {}*{}", path.display(), recorder::PREFIX, recorder::SUFFIX)]
+    Empty {
+        /// The directory.
+        path: PathBuf,
     },
     /// The capture is of another edge than it is wanted for.
     #[error("capture {} holds {found} batches, and {wanted} batches are wanted: replay it at the edge it was taken from", path.display())]

@@ -74,7 +74,8 @@ pub struct Stats {
 pub enum Speed {
     /// As fast as what follows takes it.
     Full,
-    /// With the recorded time between two epochs, divided by this factor, which is positive: 2 is twice as fast.
+    /// With the recorded time between two epochs, divided by this factor, which is positive: 2 is twice as fast. Where nothing
+    /// passed for hours, hours are waited.
     Recorded(f64),
 }
 
@@ -145,8 +146,15 @@ enum Next<B> {
 }
 
 impl<B: Captured> Feed<B> {
-    /// Starts the thread that reads.
+    /// Starts the thread that reads. A speed that is no positive number is refused.
     pub fn start(config: Config, ports: FeedPorts) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
+        if let Speed::Recorded(factor) = config.speed
+            && !(factor.is_finite() && factor > 0.0)
+        {
+            let problem =
+                format!("a capture cannot be replayed at {factor} times its speed: the factor must be a positive number");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
+        }
         let (of_worker, next) = (std::iter::repeat_with(VecDeque::new).take(ports.workers).collect(), Epoch(0));
         let queues = Mutex::new(Queues { of_worker, bytes: 0, next, open: None, began: None, ended: false });
         let (room, is_abandoned, speed) = (Condvar::new(), AtomicBool::new(false), config.speed);
@@ -244,7 +252,9 @@ impl<B: Captured> Shared<B> {
                 // Begun by nobody, now or later: so it is left out whole.
                 return Next::End;
             }
-            if !self.may_begin(epoch, &mut queues) {
+            // Epochs are begun in their order, and no later one while the least has to wait.
+            let is_least = queues.of_worker.iter().filter_map(VecDeque::front).all(|(other, _)| epoch <= *other);
+            if !is_least || !self.may_begin(epoch, &mut queues) {
                 return Next::Nothing(epoch);
             }
             queues.open = Some(epoch);

@@ -128,6 +128,11 @@ fn dead_letters_come_back_as_they_were_written() {
 }
 
 #[test]
+fn captures_are_read_or_refused_within_bounds_and_made_whole() {
+    check("captures");
+}
+
+#[test]
 fn notes_and_coverage_are_admitted_or_refused_within_bounds() {
     check("notes");
 }

@@ -4,6 +4,7 @@
 //! with nothing but `cargo test`. What no input may do is said in one place for all of them, `judge`: not panic, not take more memory
 //! than its length allows, not take a hundred times as long as a normal message of its length.
 
+mod captures;
 mod configs;
 mod dead_letters;
 mod judge;
@@ -37,7 +38,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "otlp_proto",
         what: "OTLP protobuf of each signal, and the encoding as Arrow of what is accepted",
@@ -79,6 +80,13 @@ pub const TARGETS: [Target; 8] = [
         len_max: 8 << 10,
         open: dead_letters::body,
         normal: normal::dead_letters,
+    },
+    Target {
+        name: "captures",
+        what: "files of captures, ended or not",
+        len_max: 16 << 10,
+        open: captures::body,
+        normal: captures::normal,
     },
     Target {
         name: "notes",

@@ -70,7 +70,8 @@ impl Files {
         let failed = |error| Error::io("read", path.to_owned(), error);
         let metadata = std::fs::metadata(path).map_err(failed)?;
         if metadata.is_dir() {
-            return Files::on(Arc::new(Directory::read_only(path)));
+            let files = Files::on(Arc::new(Directory::read_only(path)))?;
+            return if files.files.is_empty() { Err(Error::Empty { path: path.to_owned() }) } else { Ok(files) };
         }
         let named = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let name = named.ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidFilename)))?;
@@ -239,8 +240,10 @@ impl Blocks {
 
     fn summary(mut self) -> Result<Summary, Error> {
         let kind = self.head()?.map(|head| head.kind);
-        if let Some((Tail { blocks, contents, .. }, _)) = self.index {
+        if let Some((Tail { blocks, contents, .. }, listed)) = self.index {
             let (file, blocks) = (self.found, blocks.into());
+            // Each block says it too, should the head be damaged.
+            let kind = kind.or(listed.first().map(|block| block.kind));
             return Ok(Summary { file, kind, state: State::Whole, blocks, contents, damaged: 0 });
         }
         let (mut blocks, mut contents, mut damaged, mut state) = (0, Contents::default(), 0, State::Whole);
@@ -257,7 +260,9 @@ impl Blocks {
                 Ok(_) => {}
             }
         }
-        for block in seen.into_inner() {
+        let seen = seen.into_inner();
+        let kind = kind.or(seen.first().map(|block| block.kind));
+        for block in seen {
             blocks += 1;
             contents.join(&block.contents);
         }

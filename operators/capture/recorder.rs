@@ -134,7 +134,7 @@ impl<B: Captured> Recorder<B> {
             Error::Batch { partition: batch.partition().clone(), start, end, problem }
         })?;
         // Ten bytes each are the most that epoch and length take up.
-        if self.open.entries.len() + self.entry.len() + 20 > BLOCK_BYTES {
+        if self.ready.is_some() || self.open.entries.len() + self.entry.len() + 20 > BLOCK_BYTES {
             self.flush()?;
         }
         let Open { entries, contents } = &mut self.open;
@@ -160,15 +160,17 @@ impl<B: Captured> Recorder<B> {
 
     /// Writes all that was pushed, and ends the file if it is long enough.
     pub fn flush(&mut self) -> Result<(), Error> {
-        if self.ready.is_none() && self.open.contents.batches > 0 {
+        // What an earlier call has compressed and could not write.
+        self.write_ready()?;
+        if self.open.contents.batches > 0 {
             let stored = self.compressor.compress(&self.open.entries);
             let stored = stored.map_err(|error| Error::io("compress a block for", self.disk.path(""), error))?;
             self.ready = Some((self.open.contents, stored));
             self.open.entries.clear();
             self.open.entries.shrink_to(2 * BLOCK_BYTES);
             self.open.contents = Contents::default();
+            self.write_ready()?;
         }
-        self.write_ready()?;
         if self.current.as_ref().is_some_and(|current| current.end >= self.config.file_bytes_max) { self.close() } else { Ok(()) }
     }
 
@@ -190,6 +192,7 @@ impl<B: Captured> Recorder<B> {
             None => self.create(contents.first)?,
         };
         let block = Block::new(current.end, B::KIND, contents, stored);
+        assert!(Block::decode(&block.encode(), block.at) == Some(block), "block at {} could not be read back", block.at);
         let written = current.file.write_all_at(&block.encode(), current.end);
         let written = written.and_then(|()| current.file.write_all_at(stored, current.end + MARK_BYTES as u64));
         let written = written.map_err(|error| Error::io("write", self.disk.path(&current.name), error));

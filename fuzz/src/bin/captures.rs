@@ -1,0 +1,2 @@
+#![no_main]
+openwit_fuzz::main!("captures");
