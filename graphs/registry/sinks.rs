@@ -140,8 +140,6 @@ fn files_config(options: &Options) -> parquet_files::Config {
 
 /// Shows messages.
 pub(super) const STDOUT_SINK: Operator = Operator {
-    // A process has one standard output.
-    is_single: true,
     open: Some(|placed, means| {
         let stats = means.stats.of(&placed.stage.name);
         let opened = stdout_sink::Ports::open(Box::new(std::io::stdout()), means.health.clone(), stats);

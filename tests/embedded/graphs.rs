@@ -1,20 +1,27 @@
 //! Graphs of one's own, run whole: what they store, and what a replay of their captures stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use openwit_graphs::replayed::fed_by;
 use openwit_graphs::shipped;
 use openwit_graphs::wiring::{Description, Stage};
 use openwit_ingest::config::{Config, Graph, default_options};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
-use openwit_ingest::generate::Format;
+use openwit_ingest::generate::{Format, Topic};
 use openwit_operators::batch::Signal;
 use openwit_operators::options::Value;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, Until, config, delivered, load, run_to_the_end, send, sent};
 use crate::support::lake::{self, Place};
+use crate::support::wait;
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn stage<const N: usize>(operator: &str, given: [(&str, Value); N]) -> Stage {
     let mut options = default_options(operator);
@@ -23,7 +30,7 @@ fn stage<const N: usize>(operator: &str, given: [(&str, Value); N]) -> Stage {
 }
 
 fn capture_into(directory: &Path) -> Stage {
-    let (directory, small) = (Value::Path(directory.to_owned()), Value::Number(64 << 10));
+    let (directory, small) = (Value::Path(directory.to_owned()), Value::Number(16 << 10));
     let limits = [("file_bytes_max", small.clone()), ("queue_bytes_max", small), ("flush_ms", Value::Number(1))];
     let [files, queue, flush] = limits;
     stage("capture", [("directory", directory), files, queue, flush])
@@ -130,4 +137,84 @@ fn a_graph_of_stages_goes_on_after_a_stop_where_it_was() {
     running.stop();
     run_to_the_end(&config, 1);
     delivered(&config, &sent(&load));
+}
+
+/// The stages of a shipped configuration, with the values of options that a test gives.
+fn shipped_stages(name: &str, overrides: &[(&str, &str, Value)]) -> Description {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    let mut description = Config::load(&path, &[]).unwrap_or_else(|problems| panic!("{problems}")).config.description();
+    for (stage, option, value) in overrides {
+        let stage = description.stages.iter_mut().find(|found| found.name == *stage).unwrap();
+        stage.options.set(option, value.clone());
+    }
+    description
+}
+
+/// The places, in the topics that were read, of all messages of a topic that `kafka_sink` wrote.
+fn copied(brokers: &str, topic: &str, messages: usize) -> BTreeSet<Place> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "copies")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[topic]).unwrap();
+    let mut places = BTreeSet::new();
+    wait::until("all copies", PATIENCE, || {
+        while let Some(message) = consumer.poll(Duration::from_millis(20)) {
+            let message = message.unwrap().detach();
+            let headers = message.headers().unwrap();
+            let header = |name: &str| {
+                let header = headers.iter().find(|header| header.key == name).unwrap_or_else(|| panic!("no header {name}"));
+                String::from_utf8(header.value.unwrap().to_vec()).unwrap()
+            };
+            let (partition, offset) = ("openwit.partition", "openwit.source.offset");
+            let place = Place {
+                topic: header("openwit.topic"),
+                partition: header(partition).parse().unwrap(),
+                offset: header(offset).parse().unwrap(),
+            };
+            assert!(places.insert(place), "no copy twice where nothing failed");
+        }
+        places.len() >= messages
+    });
+    places
+}
+
+#[test]
+fn a_tee_gives_both_sinks_every_message_once() {
+    let load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    send(&broker, &load);
+    broker.create_topic(&Topic { name: "copies".into(), partitions: 4 }).unwrap();
+    let mut config = config(&broker, &load, &folder);
+    config.graph = Graph::Stages(shipped_stages("tee.yaml", &[("kafka_sink", "topic", Value::Text("copies".into()))]));
+    run_to_the_end(&config, 2);
+    let rows = delivered(&config, &sent(&load)).rows;
+    let stored: BTreeSet<Place> = lake::rows(&config.storage.object_store.root).into_iter().map(|row| row.place).collect();
+    let messages: BTreeSet<u64> = rows.keys().map(|(message, _)| *message).collect();
+    assert_eq!(copied(broker.brokers(), "copies", messages.len()), stored);
+}
+
+#[test]
+fn the_shipped_capture_is_replayed_into_files_without_kafka() {
+    let load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
+    let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
+    send(&broker, &load);
+    let mut config = config(&broker, &load, &folder);
+    let capture = || Value::Path(folder.path().join("capture"));
+    config.graph = Graph::Stages(shipped_stages("capture.yaml", &[("capture", "directory", capture())]));
+    run_to_the_end(&config, 2);
+    delivered(&config, &sent(&load));
+    let stored = rows(&config);
+    drop(broker);
+
+    let (other_folder, files) = (TempDir::new().unwrap(), folder.path().join("files"));
+    let mut other = elsewhere(&config, &other_folder);
+    let overrides = [("capture_source", "path", capture()), ("parquet_files", "directory", Value::Path(files.clone()))];
+    other.graph = Graph::Stages(shipped_stages("replay.yaml", &overrides));
+    run_to_the_end(&other, 3);
+    let found: BTreeMap<(Place, i32), u64> =
+        lake::rows(&files).into_iter().map(|row| ((row.place, row.ordinal), row.content)).collect();
+    assert_eq!(found, stored);
 }
