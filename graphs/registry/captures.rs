@@ -105,6 +105,7 @@ fn captured<'s, B: Captured + Travels>(flow: Flow<'s, B>, site: &Site<'_, 's>) -
     Built::outputs([B::edge(capture::capture(flow, capture::Ports { writer: (*writer).clone() }))])
 }
 
+/// No time: everything is before it.
 const TIME_MAX: u64 = u64::MAX;
 
 const CAPTURE_SOURCE_OPTIONS: &[Declared] = &[
@@ -116,6 +117,18 @@ const CAPTURE_SOURCE_OPTIONS: &[Declared] = &[
         meaning: "How fast: 100 as it was recorded, 200 twice as fast; 0 as fast as what follows takes it.",
     },
     Declared { name: "topics", kind: options::Kind::List, default: Some("[]"), meaning: "Only batches of these topics." },
+    Declared {
+        name: "since_ms",
+        kind: options::Kind::Number(0, TIME_MAX, "ms"),
+        default: Some("0"),
+        meaning: "Only epochs from this time on, Unix milliseconds.",
+    },
+    Declared {
+        name: "until_ms",
+        kind: options::Kind::Number(0, TIME_MAX, "ms"),
+        default: Some("18446744073709551615"),
+        meaning: "Only epochs before this time, Unix milliseconds.",
+    },
 ];
 
 /// A source of what a capture of one type holds.
