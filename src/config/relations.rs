@@ -33,8 +33,12 @@ pub(super) struct Relations<'a> {
 /// All problems between keys.
 pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Problems) -> Vec<Problem> {
     let mut relations = Relations { config, raw, table, known, found: Vec::new() };
+    // A graph that was refused needs nothing: what stands in for it would tell of things that nobody wants.
+    let is_meant = !known.blames("graph");
     if config.has_ingest() {
-        relations.sources();
+        if is_meant {
+            relations.sources();
+        }
         relations.formats();
         relations.consumer();
         relations.security();
@@ -50,7 +54,9 @@ pub(super) fn check(config: &Config, raw: &RawConfig, table: &Table, known: &Pro
     if config.has_operator(dead_letter::NAME) {
         relations.dead_letter();
     }
-    relations.graph();
+    if is_meant {
+        relations.graph();
+    }
     if config.has_storage() {
         relations.object_store();
         relations.rotation();

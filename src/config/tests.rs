@@ -645,6 +645,7 @@ fn each_mistake_in_a_graph_of_stages_is_told_with_its_line_and_key() {
     ];
     let found = problems(&text, &[]);
     expected.iter().for_each(|expected| assert!(found.to_lowercase().contains(&expected.to_lowercase()), "{expected}:\n{found}"));
+    assert_eq!(found.lines().count(), expected.len(), "{found}");
     let wired = STAGES.replace("      from: normalize\n", "      from: kafka_source\n");
     let expected =
         "test.yaml:11: graph.stages[3].from: value \"kafka_source\": kafka_source gives RawBatch, redact takes NormalizedBatch";
@@ -658,6 +659,9 @@ fn a_graph_of_stages_needs_what_its_stages_need_and_nothing_else() {
     assert!(found.contains("storage.endpoints: graph of stages delivers to other processes"), "{found}");
     let found = problems(STAGES, &["processing.dedup_enabled=false"]);
     assert!(found.contains("a stage of the graph is a dedup_window"), "{found}");
-    assert!(problems("graph: {storage: false}", &[]).contains("nothing would run"));
+    assert_eq!(
+        problems("graph: {storage: false}", &[]),
+        "test.yaml:1: graph: has no stages, and is no storage node: nothing would run"
+    );
     assert!(problems("graph: {stage: []}", &[]).contains("did you mean graph.stages?"));
 }
