@@ -25,7 +25,7 @@ use openwit_operators::flight_sink::Router;
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::frame_source::{self, Feed};
 use openwit_operators::kafka_source::{self, consumer};
-use openwit_operators::object_upload::{self, ObjectStore};
+use openwit_operators::object_upload::{self, ObjectStore, StoreUri};
 use openwit_operators::wal_commit::recovery::Recovery;
 use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
 use openwit_operators::wal_commit::{self, Log, Writer};
@@ -290,8 +290,9 @@ fn open(
     let coverage = coverage.map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let committed = Arc::new(covered(&coverage));
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
-    let (registrar, registrar_thread) = registrar::open(catalog.clone(), index, health.clone(), counters.catalog.clone())
-        .map_err(|error| fault(format!("starting the catalog: {error}")))?;
+    let (registrar, registrar_thread) =
+        registrar::open(catalog.clone(), store.as_ref().map(StoreUri::of), index, health.clone(), counters.catalog.clone())
+            .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     let mut desks = vec![registrar_thread];
     let mut janitor = None;
     if let (Some((interval, config)), Some(store)) = (plan.storage.as_ref().and_then(|storage| storage.janitor.clone()), &store) {
