@@ -140,7 +140,7 @@ fn measure_senders(logs: &[Vec<u8>]) {
     sent.measure("log line: one producer", guarded(), one);
     sent.measure("log line: ten producers in turns", guarded(), ten);
     sent.measure("log line: a thousand producers in turns", guarded(), &secrets);
-    Sent { rejects: logs.len(), ..sent }.measure("log line: a wrong token, rejected", guarded(), &wrong);
+    Sent { rejects: logs.len(), ..sent.clone() }.measure("log line: a wrong token, rejected", guarded(), &wrong);
     let quotas = |default: bool, topics: bool, rate, policy| {
         // Time stands still here: what is saved up lasts for all runs, or there is nothing from the beginning.
         let burst_ms = if rate == u64::MAX { 1_000 } else { 0 };
