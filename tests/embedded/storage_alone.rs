@@ -126,6 +126,10 @@ impl Lake {
     /// The offsets of all rows in files that the catalog names, ascending.
     fn offsets(&self) -> Vec<i64> {
         let files = self.catalog.files(&FileFilter::default()).unwrap();
+        let root = self.objects().canonicalize().unwrap();
+        for file in &files {
+            assert_eq!(file.uri, Some(format!("file://{}/{}", root.display(), file.path)));
+        }
         let rows = lake::rows_of(files.iter().map(|file| self.objects().join(&file.path)));
         let mut offsets: Vec<i64> = rows.into_iter().map(|row| row.place.offset).collect();
         offsets.sort_unstable();
