@@ -1,5 +1,5 @@
-//! What does `normalize` cost per record, by format, by step, by rule of a dataset schema and by who is asked for a token, beside the
-//! usual ways to parse the same bytes?
+//! What does `normalize` cost per record, by format, by step, by rule of a dataset schema, by who is asked for a token and whose quota is
+//! charged, beside the usual ways to parse the same bytes?
 //!
 //! Figures are CPU time of this thread, the median of several runs: on a shared machine compare ratios inside one run, nothing else.
 //! The last column is the cost relative to the reference above it: `serde_json::Value` for JSON, `prost` for protobuf.
@@ -22,6 +22,7 @@ use openwit_operators::dataset::{Case, Field, Kind, Level, Names, Scalar, Schema
 use openwit_operators::kafka_source::topics::Glob;
 use openwit_operators::normalize::index::IndexRules;
 use openwit_operators::normalize::{Auth, Config, Format, Normalizer, TenantFrom, Tenants};
+use openwit_operators::quota::{Limit, Policy, Quotas, Rules};
 use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::{Store, Token, digest};
 use prost::Message;
@@ -88,7 +89,7 @@ fn main() {
     measure_format("points, OTLP protobuf: otlp_proto", &metrics, Format::OtlpProto, Signal::Metrics, reference);
 
     measure_rules(&logs, &traces_proto);
-    measure_tokens(&logs);
+    measure_senders(&logs);
 
     // What json costs beyond decoding what it wrote shows what normalizing at the edge saves everybody behind.
     let written = written_logs(&logs);
@@ -112,8 +113,9 @@ fn measure_framings(logs: &[Vec<u8>], reference: f64) {
     measure_format("log line, zstd: auto", &packed(zstd, logs), Format::Auto, Signal::Logs, reference);
 }
 
-/// What it costs to ask each message for a token, by how many producers take turns; all messages have the header in every row.
-fn measure_tokens(logs: &[Vec<u8>]) {
+/// What it costs to ask each message for a token, by how many producers take turns, and to charge it to its tenant's and its topic's quota.
+/// All messages have the header in every row.
+fn measure_senders(logs: &[Vec<u8>]) {
     let secrets: Vec<String> = (0..1_000).map(|number| format!("owt_{number:043}")).collect();
     let token = |secret: &String| Token {
         id: secret.as_str().into(),
@@ -124,23 +126,60 @@ fn measure_tokens(logs: &[Vec<u8>]) {
         good: 0..u64::MAX,
     };
     let auth = Auth { header: "authorization".into(), tokens: Arc::new(Store::new(secrets.iter().map(token).collect())) };
-    let tenants = Tenants { from: TenantFrom::Token, default: None };
-    let guarded = |config: Config| Config { auth: Some(auth.clone()), tenants: tenants.clone(), ..config };
-    let measure_sent = |name: &str, config: Config, sent_with: &[String], reference: Option<f64>| {
-        let batches: Vec<RawBatch> =
-            logs.chunks(MESSAGES_PER_BATCH).map(|payloads| batch_with_tokens(payloads, sent_with)).collect();
-        let mut normalizer = Normalizer::new(config).expect("the config has no problems");
-        let expected = if sent_with == [WRONG_TOKEN] { logs.len() } else { 0 };
-        let mut run = || batches.iter().map(|batch| normalizer.normalize(batch.clone()).rejects.len()).sum();
-        assert_eq!(run(), expected, "{name}: rejects");
-        measure(name, logs, reference, run)
+    let open = || config(Format::Json, Signal::Logs, vec![]);
+    let guarded = || Config {
+        auth: Some(auth.clone()),
+        tenants: Tenants { from: TenantFrom::Token, default: None },
+        ..config(Format::Json, Signal::Logs, vec![])
     };
-    let config = || config(Format::Json, Signal::Logs, vec![]);
-    let reference = measure_sent("log line with a token: nobody is asked", config(), &secrets[..1], None);
-    measure_sent("log line: one producer", guarded(config()), &secrets[..1], Some(reference));
-    measure_sent("log line: ten producers in turns", guarded(config()), &secrets[..10], Some(reference));
-    measure_sent("log line: a thousand producers in turns", guarded(config()), &secrets, Some(reference));
-    measure_sent("log line: a wrong token, rejected", guarded(config()), &[WRONG_TOKEN.to_owned()], Some(reference));
+    let wrong = [WRONG_TOKEN.to_owned()];
+    let (one, ten) = (&secrets[..1], &secrets[..10]);
+    let nobody = Sent { logs, reference: None, rejects: 0, quotas: None };
+    let reference = nobody.measure("log line with a token: nobody is asked", open(), one);
+    let sent = Sent { reference: Some(reference), ..nobody };
+    sent.measure("log line: one producer", guarded(), one);
+    sent.measure("log line: ten producers in turns", guarded(), ten);
+    sent.measure("log line: a thousand producers in turns", guarded(), &secrets);
+    Sent { rejects: logs.len(), ..sent.clone() }.measure("log line: a wrong token, rejected", guarded(), &wrong);
+    let quotas = |default: bool, topics: bool, rate, policy| {
+        // Time stands still here: what is saved up lasts for all runs, or there is nothing from the beginning.
+        let burst_ms = if rate == u64::MAX { 1_000 } else { 0 };
+        let limit = Limit { events_per_second: Some(rate), bytes_per_second: Some(rate), burst_ms, policy };
+        let topics = topics.then(|| (Glob::new("bench").expect("a glob"), limit)).into_iter().collect();
+        Some(Rules { default: default.then_some(limit), topics, ..Rules::default() })
+    };
+    let topic = Sent { quotas: quotas(false, true, u64::MAX, Policy::Throttle), ..sent.clone() };
+    topic.measure("log line, a quota: of the topic", open(), one);
+    let tenant = Sent { quotas: quotas(true, false, u64::MAX, Policy::Throttle), ..sent.clone() };
+    tenant.measure("log line, a quota: of one producer", guarded(), one);
+    let both = Sent { quotas: quotas(true, true, u64::MAX, Policy::Throttle), ..sent.clone() };
+    both.measure("log line, a quota: of ten and the topic", guarded(), ten);
+    let throttled = Sent { quotas: quotas(true, true, 1, Policy::Throttle), ..sent.clone() };
+    throttled.measure("log line, a quota: ten are held back", guarded(), ten);
+    let rejected = Sent { quotas: quotas(true, true, 1, Policy::Reject), rejects: logs.len(), ..sent };
+    rejected.measure("log line, a quota: rejected", guarded(), one);
+}
+
+/// Log lines that show tokens in turns.
+#[derive(Clone)]
+struct Sent<'a> {
+    logs: &'a [Vec<u8>],
+    reference: Option<f64>,
+    /// How many of them are to be rejected.
+    rejects: usize,
+    quotas: Option<Rules>,
+}
+
+impl Sent<'_> {
+    fn measure(&self, name: &str, config: Config, tokens: &[String]) -> f64 {
+        let batches: Vec<RawBatch> =
+            self.logs.chunks(MESSAGES_PER_BATCH).map(|payloads| batch_with_tokens(payloads, tokens)).collect();
+        let quotas = self.quotas.clone().map(|rules| Arc::new(Quotas::new(rules)));
+        let mut normalizer = Normalizer::new(config).expect("the config has no problems").metered(quotas);
+        let mut run = || batches.iter().map(|batch| normalizer.normalize(batch.clone()).rejects.len()).sum();
+        assert_eq!(run(), self.rejects, "{name}: rejects");
+        measure(name, self.logs, self.reference, run)
+    }
 }
 
 fn gzip(payload: &[u8]) -> Vec<u8> {

@@ -10,6 +10,7 @@ use openwit_operators::catalog_commit::rebuild::{Depth, Options, Stop, rebuild_f
 use openwit_operators::catalog_commit::sled_catalog::SledCatalog;
 use openwit_operators::catalog_commit::{Catalog, Error};
 use openwit_operators::fault::chain;
+use openwit_operators::object_upload::StoreUri;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -72,7 +73,9 @@ pub fn open_for_writing(
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Box<dyn Catalog>, String> {
     let Location::Sled(path) = location else {
-        return reach(is_stopping, || open(location)).map_err(|error| chain(&error));
+        let catalog = reach(is_stopping, || open(location)).map_err(|error| chain(&error))?;
+        locate(&*catalog, files);
+        return Ok(catalog);
     };
     let catalog = open_sled(path).map_err(|error| chain(&error))?;
     if let (Some(files), true) = (files, catalog.state().needs_rebuild()) {
@@ -97,7 +100,18 @@ pub fn open_for_writing(
             warn!(problem, "found while completing the catalog");
         }
     }
+    locate(&catalog, files);
     Ok(Box::new(catalog))
+}
+
+/// Completes what former versions wrote without a URI. Readers find such files by their path, so that a process can do without.
+fn locate(catalog: &dyn Catalog, files: Option<&Files<'_>>) {
+    let Some(files) = files else { return };
+    match catalog.locate_files(&StoreUri::of(files.store)) {
+        Ok(0) => {}
+        Ok(located) => info!(files = located, "files of a former version have their URI now"),
+        Err(error) => warn!(error = chain(&error), "files of a former version stay without their URI until the next start"),
+    }
 }
 
 /// Where the files are that a catalog describes.

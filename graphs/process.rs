@@ -20,7 +20,7 @@ use openwit_operators::fault::{Fault, Health, chain};
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::frame_source;
 use openwit_operators::kafka_source::{self, consumer};
-use openwit_operators::object_upload::{self, ObjectStore};
+use openwit_operators::object_upload::{self, ObjectStore, StoreUri};
 use openwit_operators::wal_commit::replay as wal_replay;
 use openwit_operators::wal_commit::{self, Writer};
 use openwit_operators::{dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
@@ -346,7 +346,8 @@ fn open_catalog(
     let coverage = catalog::reach(&is_stopping, || catalog.coverage());
     let coverage = coverage.map_err(|error| fault(format!("reading the catalog: {}", chain(&error))))?;
     let index = plan.storage.as_ref().map(|storage| storage.index).unwrap_or_default();
-    let (registrar, thread) = registrar::open(catalog.clone(), index, health.clone(), control.counters.catalog.clone())
+    let store = files.map(|files| StoreUri::of(files.store));
+    let (registrar, thread) = registrar::open(catalog.clone(), store, index, health.clone(), control.counters.catalog.clone())
         .map_err(|error| fault(format!("starting the catalog: {error}")))?;
     Ok(((catalog, Arc::new(covered(&coverage)), registrar), thread))
 }

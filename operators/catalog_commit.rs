@@ -45,7 +45,7 @@ use crate::catalog_commit::registrar::{Answer, Cause, Refused, Registrar, Reques
 use crate::coverage::{Dispositions, OffsetSet, PartitionKey, TopicKey};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use crate::object_upload::remove_objects;
+use crate::object_upload::{StoreUri, remove_objects};
 use crate::parquet_roll::footer::ulid_text;
 use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
 
@@ -78,6 +78,9 @@ pub struct FileRow {
     pub node: Arc<str>,
     /// Where it lies in the object store.
     pub path: String,
+    /// The same in full, for readers; `None` in rows of former versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
     /// The day of its rows.
     pub day: Day,
     /// Its rows.
@@ -112,14 +115,15 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The catalog's part of a closed commit.
-    pub fn of(closed: &ClosedCommit) -> Commit {
+    /// The catalog's part of a closed commit whose files lie in `store`.
+    pub fn of(closed: &ClosedCommit, store: Option<&StoreUri>) -> Commit {
         let files = closed.files.iter().filter(|file| file.kind == FileKind::Rows).map(|file| FileRow {
             file: file.file,
             commit_id: closed.commit_id,
             group: closed.group.clone(),
             node: closed.node.clone(),
             path: file.path.clone(),
+            uri: store.map(|store| store.object(&file.path)),
             day: file.day,
             rows: file.rows,
             bytes: file.bytes,
@@ -312,6 +316,9 @@ pub trait Catalog: Send + Sync {
     /// Publishes files of registered commits whose rows were lost, with index work; known ones stay as they are. Gives how many were
     /// missing.
     fn restore_files(&self, files: &[FileRow]) -> Result<u64, Error>;
+
+    /// Gives published files whose rows have no URI, as former versions wrote them, the one they have in `store`. Gives how many.
+    fn locate_files(&self, store: &StoreUri) -> Result<u64, Error>;
 
     /// The oldest index work, in the order of file ids.
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error>;

@@ -161,6 +161,7 @@ mod tests {
             group: group.clone(),
             node: "node".into(),
             path: format!("{begun_ms}.parquet"),
+            uri: None,
             day: Day(1),
             rows: 1,
             bytes: 1,

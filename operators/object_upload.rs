@@ -48,8 +48,12 @@ use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
 use crate::parquet_roll::{ClosedCommit, StableFile};
 
+mod uri;
+
 #[cfg(test)]
 mod tests;
+
+pub use uri::StoreUri;
 
 /// The operator's name in config, metrics and faults.
 pub const NAME: &str = "object_upload";

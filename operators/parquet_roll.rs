@@ -70,10 +70,10 @@ pub use roller::{Abandoned, Admitted, GivenUp, Roller, Stats};
 pub mod coverage_rows;
 pub mod day;
 pub mod footer;
+mod footer_check;
 pub mod ids;
 mod news;
 mod roller;
-mod schema_check;
 pub mod writer;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::catalog_commit::{
     Binding, Catalog, Commit, Committed, CompleteThrough, Error, FileFilter, FileRow, Standing, complete_through, covered,
 };
 use crate::coverage::{Dispositions, PartitionKey, TopicKey};
-use crate::object_upload::Secret;
+use crate::object_upload::{ObjectStore, Secret, StoreUri, build_operator};
 use crate::parquet_roll::{CoverageRow, Day};
 
 pub(super) fn partition(topic: &str, number: i32) -> PartitionKey {
@@ -49,6 +49,7 @@ pub(super) fn commit(number: u64, group: &Group, days: &[i32], coverage: Vec<Cov
         group: group.clone(),
         node: "node-1".into(),
         path: format!("lake/{group}/{number}-{position}.parquet"),
+        uri: Some(format!("s3://bucket/lake/{group}/{number}-{position}.parquet")),
         day: Day(*day),
         rows: 10 + number,
         bytes: 1_000 * number,
@@ -76,6 +77,7 @@ pub(super) fn conforms(reopen: &mut dyn FnMut(Option<Box<dyn Catalog>>) -> Box<d
     commits_are_idempotent_and_whole(&*catalog);
     overlaps_are_refused_and_leave_nothing(&*catalog);
     files_are_listed_by_filter(&*catalog);
+    files_without_a_uri_are_given_one_once(&*catalog);
     index_work_is_queued_with_the_commit(&*catalog);
     topics_keep_their_group(&*catalog);
     invalid_commits_are_refused(&*catalog);
@@ -179,6 +181,23 @@ fn files_are_listed_by_filter(catalog: &dyn Catalog) {
     assert_eq!((catalog.retire_files(&gone[1..]).unwrap(), catalog.remove_files(&gone[1..]).unwrap()), (1, 1));
     assert_eq!(catalog.files(&FileFilter::default()).unwrap(), all[..5]);
     assert_eq!(ranges(catalog, &partition("logs", 0)), [0..5], "coverage outlives files");
+}
+
+fn files_without_a_uri_are_given_one_once(catalog: &dyn Catalog) {
+    let store = StoreUri::of(&build_operator(&ObjectStore::Memory).unwrap());
+    let before = catalog.files(&FileFilter::default()).unwrap();
+    assert_eq!(catalog.locate_files(&store).unwrap(), 0);
+    let mut former = commit(5, &group("orders", Signal::Logs), &[1, 2, 3], vec![row(&partition("former", 0), 0..5)]);
+    former.files[..2].iter_mut().for_each(|file| file.uri = None);
+    catalog.commit(&former).unwrap();
+    catalog.retire_files(&[former.files[1].file]).unwrap();
+    assert_eq!((catalog.locate_files(&store).unwrap(), catalog.locate_files(&store).unwrap()), (1, 0));
+    former.files[0].uri = Some(format!("memory:///{}", former.files[0].path));
+    let [located, retired, other] = &former.files[..] else { unreachable!() };
+    assert_eq!(catalog.files(&FileFilter::default()).unwrap(), [&before[..], &[located.clone(), other.clone()]].concat());
+    assert_eq!(catalog.retired_files(9).unwrap().last(), Some(retired), "nobody is to read what is about to be removed");
+    let ids = former.files.iter().map(|file| file.file).collect::<Vec<_>>();
+    assert_eq!((catalog.retire_files(&ids).unwrap(), catalog.remove_files(&ids).unwrap()), (2, 3));
 }
 
 fn index_work_is_queued_with_the_commit(catalog: &dyn Catalog) {

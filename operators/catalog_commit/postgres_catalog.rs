@@ -4,7 +4,7 @@
 //! partitions   id, cluster, topic, topic_id, partition      its row lock puts the commits of a partition into an order
 //! coverage     partition_id, offsets int8range, counts      exclusion constraint: no two rows of a partition overlap
 //! commits      commit_id, digest, state                     a repeated commit is recognized, one that was given up refused
-//! files        file_id, group, path, times, sizes, state
+//! files        file_id, group, path, uri, times, sizes, state
 //! index_queue  file_id                                      with NOTIFY on channel `openwit_index`
 //! topics       cluster, topic, topic_id, group
 //! migrations   version
@@ -30,7 +30,7 @@ use crate::catalog_commit::{
     Binding, Catalog, Commit, Committed, CompleteThrough, Error, FileFilter, FileRow, IndexBacklog, IndexWork, Standing,
 };
 use crate::coverage::{Dispositions, PartitionKey, TopicKey};
-use crate::object_upload::Secret;
+use crate::object_upload::{Secret, StoreUri};
 use crate::parquet_roll::{CoverageRow, Day};
 
 pub mod tls;
@@ -41,7 +41,11 @@ pub use tls::Tls;
 pub const INDEX_CHANNEL: &str = "openwit_index";
 
 /// Only added to, never edited: databases in the field have run them.
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/0001_catalog.sql"), include_str!("migrations/0002_states.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_catalog.sql"),
+    include_str!("migrations/0002_states.sql"),
+    include_str!("migrations/0003_uri.sql"),
+];
 /// What a role needs that only runs.
 const GRANTS: &str = include_str!("migrations/grants.sql");
 /// Any number, the same in all versions: "openwit" in ASCII.
@@ -302,13 +306,12 @@ fn commit_in(transaction: &mut Transaction<'_>, commit: &Commit) -> Result<Commi
     Ok(Committed::New)
 }
 
-const FILE_COLUMNS: &str =
-    "file_id, commit_id, index_name, signal, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash, schema_version";
+const FILE_COLUMNS: &str = "file_id, commit_id, index_name, signal, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash, schema_version, uri";
 
 /// Inserts a file and its index work; 0 where the file is known.
 fn insert_file(transaction: &mut Transaction<'_>, file: &FileRow) -> Result<u64, postgres::Error> {
     let insert = format!(
-        "INSERT INTO files ({FILE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING"
+        "INSERT INTO files ({FILE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING"
     );
     let (file_id, commit_id) = (file.file.to_string(), file.commit_id.to_string());
     let (index, signal, node) = (&*file.group.index, file.group.signal.name(), &*file.node);
@@ -329,6 +332,7 @@ fn insert_file(transaction: &mut Transaction<'_>, file: &FileRow) -> Result<u64,
             &file.time_max_ns,
             &&*file.schema_hash,
             &schema_version,
+            &file.uri,
         ],
     )?;
     if inserted > 0 {
@@ -427,6 +431,7 @@ fn file_row(row: &Row) -> Result<FileRow, Error> {
         time_max_ns: row.get(10),
         schema_hash: text(11).into(),
         schema_version: row.get::<_, i32>(12) as u32,
+        uri: row.get(13),
     })
 }
 
@@ -545,6 +550,11 @@ impl Catalog for PostgresCatalog {
             transaction.commit().map_err(&failed)?;
             Ok(restored)
         })
+    }
+
+    fn locate_files(&self, store: &StoreUri) -> Result<u64, Error> {
+        let update = "UPDATE files SET uri = $1 || path WHERE uri IS NULL AND state = 'published'";
+        self.with(|client| client.execute(update, &[&store.as_str()]).map_err(failed("locate files")))
     }
 
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {

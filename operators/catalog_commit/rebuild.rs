@@ -31,6 +31,7 @@ use ulid::Ulid;
 use crate::batch::Group;
 use crate::catalog_commit::{self, Catalog, Commit, Committed, FileFilter, FileRow, Standing, covered};
 use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
+use crate::object_upload::StoreUri;
 use crate::parquet_roll::CoverageRow;
 use crate::parquet_roll::footer::{self, CommitNote, FileNote, ulid_text};
 
@@ -574,8 +575,22 @@ async fn look_at_file(operator: &Operator, path: &str) -> Result<Object, Trouble
     let rows = u64::try_from(metadata.file_metadata().num_rows()).map_err(content)?;
     let (commit_id, group, node) = (note.commit_id, note.group.clone(), note.node.clone());
     let (path, modified_ms) = (path.to_string(), modified_ms(&object, file));
-    let row =
-        FileRow { file, commit_id, group, node, path, day, rows, bytes, time_min_ns, time_max_ns, schema_hash, schema_version };
+    let uri = Some(StoreUri::of(operator).object(&path));
+    let row = FileRow {
+        file,
+        commit_id,
+        group,
+        node,
+        path,
+        uri,
+        day,
+        rows,
+        bytes,
+        time_min_ns,
+        time_max_ns,
+        schema_hash,
+        schema_version,
+    };
     Ok(Object::File { note, row: Box::new(row), modified_ms })
 }
 

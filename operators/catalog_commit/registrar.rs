@@ -19,7 +19,7 @@ use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
 use crate::desk::{Desk, Envelope};
 use crate::fault::{Health, chain};
 use crate::index_trigger::{self, Announcer};
-use crate::object_upload::remove_local;
+use crate::object_upload::{StoreUri, remove_local};
 use crate::parquet_roll::ClosedCommit;
 
 /// Waits between attempts to reach the catalog.
@@ -111,9 +111,10 @@ impl Stats {
     }
 }
 
-/// Starts the thread that owns `catalog`.
+/// Starts the thread that owns `catalog`. Files of its commits lie in `store`.
 pub fn open(
     catalog: Arc<dyn Catalog>,
+    store: Option<StoreUri>,
     index: index_trigger::Config,
     health: Health,
     stats: Arc<Stats>,
@@ -121,6 +122,7 @@ pub fn open(
     let on_panic = health.clone();
     let clerk = Clerk {
         catalog,
+        store,
         health,
         stats,
         clock: SystemClock::default(),
@@ -135,6 +137,8 @@ pub fn open(
 
 struct Clerk {
     catalog: Arc<dyn Catalog>,
+    /// Where the commits' files lie; none in a process that has none.
+    store: Option<StoreUri>,
     health: Health,
     stats: Arc<Stats>,
     clock: SystemClock,
@@ -162,7 +166,7 @@ impl Clerk {
         if !self.refusals.admits(closed) {
             return self.refuse(closed, Cause::Predecessor, "an earlier commit of its group was refused");
         }
-        let commit = Commit::of(closed);
+        let commit = Commit::of(closed, self.store.as_ref());
         self.bind_topics(&commit);
         match self.patiently("registering a commit", |catalog| catalog.commit(&commit)) {
             Ok(_) => {}

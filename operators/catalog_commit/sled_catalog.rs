@@ -36,6 +36,7 @@ use crate::catalog_commit::{
     complete_through,
 };
 use crate::coverage::{PartitionKey, TopicKey};
+use crate::object_upload::StoreUri;
 use crate::parquet_roll::CoverageRow;
 use crate::parquet_roll::coverage_rows;
 
@@ -394,6 +395,21 @@ impl Catalog for SledCatalog {
         Ok(restored)
     }
 
+    fn locate_files(&self, store: &StoreUri) -> Result<u64, Error> {
+        let mut located = 0;
+        for entry in self.files.iter() {
+            let (key, value) = entry.map_err(self.failed("list files"))?;
+            let file: FileRow = self.read(&value)?;
+            if file.uri.is_none() {
+                let located_row = json(&FileRow { uri: Some(store.object(&file.path)), ..file });
+                let swapped = self.files.compare_and_swap(key, Some(value), Some(located_row));
+                located += u64::from(swapped.map_err(self.failed("locate a file"))?.is_ok());
+            }
+        }
+        self.flush("sync located files")?;
+        Ok(located)
+    }
+
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
         let values = self.index.iter().values().take(limit);
         values.map(|value| self.read(&value.map_err(self.failed("read index work"))?)).collect()
@@ -428,5 +444,35 @@ impl Catalog for SledCatalog {
     fn topics(&self) -> Result<BTreeMap<TopicKey, Group>, Error> {
         let values = self.topics.iter().values();
         values.map(|value| self.read::<(TopicKey, Group)>(&value.map_err(self.failed("read topics"))?)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object_upload::{ObjectStore, build_operator};
+
+    #[test]
+    fn file_rows_of_former_versions_are_read_and_given_their_uri() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(SledCatalog::open(folder.path()).unwrap());
+        let (file, former) = (
+            Ulid::from_string("01ARZ3NDEKTSV4RRFFQ69G5FAW").unwrap(),
+            r#"{"file":"01ARZ3NDEKTSV4RRFFQ69G5FAW","commit_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","group":{"index":"orders","signal":"traces"},
+                "node":"n","path":"lake/a.parquet","day":1,"rows":7,"bytes":8,"time_min_ns":1,"time_max_ns":2,"schema_hash":"h"}"#,
+        );
+        let db = sled::open(folder.path()).unwrap();
+        db.open_tree("files").unwrap().insert(file.to_bytes(), former).unwrap();
+        drop(db);
+        let catalog = SledCatalog::open(folder.path()).unwrap();
+        let store = StoreUri::of(&build_operator(&ObjectStore::Memory).unwrap());
+        let uris = |catalog: &SledCatalog| -> Vec<_> {
+            catalog.files(&FileFilter::default()).unwrap().into_iter().map(|row| (row.rows, row.uri)).collect()
+        };
+        assert_eq!(uris(&catalog), [(7, None)]);
+        assert_eq!((catalog.locate_files(&store).unwrap(), catalog.locate_files(&store).unwrap()), (1, 0));
+        drop(catalog);
+        let catalog = SledCatalog::open(folder.path()).unwrap();
+        assert_eq!(uris(&catalog), [(7, Some("memory:///lake/a.parquet".to_owned()))]);
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::batch::Group;
-use crate::parquet_roll::{CoverageRow, Day, schema_check};
+use crate::parquet_roll::{CoverageRow, Day, footer_check};
 
 /// Key of the version that wrote a file.
 pub const VERSION: &str = "openwit.version";
@@ -113,10 +113,10 @@ pub fn pairs(commit: &str, file: &FileNote) -> Result<Vec<KeyValue>, serde_json:
     Ok(vec![pair(VERSION, version), pair(COMMIT, commit.to_string()), pair(FILE, serde_json::to_string(file)?)])
 }
 
-/// The metadata in the Thrift bytes of a footer that comes from a store: what it says of its own sizes takes no memory before it is true.
+/// The metadata in the Thrift bytes of a footer that comes from a store: what it says of itself costs nothing before it is true.
 pub fn decode(thrift: &[u8]) -> Result<ParquetMetaData, ParquetError> {
-    if !schema_check::is_bounded(thrift) {
-        return Err(ParquetError::General("the schema in the footer contradicts itself".into()));
+    if !footer_check::is_sound(thrift) {
+        return Err(ParquetError::General("the footer has not the form of Parquet's, or its schema contradicts itself".into()));
     }
     ParquetMetaDataReader::decode_metadata(thrift)
 }

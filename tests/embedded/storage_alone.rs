@@ -28,7 +28,7 @@ use openwit_operators::fault::Health;
 use openwit_operators::flight::{Ack, PartHeader};
 use openwit_operators::flight_source::{self, Server};
 use openwit_operators::index_trigger;
-use openwit_operators::object_upload::{self, ObjectStore, build_operator};
+use openwit_operators::object_upload::{self, ObjectStore, StoreUri, build_operator};
 use openwit_operators::parquet_roll::{self, CoverageRow};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -79,6 +79,9 @@ impl Catalog for Shared {
     fn restore_files(&self, files: &[FileRow]) -> Result<u64, Error> {
         self.catalog.restore_files(files)
     }
+    fn locate_files(&self, store: &StoreUri) -> Result<u64, Error> {
+        self.catalog.locate_files(store)
+    }
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
         self.catalog.index_pending(limit)
     }
@@ -123,6 +126,10 @@ impl Lake {
     /// The offsets of all rows in files that the catalog names, ascending.
     fn offsets(&self) -> Vec<i64> {
         let files = self.catalog.files(&FileFilter::default()).unwrap();
+        let root = self.objects().canonicalize().unwrap();
+        for file in &files {
+            assert_eq!(file.uri, Some(format!("file://{}/{}", root.display(), file.path)));
+        }
         let rows = lake::rows_of(files.iter().map(|file| self.objects().join(&file.path)));
         let mut offsets: Vec<i64> = rows.into_iter().map(|row| row.place.offset).collect();
         offsets.sort_unstable();
@@ -150,7 +157,8 @@ impl Node {
         runtime.spawn(server.serve(listener, MESSAGE_BYTES_MAX));
         let catalog = Arc::new(Shared { catalog: lake.catalog.clone(), before_commit: Box::new(before_commit) });
         let index = index_trigger::Config::default();
-        let (registrar, _desk) = registrar::open(catalog, index, health.clone(), stats.clone()).unwrap();
+        let (registrar, _desk) =
+            registrar::open(catalog, Some(StoreUri::of(&lake.store())), index, health.clone(), stats.clone()).unwrap();
         let (store, handle, clock) = (lake.store(), runtime.handle().clone(), Arc::new(SystemClock::default()));
         let ports = storage::Ports {
             source: flight_source::Ports { server: server.clone(), health: health.clone(), clock: clock.clone() },

@@ -1,6 +1,8 @@
 //! Files in Azure Blob Storage and Google Cloud Storage are as exact as in S3: killed and started again, read back by another make of
 //! reader, listed by the janitor, missed by the audit. The services are emulators (see `scripts/services`), and optional.
 
+use openwit_operators::catalog_commit::sled_catalog::SledCatalog;
+use openwit_operators::catalog_commit::{Catalog, FileFilter};
 use openwit_operators::object_upload::{Azblob, Gcs, ObjectStore, Secret, build_operator};
 
 use crate::setup::{Setup, optional};
@@ -21,11 +23,20 @@ fn check(test: &str, scheme: &str, bucket: &str, yaml: &str, store: &ObjectStore
     setup.run_to_end();
     setup.verify("otlp", Some(&url));
     setup.audit();
+    // What the catalog says of where files lie is what the other reader was told, and what the janitor finds.
+    let located = || -> Vec<String> {
+        let catalog = SledCatalog::open(&setup.path("data/catalog")).expect("no process has it");
+        let files = catalog.files(&FileFilter::default()).expect("it can be read");
+        files.into_iter().map(|file| file.uri.expect("files have a URI")).collect()
+    };
+    let uris = located();
+    assert!(!uris.is_empty() && uris.iter().all(|uri| uri.starts_with(&format!("{url}/"))), "{uris:?}");
 
     // The catalog lost, the janitor lists the store and reads the files' footers.
     std::fs::remove_dir_all(setup.path("data/catalog")).expect("the catalog is a folder");
     let tidied = openwit(["janitor", "--config", &config, "--json"]).expect(0).json();
     assert!(tidied["registered"].as_u64().is_some_and(|commits| commits > 0), "{tidied}");
+    assert_eq!(located(), uris);
     setup.audit();
     let summary = setup.run_to_end().json();
     assert_eq!((&summary["messages"], &summary["rows"]), (&0.into(), &0.into()), "{summary}");

@@ -65,12 +65,12 @@ fn a_commit_never_finished_is_removed_after_the_grace_period_and_its_node_refuse
         let mut rest = closed.clone();
         rest.files.drain(..2);
         node.upload(&rest);
-        let refused = catalog.commit(&Commit::of(&closed));
+        let refused = catalog.commit(&node.commit_of(&closed));
         assert!(matches!(refused, Err(CatalogError::Abandoned { .. })), "{refused:?}");
         let again = pass(&node, catalog, Settings { now_ms: 0, ..NOW });
         assert_eq!((again.removed.len(), again.found.registered, objects(&node)), (1, 0, kept.clone()));
         // Its rows come again, under another commit.
-        let again = Commit { commit_id: ulid::Ulid::from_parts(9, 9), files: vec![], ..Commit::of(&closed) };
+        let again = Commit { commit_id: ulid::Ulid::from_parts(9, 9), files: vec![], ..node.commit_of(&closed) };
         assert_eq!(catalog.commit(&again).unwrap(), Committed::New);
     });
 }
@@ -79,15 +79,15 @@ fn a_commit_never_finished_is_removed_after_the_grace_period_and_its_node_refuse
 fn a_finished_commit_that_its_node_did_not_register_is_registered_and_a_superseded_one_removed() {
     on_each_catalog(|mut node, catalog| {
         let superseded = node.close("events", 0, 1);
-        let other = Commit { commit_id: ulid::Ulid::from_parts(1, 1), files: vec![], ..Commit::of(&superseded) };
+        let other = Commit { commit_id: ulid::Ulid::from_parts(1, 1), files: vec![], ..node.commit_of(&superseded) };
         catalog.commit(&other).unwrap();
         let closed = node.close("orders", 0, 3);
         node.upload(&closed);
         node.upload(&superseded);
         let report = pass(&node, catalog, NOW);
         assert_eq!((report.found.registered, report.removed), (1, vec![superseded.files[0].path.clone()]));
-        assert_eq!(catalog.files(&FileFilter::default()).unwrap(), Commit::of(&closed).files);
-        assert_eq!(catalog.commit(&Commit::of(&closed)).unwrap(), Committed::AlreadyCommitted);
+        assert_eq!(catalog.files(&FileFilter::default()).unwrap(), node.commit_of(&closed).files);
+        assert_eq!(catalog.commit(&node.commit_of(&closed)).unwrap(), Committed::AlreadyCommitted);
         let quiet = pass(&node, catalog, NOW);
         let expected = Report { found: rebuild::Report { objects: 3, ..Default::default() }, ..Default::default() };
         assert_eq!(quiet, expected, "the second pass finds nothing to do, and reads nothing");
@@ -120,7 +120,7 @@ fn retention_removes_objects_then_rows_and_completes_what_a_crash_began() {
         let report = pass(&node, catalog, Settings { now_ms, retention_days: Some(9), ..NOW });
         assert_eq!((report.expired.len(), everything(catalog).0.len(), objects(&node).len()), (2, 0, 0));
         assert_eq!(everything(catalog).1, before.1, "offsets stay accounted for");
-        assert_eq!(catalog.commit(&Commit::of(&kept)).unwrap(), Committed::AlreadyCommitted);
+        assert_eq!(catalog.commit(&node.commit_of(&kept)).unwrap(), Committed::AlreadyCommitted);
     });
 }
 

@@ -59,6 +59,11 @@ impl Node {
         self.runtime.block_on(upload_commit(&self.operator, commit, &object_upload::Config::default())).unwrap();
     }
 
+    /// What the catalog is told of a commit.
+    pub(in crate::catalog_commit) fn commit_of(&self, closed: &ClosedCommit) -> Commit {
+        Commit::of(closed, Some(&StoreUri::of(&self.operator)))
+    }
+
     /// The whole way of a commit.
     pub(in crate::catalog_commit) fn publish(
         &mut self,
@@ -69,7 +74,7 @@ impl Node {
     ) -> ClosedCommit {
         let closed = self.close(index, start, days);
         self.upload(&closed);
-        assert_eq!(catalog.commit(&Commit::of(&closed)).unwrap(), Committed::New);
+        assert_eq!(catalog.commit(&self.commit_of(&closed)).unwrap(), Committed::New);
         self.roller.committed(&closed);
         remove_local(&closed).unwrap();
         closed
@@ -164,8 +169,8 @@ fn a_commit_whose_upload_died_is_not_registered() {
     // The node lives on: whoever comes first, the commit is there once.
     node.upload(&closed);
     assert_eq!(node.rebuild(&catalog).registered, 1);
-    assert_eq!(catalog.commit(&Commit::of(&closed)).unwrap(), Committed::AlreadyCommitted);
-    assert_eq!(catalog.files(&FileFilter::default()).unwrap(), Commit::of(&closed).files);
+    assert_eq!(catalog.commit(&node.commit_of(&closed)).unwrap(), Committed::AlreadyCommitted);
+    assert_eq!(catalog.files(&FileFilter::default()).unwrap(), node.commit_of(&closed).files);
 }
 
 #[test]
@@ -179,7 +184,7 @@ fn objects_whose_rows_are_stored_elsewhere_are_reported_and_not_registered() {
         commit_id: Ulid::from_parts(1, 1),
         coverage: vec![wide(&abandoned, 0..4)],
         files: vec![],
-        ..Commit::of(&abandoned)
+        ..node.commit_of(&abandoned)
     };
     catalog.commit(&other).unwrap();
     let report = node.rebuild(&catalog);
