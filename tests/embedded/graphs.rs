@@ -111,17 +111,18 @@ fn what_is_to_be_redacted_is_in_no_row_and_nothing_else_changes() {
     let plain = config(&broker, &load, &folder);
     run_to_the_end(&plain, 1);
     let sent = sent(&load);
-    let (stored, expected) = (rows(&plain), delivered(&plain, &sent).rejects);
+    let expected = delivered(&plain, &sent);
     for (attribute, changes) in [("http.*", true), ("no.such.attribute", false)] {
         let other_folder = TempDir::new().unwrap();
         let mut other = elsewhere(&plain, &other_folder);
         other.ingestion.kafka.group_id = format!("redacting {attribute}");
         other.graph = Graph::Stages(standalone_with(masking(attribute), "dead_letter"));
         run_to_the_end(&other, 2);
-        let found = rows(&other);
-        assert_eq!(found.len(), stored.len());
-        assert_eq!(found.values().ne(stored.values()), changes, "{attribute}");
-        assert_eq!(delivered(&other, &sent).rejects, expected);
+        // By messages: which copy of one is stored depends on the run.
+        let found = delivered(&other, &sent);
+        assert_eq!(found.rows.len(), expected.rows.len());
+        assert_eq!(found.rows != expected.rows, changes, "{attribute}");
+        assert_eq!(found.rejects, expected.rejects);
     }
 }
 
