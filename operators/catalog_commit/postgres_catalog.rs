@@ -57,6 +57,8 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections kept open. The registrar's thread and the janitor's use the catalog, each one at a time: two are never waited for, and a
 /// third would idle. More callers than that open connections of their own and close them.
 const IDLE_MAX: usize = 2;
+/// Files that get their URI in one statement: a second.
+const LOCATED_AT_ONCE: i64 = if cfg!(test) { 1 } else { 10_000 };
 /// A commit takes milliseconds. One that waits longer for a lock is rolled back and repeated. A node that is stopped in the middle of
 /// one (a paused machine) holds its partitions' locks: the server takes them back soon, or the nodes that stand in would wait as long.
 const SESSION: &str = "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '5s'; \
@@ -553,8 +555,18 @@ impl Catalog for PostgresCatalog {
     }
 
     fn locate_files(&self, store: &StoreUri) -> Result<u64, Error> {
-        let update = "UPDATE files SET uri = $1 || path WHERE uri IS NULL AND state = 'published'";
-        self.with(|client| client.execute(update, &[&store.as_str()]).map_err(failed("locate files")))
+        let update = "UPDATE files SET uri = $1 || path WHERE uri IS NULL AND file_id IN \
+                      (SELECT file_id FROM files WHERE uri IS NULL AND state = 'published' LIMIT $2)";
+        let mut located = 0;
+        // In parts: all of them at once may take longer than a statement may.
+        loop {
+            let part =
+                self.with(|client| client.execute(update, &[&store.as_str(), &LOCATED_AT_ONCE]).map_err(failed("locate files")))?;
+            located += part;
+            if part < LOCATED_AT_ONCE as u64 {
+                return Ok(located);
+            }
+        }
     }
 
     fn index_pending(&self, limit: usize) -> Result<Vec<IndexWork>, Error> {
