@@ -68,11 +68,14 @@ const CAPTURE_OPTIONS: &[Declared] = &[
     },
     Declared {
         name: "compression_level",
-        kind: options::Kind::Number(1, 22, "levels"),
-        default: Some("1"),
-        meaning: "Level of zstd.",
+        kind: options::Kind::Number(0, 22, "levels"),
+        default: Some("0"),
+        meaning: "Level of zstd; 0 is a fast one (-5), for a capture beside a load that takes all cores.",
     },
 ];
+
+/// What level 0 stands for: zstd's own meaning of 0 is its default, 3.
+const FAST_LEVEL: i32 = -5;
 
 fn capture_config(options: &Options) -> capture::Config {
     capture::Config {
@@ -81,7 +84,10 @@ fn capture_config(options: &Options) -> capture::Config {
         total_bytes_max: options.number("total_bytes_max"),
         queue_bytes_max: options.number("queue_bytes_max") as usize,
         flush_ms: options.number("flush_ms"),
-        compression_level: options.number("compression_level") as i32,
+        compression_level: match options.number("compression_level") as i32 {
+            0 => FAST_LEVEL,
+            level => level,
+        },
     }
 }
 
