@@ -80,20 +80,22 @@ fn check(messages: u64, per_epoch: u64, seed: u64, adjust: impl Fn(&mut Config))
 fn a_capture_with_every_oddity_gives_the_same_bytes_on_any_number_of_workers() {
     let mut random = Random::for_test("determinism");
     let seed = random.bits();
-    let (made, left) = check(12_000, 80, seed, |_| {});
+    let (made, left) = check(6_000, 60, seed, |_| {});
     let Made { messages, reread, empty, repeated, late, too_late, gone, idle, .. } = made;
-    assert_eq!(messages, 12_000);
+    assert_eq!(messages, 6_000);
     let oddities = [reread, empty, repeated, late, too_late, gone, idle, left.duplicates, left.skipped];
     assert!(oddities.iter().all(|count| *count > 0), "every oddity is there: {made:?}, {left:?}");
-    assert!(left.digest.rows > 6_000 && left.digest.files.len() > 3, "{:?}", left.digest);
-    assert!(left.rejects.len() > 50 && left.rejects.values().any(|times| *times > 1), "rejects come again, too");
+    assert!(left.digest.rows > 3_000 && left.digest.files.len() > 3, "{:?}", left.digest);
+
+    // A message that is rejected again is in the dead letter once.
+    assert!(left.rejects.len() > 50 && left.rejects.values().all(|times| *times == 1), "{:?}", left.rejects);
 }
 
 #[test]
 fn tiny_epochs_and_huge_ones_and_little_memory_change_nothing() {
     for seed in 1..=2 {
-        check(2_000, 3, seed, |_| {});
+        check(1_000, 3, seed, |_| {});
         // An epoch that has more than the budget.
-        check(4_000, 1_000, seed, |config| config.processing.buffer.max_size_bytes = 64 << 10);
+        check(3_000, 1_000, seed, |config| config.processing.buffer.max_size_bytes = 64 << 10);
     }
 }

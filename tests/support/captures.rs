@@ -105,13 +105,13 @@ struct Load {
     next: u64,
 }
 
-fn load(name: &str, signal: Signal, format: Format, seed: u64) -> Load {
+fn load(name: &str, signal: Signal, format: Format, records_per_message: usize, seed: u64) -> Load {
     let plan = Plan {
         topics: vec![Topic { name: name.into(), partitions: 1 }],
         format,
         signal,
         count: None,
-        records_per_message: if format.batches_records() { 2 } else { 1 },
+        records_per_message,
         message_bytes_min: 0,
         duplicates: Ppm(60_000),
         invalid: Ppm(30_000),
@@ -174,9 +174,9 @@ struct Maker {
 impl Maker {
     fn new(messages: u64, per_epoch: u64, seed: u64) -> Self {
         let topics = [
-            ("v6.qtw.traces.shop.eu", Signal::Traces, Format::Otlp, 5),
-            ("v6.qtw.logs.shop.eu", Signal::Logs, Format::Json, 4),
-            ("v6.qtw.logs.till.eu", Signal::Logs, Format::Otlp, 2),
+            ("v6.qtw.traces.shop.eu", Signal::Traces, Format::Otlp, 2, 5),
+            ("v6.qtw.logs.shop.eu", Signal::Logs, Format::Json, 1, 4),
+            ("v6.qtw.logs.till.eu", Signal::Logs, Format::Otlp, 6, 2),
         ];
         let mut partitions = Vec::new();
         for (number, (name, .., count)) in topics.iter().enumerate() {
@@ -189,7 +189,7 @@ impl Maker {
         }
         Maker {
             random: Random::of_seed(seed),
-            loads: topics.iter().map(|(name, signal, format, _)| load(name, *signal, *format, seed)).collect(),
+            loads: topics.iter().map(|(name, signal, format, records, _)| load(name, *signal, *format, *records, seed)).collect(),
             partitions,
             now: Epoch(START_MS),
             messages,
