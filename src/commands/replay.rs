@@ -81,7 +81,7 @@ impl fmt::Display for Replayed {
                 self.window_full
             )?;
         }
-        write!(f, "{} MiB read in {seconds:.1} s", bytes >> 20)
+        write!(f, "{:.1} MiB read in {seconds:.1} s", *bytes as f64 / f64::from(1 << 20))
     }
 }
 
@@ -300,7 +300,7 @@ fn reading(control: &Control) -> Reading {
     let total_bytes = get(&frames.total_bytes) + of_stages(control, "total_bytes");
     Reading {
         unit: Unit::Mebibytes,
-        consumed: read_bytes >> 20,
+        consumed: read_bytes.div_ceil(1 << 20),
         total: total_bytes.div_ceil(1 << 20),
         bytes: read_bytes,
         records: get(&sink.rows_sent) + of_stages(control, "rows"),

@@ -170,6 +170,23 @@ storage: {endpoints: [\"http://127.0.0.1:1\"]}
     for named in ["A: ", "replay.yaml", "B: ", "redacting.yaml", "  ~ v6.qtw.", "different: ", "more"] {
         assert!(text.contains(named), "`{named}` is not in {text}");
     }
+    // A dataset schema gives logs of the shop a column more.
+    std::fs::create_dir(setup.path("datasets")).unwrap();
+    let schema = "dataset: shop-logs\nversion: 1\nindex: shop\nsignal: logs\nattributes:\n  unknown: keep\n  fields:\n    \
+                  thread.name: {type: string, promote: true, column: thread}\n";
+    std::fs::write(setup.path("datasets/shop-logs.yaml"), schema).unwrap();
+    let datasets = format!("  datasets: {{directory: {}}}\nprocessing:", setup.path("datasets").display());
+    setup.configure("datasets.yaml", &captures::CONFIG.replace("processing:", &datasets));
+    let told = setup.replay("--compare @datasets.yaml --show 100000 --json").expect(DIFFERENCE).json();
+    let of_shop_logs: BTreeSet<_> = one.keys().filter(|(place, _)| place.topic == "v6.qtw.logs.shop.eu").cloned().collect();
+    assert_eq!(listed(&told, "listed_differing"), of_shop_logs);
+    let groups = told["rows"]["groups"].as_array().unwrap();
+    for row in groups.iter().flat_map(|group| group["listed_differing"].as_array().unwrap()) {
+        let columns: Vec<&str> =
+            row["columns"].as_array().unwrap().iter().map(|column| column["column"].as_str().unwrap()).collect();
+        assert!(columns.contains(&"thread"), "{row}");
+    }
+
     let same = setup.replay("--compare @replay.yaml").expect(DONE).stdout;
     assert!(same.contains("equal: "), "{same}");
     assert_eq!(setup.production(), BTreeMap::new());
