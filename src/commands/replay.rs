@@ -208,7 +208,7 @@ fn replay(args: &ReplayArgs, config: &Config, output: &Output, control: &Control
     ended.map_err(Failure::fault)?;
     let replayed = replayed(control, output, started.elapsed());
     if control.is_stopping() {
-        return Err(Failure::fault(broken_off(output)));
+        return Err(Failure::fault(broken_off(args, output)));
     }
     match output {
         Output::Files(directory, _) => result::end(directory, &args.from, &replayed)?,
@@ -219,13 +219,13 @@ fn replay(args: &ReplayArgs, config: &Config, output: &Output, control: &Control
     Ok(replayed)
 }
 
-fn broken_off(output: &Output) -> String {
+fn broken_off(args: &ReplayArgs, output: &Output) -> String {
     let goes_on = match output {
         Output::Published => "what it stored is left out when it is started again".to_owned(),
-        Output::Files(directory, _) => {
+        Output::Files(directory, _) if args.result.to.is_some() => {
             format!("{} holds a part and is not taken for a result; start it again with --replace", directory.display())
         }
-        Output::Counted => "start it again to replay all of it".to_owned(),
+        Output::Files(..) | Output::Counted => "start it again to replay all of it".to_owned(),
     };
     format!("stopped before the end: {goes_on}")
 }

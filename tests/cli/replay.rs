@@ -173,7 +173,7 @@ storage: {endpoints: [\"http://127.0.0.1:1\"]}
     // A dataset schema gives logs of the shop a column more.
     std::fs::create_dir(setup.path("datasets")).unwrap();
     let schema = "dataset: shop-logs\nversion: 1\nindex: shop\nsignal: logs\nattributes:\n  unknown: keep\n  fields:\n    \
-                  thread.name: {type: string, promote: true, column: thread}\n";
+                  duration_us: {type: int, promote: true, column: took_us}\n";
     std::fs::write(setup.path("datasets/shop-logs.yaml"), schema).unwrap();
     let datasets = format!("  datasets: {{directory: {}}}\nprocessing:", setup.path("datasets").display());
     setup.configure("datasets.yaml", &captures::CONFIG.replace("processing:", &datasets));
@@ -184,7 +184,7 @@ storage: {endpoints: [\"http://127.0.0.1:1\"]}
     for row in groups.iter().flat_map(|group| group["listed_differing"].as_array().unwrap()) {
         let columns: Vec<&str> =
             row["columns"].as_array().unwrap().iter().map(|column| column["column"].as_str().unwrap()).collect();
-        assert!(columns.contains(&"thread"), "{row}");
+        assert!(columns.contains(&"took_us"), "{row}");
     }
 
     let same = setup.replay("--compare @replay.yaml").expect(DONE).stdout;

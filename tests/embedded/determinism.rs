@@ -56,6 +56,21 @@ fn replay(config: &Config, capture: &Path, to: &Path, workers: usize) -> Left {
     }
 }
 
+/// A digest that is the same whatever was done would prove nothing.
+#[test]
+fn another_dedup_window_gives_another_result() {
+    let folder = TempDir::new().unwrap();
+    let capture = folder.path().join("capture");
+    captures::make(&capture, 1_500, 60, 1);
+    let mut config = config(folder.path());
+    let wide = replay(&config, &capture, &folder.path().join("wide"), 2);
+    config.processing.dedup_window_seconds = 1;
+    let narrow = replay(&config, &capture, &folder.path().join("narrow"), 2);
+    assert!(narrow.duplicates < wide.duplicates, "{} and {}", narrow.duplicates, wide.duplicates);
+    assert!(narrow.digest.rows > wide.digest.rows && narrow.digest.content != wide.digest.content);
+    assert_ne!((narrow.digest.coverage, narrow.digest.files_digest), (wide.digest.coverage, wide.digest.files_digest));
+}
+
 /// Replays a capture of `messages` messages on different numbers of workers.
 fn check(messages: u64, per_epoch: u64, seed: u64, adjust: impl Fn(&mut Config)) -> (Made, Left) {
     println!("seed {seed}, {messages} messages, about {per_epoch} in an epoch");
