@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use openwit_graphs::process::{self, Control};
+use openwit_graphs::process::{self, Control, Plan};
 use openwit_graphs::wiring::Stage;
 use openwit_ingest::config::{Config, default_options};
 use openwit_ingest::plan::{Input, Output, REJECTS, ROWS, replay_plan};
 use openwit_operators::compare::{Digest, digest};
 use openwit_operators::options::Value;
+use openwit_operators::parquet_files;
 use tempfile::TempDir;
 
 use crate::support::captures::{self, Made};
@@ -39,7 +41,8 @@ fn replay(config: &Config, capture: &Path, to: &Path, workers: usize) -> Left {
     let mut options = default_options("capture_source");
     options.set("path", Value::Path(capture.to_owned()));
     let input = Input::Stage(Stage::of("capture_source").with(options));
-    let plan = replay_plan(config, Some(workers), input, &Output::Files(to.to_owned(), false)).unwrap();
+    let mut plan = replay_plan(config, Some(workers), input, &Output::Files(to.to_owned(), false)).unwrap();
+    cut_small(&mut plan);
     let control = Control::default();
     let outcome = process::run(&plan, &control).unwrap_or_else(|fault| panic!("{workers} workers: {fault}"));
     assert_eq!(outcome.restarts, 0);
@@ -54,6 +57,14 @@ fn replay(config: &Config, capture: &Path, to: &Path, workers: usize) -> Left {
         duplicates: counters.dedup.duplicates.load(Ordering::Relaxed),
         skipped: counters.normalize.skipped.load(Ordering::Relaxed),
     }
+}
+
+/// Files are cut by size, too, and have several row groups.
+fn cut_small(plan: &mut Plan) {
+    let wiring = Arc::make_mut(&mut plan.graph.as_mut().unwrap().wiring);
+    let sink = wiring.stages.iter_mut().find(|placed| placed.operator.name == parquet_files::NAME).unwrap();
+    sink.stage.options.set("file_bytes_max", Value::Number(512 << 10));
+    sink.stage.options.set("row_group_rows", Value::Number(1_000));
 }
 
 /// A digest that is the same whatever was done would prove nothing.
@@ -100,7 +111,7 @@ fn a_capture_with_every_oddity_gives_the_same_bytes_on_any_number_of_workers() {
     assert_eq!(messages, 6_000);
     let oddities = [reread, empty, repeated, late, too_late, gone, idle, left.duplicates, left.skipped];
     assert!(oddities.iter().all(|count| *count > 0), "every oddity is there: {made:?}, {left:?}");
-    assert!(left.digest.rows > 3_000 && left.digest.files.len() > 3, "{:?}", left.digest);
+    assert!(left.digest.rows > 3_000 && left.digest.files.len() > 6, "{:?}", left.digest);
 
     // A message that is rejected again is in the dead letter once.
     assert!(left.rejects.len() > 50 && left.rejects.values().all(|times| *times == 1), "{:?}", left.rejects);
