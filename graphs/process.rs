@@ -161,6 +161,11 @@ impl Control {
         self.shared.stopping.load(Ordering::Acquire)
     }
 
+    /// A handle for another run with counters of its own: whoever stops one of the two stops both.
+    pub fn next(&self) -> Control {
+        Control { counters: Counters::default(), shared: self.shared.clone() }
+    }
+
     /// The fault of the graphs that run now, if they have failed.
     pub fn fault(&self) -> Option<Fault> {
         lock(&self.shared.running).as_ref().and_then(|(health, _)| health.fault())

@@ -13,6 +13,9 @@ mod tests;
 
 /// The graph with `source` in the place of everything up to the first edge that carries what `source` gives.
 pub fn fed_by(description: &Description, source: Stage) -> Result<Description, String> {
+    if description.stages.is_empty() {
+        return Err("the configuration has no stages that can be replayed: it is that of a storage node alone".to_owned());
+    }
     let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
     let operator = registry::find(&source.operator).ok_or_else(|| format!("no such operator: {}", source.operator))?;
     let kind = operator.outputs.first().and_then(|output| output.kind);
@@ -38,6 +41,17 @@ pub fn fed_by(description: &Description, source: Stage) -> Result<Description, S
         stages.push(Stage { from, accept_loss, ..placed.stage.clone() });
     }
     Ok(Description { stages, storage: description.storage })
+}
+
+/// The graph without its captures: what is replayed is captured already, and they may be what is being read.
+pub fn without_captures(description: &Description) -> Result<Description, String> {
+    let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
+    let kept = wiring.stages.iter().filter(|placed| placed.operator.name != capture::NAME);
+    let stages = kept.map(|placed| {
+        let from = placed.inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+        Stage { from: from.collect(), ..placed.stage.clone() }
+    });
+    Ok(Description { stages: stages.collect(), storage: description.storage })
 }
 
 /// The graph without its log, its sinks and its captures: what would go to the log goes to `sink`, and rejects to the dead letter as

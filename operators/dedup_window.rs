@@ -91,6 +91,9 @@ pub struct Stats {
     pub bytes: AtomicU64,
     /// Keys recalled for partitions that were gained, over all workers.
     pub recalled: AtomicU64,
+    /// Times that a window was full and forgot its oldest keys early. What is a duplicate then depends on the number of workers: each has
+    /// a share of the memory.
+    pub forced: AtomicU64,
 }
 
 impl Config {
@@ -353,6 +356,7 @@ struct Judge {
     ports: Ports,
     noted_keys: u64,
     noted_bytes: u64,
+    noted_forced: u64,
 }
 
 impl Judge {
@@ -360,7 +364,7 @@ impl Judge {
         let warmed = ports.memories.lock().unwrap_or_else(PoisonError::into_inner).get_mut(worker).and_then(Option::take);
         let per_worker = Config { bytes_max: config.bytes_max / peers.max(1), ..config };
         let memory = warmed.unwrap_or_else(|| Memory::new(Window::new(per_worker)));
-        Judge { memory, ports, noted_keys: 0, noted_bytes: 0 }
+        Judge { memory, ports, noted_keys: 0, noted_bytes: 0, noted_forced: 0 }
     }
 
     /// Goes over keys that a former owner has decided, as it did: what it took for a duplicate is no winner here either.
@@ -403,6 +407,9 @@ impl Judge {
     /// Adds this window's share to the process's gauges.
     fn note(&mut self) {
         let (keys, bytes) = (self.memory.window.len() as u64, self.memory.window.bytes() as u64);
+        let forced = self.memory.window.stats().forced;
+        self.ports.stats.forced.fetch_add(forced - self.noted_forced, Ordering::Relaxed);
+        self.noted_forced = forced;
         self.ports.stats.keys.fetch_add(keys.wrapping_sub(self.noted_keys), Ordering::Relaxed);
         self.ports.stats.bytes.fetch_add(bytes.wrapping_sub(self.noted_bytes), Ordering::Relaxed);
         (self.noted_keys, self.noted_bytes) = (keys, bytes);

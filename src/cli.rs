@@ -370,7 +370,8 @@ pub struct MigrateArgs {
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Damaged parts of the log are reported and left out; then it ends with 1. It keeps a log of its own beside that of `run`.
+Damaged parts are reported and left out; then it ends with 1. A result in a folder ends with `replay.json`: what was broken off has none.
+With --compare, --to keeps both results, in `one` and `other`. --publish keeps a log of its own beside that of `run`.
 
 Examples:
   openwit-ingest replay --from data/capture -c config/ingest.yaml --to golden
@@ -433,8 +434,8 @@ pub struct ReplayResult {
 }
 
 fn factor(text: &str) -> Result<f64, String> {
-    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor > 0.0 && *factor <= 1_000.0);
-    factor.ok_or_else(|| "must be a number above 0, up to 1000".to_owned())
+    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor >= 0.01 && *factor <= 1_000.0);
+    factor.ok_or_else(|| "must be a number from 0.01 to 1000".to_owned())
 }
 
 /// Arguments of `wal`.

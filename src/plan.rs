@@ -9,7 +9,7 @@ use std::time::Duration;
 use openwit_graphs::dataflow::{CommitMode, Settings};
 use openwit_graphs::process::{GraphPlan, Plan, StoragePlan};
 use openwit_graphs::reload::{QuotaReload, TokenReload};
-use openwit_graphs::replayed::{ending_in, fed_by};
+use openwit_graphs::replayed::{ending_in, fed_by, without_captures};
 use openwit_graphs::wiring::{self, Description, Stage, Wiring};
 use openwit_graphs::{catalog, storage};
 use openwit_operators::catalog_commit::janitor;
@@ -85,7 +85,7 @@ pub enum Input {
 /// Where the result of a replay goes.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// To the sinks of the graph.
+    /// To the sinks of the graph. Its captures, one of which may be what is read, get nothing.
     Published,
     /// To Parquet files in `rows/` of this folder, and rejects to `rejects/`; what an earlier replay left there is replaced, or not.
     Files(PathBuf, bool),
@@ -108,7 +108,7 @@ pub fn replay_plan(config: &Config, workers: Option<usize>, input: Input, output
     };
     let fed = fed_by(&config.description(), source)?;
     let description = match output {
-        Output::Published => fed,
+        Output::Published => without_captures(&fed)?,
         Output::Files(directory, replace) => ending_in(&fed, files_stage(&directory.join(ROWS), *replace))?,
         Output::Counted => rejects_counted(ending_in(&fed, Stage::of(blackhole::NAME).named("rows"))?),
     };

@@ -1,4 +1,4 @@
-//! Live progress of `demo` and `run --until-end`, on stderr: a bar on a terminal, else one plain line every few seconds.
+//! Live progress of `demo`, `run --until-end` and `replay`, on stderr: a bar on a terminal, else one plain line every few seconds.
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -41,7 +41,7 @@ pub enum Unit {
     /// Messages of Kafka.
     #[default]
     Messages,
-    /// MiB of a log.
+    /// MiB of a log or a capture.
     Mebibytes,
 }
 
@@ -205,13 +205,14 @@ impl Rates {
 
 /// A reading in words, without the position, which the bar shows.
 fn describe(reading: &Reading, rate: Rate) -> String {
-    let mut text = format!(
-        "{} records/s, {:.1} MB/s, {} rows published, lag {}",
-        grouped(rate.records_per_second as u64),
-        rate.mb_per_second,
-        grouped(reading.rows_published),
-        grouped(reading.lag)
-    );
+    let rows = grouped(reading.rows_published);
+    let stored = match reading.unit {
+        Unit::Messages => format!("{rows} rows published, lag {}", grouped(reading.lag)),
+        // A file has an end, and who reads it is not late.
+        Unit::Mebibytes => format!("{rows} rows"),
+    };
+    let per_second = grouped(rate.records_per_second as u64);
+    let mut text = format!("{per_second} records/s, {:.1} MB/s, {stored}", rate.mb_per_second);
     if reading.paused > 0 {
         text.push_str(&format!(", {} partitions paused", grouped(reading.paused as u64)));
     }

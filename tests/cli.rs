@@ -12,6 +12,8 @@ mod broker;
 mod catalog;
 #[path = "cli/dead_letter.rs"]
 mod dead_letter;
+#[path = "cli/replay.rs"]
+mod replay;
 #[path = "cli/threads.rs"]
 mod threads;
 #[path = "cli/token.rs"]

@@ -14,6 +14,8 @@ mod broker;
 mod consumer;
 #[path = "embedded/datasets.rs"]
 mod datasets;
+#[path = "embedded/determinism.rs"]
+mod determinism;
 #[path = "embedded/failures.rs"]
 mod failures;
 #[path = "embedded/framing.rs"]

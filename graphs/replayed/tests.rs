@@ -38,6 +38,13 @@ fn a_capture_of_what_kafka_gave_replaces_kafka() {
 }
 
 #[test]
+fn what_is_replayed_is_not_captured_again() {
+    let fed = fed_by(&with_captures(), Stage::of("capture_source")).unwrap();
+    let plain = fed_by(&shipped::ingest(true), Stage::of("capture_source")).unwrap();
+    assert_eq!(drawn(&without_captures(&fed).unwrap()), drawn(&plain));
+}
+
+#[test]
 fn what_was_found_unique_comes_in_at_the_log() {
     let expected = [
         "capture_source_unique < ",

@@ -41,6 +41,11 @@ impl Found {
         self.name.ends_with(PART)
     }
 
+    /// True if it has the name of a file of a capture.
+    pub fn is_capture(&self) -> bool {
+        Found::of(self.name.clone(), self.bytes).is_some()
+    }
+
     fn of(name: String, bytes: u64) -> Option<Found> {
         let stem = name.strip_suffix(PART).unwrap_or(&name);
         let (first, number) = stem.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;

@@ -1,13 +1,13 @@
 //! The files of a folder, what their footers say, and their rows one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
 use twox_hash::xxhash3_128::Hasher;
 
 use super::Error;
@@ -138,12 +138,20 @@ impl RowsFile {
         Ok(())
     }
 
-    /// The row at a place.
-    pub fn row(&self, number: u64) -> Result<RecordBatch, Error> {
+    /// The rows at these places, which ascend: all in one pass.
+    pub fn rows_at(&self, numbers: &BTreeSet<u32>) -> Result<Vec<RecordBatch>, Error> {
         let parquet = |source| Error::Parquet { path: self.path.clone(), source };
-        let one = reader(&self.path)?.with_offset(number as usize).with_limit(1).build().map_err(parquet)?.next();
-        let missing = || Error::Foreign { path: self.path.clone(), detail: format!("it has no row {number} any more") };
-        one.ok_or_else(missing)?.map_err(|error| parquet(error.into()))
+        let ranges = numbers.iter().map(|&number| number as usize..number as usize + 1);
+        let selection = RowSelection::from_consecutive_ranges(ranges, self.rows as usize);
+        let batches = reader(&self.path)?.with_row_selection(selection).with_batch_size(BATCH_ROWS).build().map_err(parquet)?;
+        let mut rows = Vec::with_capacity(numbers.len());
+        for batch in batches {
+            let batch = batch.map_err(|error| parquet(error.into()))?;
+            rows.extend((0..batch.num_rows()).map(|row| batch.slice(row, 1)));
+        }
+        let (found, wanted) = (rows.len(), numbers.len());
+        let missing = || Error::Foreign { path: self.path.clone(), detail: format!("it has {found} of {wanted} rows now") };
+        (found == wanted).then_some(rows).ok_or_else(missing)
     }
 
     /// The epoch of the row at a place, if the file tells.

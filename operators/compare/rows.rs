@@ -96,10 +96,11 @@ pub(super) fn compare(group: &Group, sides: [&[RowsFile]; 2], limits: &Limits) -
             row: place.row.into(),
         }
     };
+    let of_side = |side: usize| read(sides[side], found.differing.iter().map(|(_, places)| places[side]));
+    let (of_a, of_b) = (of_side(0)?, of_side(1)?);
     let mut listed_differing = Vec::with_capacity(found.differing.len());
     for &(key, places) in &found.differing {
-        let [a, b] = [0, 1].map(|side: usize| sides[side][places[side].file as usize].row(places[side].row.into()));
-        let columns = differing_columns(&a?, &b?, limits);
+        let columns = differing_columns(&of_a[&places[0]], &of_b[&places[1]], limits);
         listed_differing.push(RowDifference { a: name(0, key, places[0]), b: name(1, key, places[1]), columns });
     }
     let listed = |side: usize| found.only[side].iter().map(|&(key, place)| name(side, key, place)).collect();
@@ -116,6 +117,20 @@ pub(super) fn compare(group: &Group, sides: [&[RowsFile]; 2], limits: &Limits) -
         listed_differing,
         ..GroupComparison::new(group.clone())
     })
+}
+
+/// The rows at these places, each file read once.
+fn read(files: &[RowsFile], places: impl Iterator<Item = Place>) -> Result<BTreeMap<Place, RecordBatch>, Error> {
+    let mut wanted: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for Place { file, row } in places {
+        wanted.entry(file).or_default().insert(row);
+    }
+    let mut found = BTreeMap::new();
+    for (file, numbers) in wanted {
+        let rows = files[file as usize].rows_at(&numbers)?;
+        found.extend(numbers.into_iter().map(|row| Place { file, row }).zip(rows));
+    }
+    Ok(found)
 }
 
 /// The rows whose keys belong to `pass`, in order.

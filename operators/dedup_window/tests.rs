@@ -69,3 +69,17 @@ fn a_record_that_was_recalled_and_is_read_again_is_not_its_own_duplicate() {
     judge.recall(Epoch(40_020), vec![recalled(0, &[(7, 10_000, 1)])]).unwrap();
     assert_eq!(duplicates(&mut judge, question(0, &[(7, 10_000, 1), (8, 10_001, 1)])), [1]);
 }
+
+#[test]
+fn a_window_that_is_full_and_forgets_early_is_counted() {
+    let mut judge = judge();
+    let spread = |offset: i64| twox_hash::XxHash3_128::oneshot(&offset.to_le_bytes());
+    let few: Vec<_> = (0..1_000).map(|offset| (offset, 10_000, spread(offset))).collect();
+    duplicates(&mut judge, question(0, &few));
+    let forced = |judge: &Judge| judge.ports.stats.forced.load(Ordering::Relaxed);
+    assert_eq!(forced(&judge), 0);
+    // More than fit into a MiB, all of one moment.
+    let many: Vec<_> = (1_000..60_000).map(|offset| (offset, 10_000, spread(offset))).collect();
+    duplicates(&mut judge, question(0, &many));
+    assert!(forced(&judge) > 0);
+}

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control};
+use openwit_graphs::wiring::Stage;
 use openwit_operators::capture::{self, Files};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::chain;
 use openwit_operators::frame_source;
 use openwit_operators::options::Value;
 use openwit_operators::wal_commit::long_term::read::Selection;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use self::result::{Difference, compared};
-use super::run::on_signals;
+use self::result::{Difference, Sides, compared};
+use super::run::{Words, on_signals};
 use super::wal::source;
 use super::{Ended, Failure, load};
 use crate::cli::{ConfigArgs, ReplayArgs};
@@ -26,55 +27,79 @@ use crate::plan::{Input, Output, replay_directory, replay_plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
 
 /// What a replay did.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replayed {
     /// Frames of a log, or batches of a capture, that were sent through the graph.
     pub frames: u64,
     /// Messages in them.
     pub records: u64,
+    /// Messages of which rows came.
+    pub kept: u64,
+    /// Messages dropped as duplicates.
+    pub duplicates: u64,
+    /// Messages rejected.
+    pub rejects: u64,
+    /// Messages without a payload.
+    pub skipped: u64,
+    /// Rows published, or written to files; none where they were only to be counted, as rows are made by the sink.
+    pub rows: Option<u64>,
+    /// Files published, or written.
+    pub files: Option<u64>,
     /// Frames left out because the catalog covers all of their offsets.
     pub covered: u64,
     /// Frames left out because they were not asked for.
     pub unselected: u64,
     /// Damaged places of what was read.
     pub damaged: u64,
+    /// Times that the dedup window was full and forgot early.
+    pub window_full: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Messages dropped as duplicates.
-    pub duplicates: u64,
-    /// Messages rejected.
-    pub rejects: u64,
-    /// Rows published, or written to files.
-    pub rows: u64,
-    /// Files published, or written.
-    pub files: u64,
     /// How long it took.
     pub seconds: f64,
 }
 
 impl fmt::Display for Replayed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Replayed { frames, records, covered, unselected, damaged, bytes, duplicates, rejects, rows, files, seconds } = self;
-        writeln!(f, "{frames} batches with {records} messages replayed, {duplicates} duplicates, {rejects} rejected")?;
-        writeln!(f, "{rows} rows in {files} files")?;
-        writeln!(f, "{covered} batches were stored already, {unselected} not asked for, {damaged} places damaged")?;
-        write!(f, "{} MiB read in {seconds:.1} s", bytes >> 20)
+        let Replayed {
+            frames, records, kept, duplicates, rejects, skipped, covered, unselected, damaged, bytes, seconds, ..
+        } = self;
+        writeln!(f, "{records} messages in {frames} batches replayed")?;
+        writeln!(f, "{kept} kept, {duplicates} duplicates, {rejects} rejected, {skipped} without payload")?;
+        match (self.rows, self.files) {
+            (Some(rows), Some(files)) => writeln!(f, "{rows} rows in {files} files")?,
+            _ => writeln!(f, "nothing is stored: --to DIR keeps rows and rejects")?,
+        }
+        if covered + unselected + damaged > 0 {
+            writeln!(f, "left out: {covered} batches stored already, {unselected} not asked for, {damaged} places damaged")?;
+        }
+        if self.window_full > 0 {
+            writeln!(
+                f,
+                "the dedup window was full {} times and forgot early: what is a duplicate depends on --workers; \
+                 raise processing.dedup_max_bytes",
+                self.window_full
+            )?;
+        }
+        write!(f, "{:.1} MiB read in {seconds:.1} s", *bytes as f64 / f64::from(1 << 20))
     }
 }
 
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> Ended {
     let config = load(&args.config)?;
+    let control = Control::default();
+    on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), WORDS)?;
     match (&args.result.expect, &args.result.compare) {
-        (Some(expected), _) => against(args, &config, expected),
-        (None, Some(other)) => beside(args, &config, other),
+        (Some(expected), _) => against(args, &config, expected, &control),
+        (None, Some(other)) => beside(args, &config, other, &control),
         (None, None) => {
             let output = match &args.result.to {
                 _ if args.result.publish => Output::Published,
                 Some(directory) => Output::Files(directory.clone(), args.result.replace),
                 None => Output::Counted,
             };
-            let replayed = replay(args, &config, &output)?;
+            let replayed = replay(args, &config, &output, &control)?;
             if args.json {
                 println!("{}", serde_json::to_string(&replayed).map_err(Failure::fault)?);
             } else {
@@ -85,38 +110,51 @@ pub fn run(args: &ReplayArgs) -> Ended {
     }
 }
 
+const WORDS: Words = Words {
+    first: "stopping: nothing more is read, what was begun is ended; the result is a part",
+    second: "second signal: ending at once",
+    unfinished: |_| "the replay is not complete".to_owned(),
+};
+
 /// Compares with an earlier result.
-fn against(args: &ReplayArgs, config: &Config, expected: &Path) -> Ended {
+fn against(args: &ReplayArgs, config: &Config, expected: &Path, control: &Control) -> Ended {
+    // Said before hours are spent.
+    result::is_whole(expected)?;
     let work = Work::new(args)?;
-    let output = Output::Files(work.result("result"), args.result.replace);
-    let replayed = replay(args, config, &output)?;
-    let difference = compared(expected, &work.result("result"), args.result.show)?;
-    complete(args, &replayed)?;
-    told(args, &difference)
+    let to = work.result("result");
+    if std::fs::canonicalize(&to).is_ok_and(|to| std::fs::canonicalize(expected).is_ok_and(|expected| to == expected)) {
+        return Err(Failure::usage(
+            "--to and --expect name one folder: the result cannot take the place of what it is compared with",
+        ));
+    }
+    let replayed = replay(args, config, &Output::Files(to.clone(), args.result.replace), control)?;
+    let sides = Sides { a: (expected, expected), b: (&to, &args.config.config) };
+    told(args, &compared(sides, args.result.show)?, &replayed)
 }
 
 /// Runs two configurations and compares what they give.
-fn beside(args: &ReplayArgs, config: &Config, other: &Path) -> Ended {
-    let other = load(&ConfigArgs { config: other.to_owned(), set: args.config.set.clone() })?;
+fn beside(args: &ReplayArgs, config: &Config, other: &Path, control: &Control) -> Ended {
+    let other_config = load(&ConfigArgs { config: other.to_owned(), set: args.config.set.clone() })?;
     let work = Work::new(args)?;
     let (one, two) = (work.result("one"), work.result("other"));
-    let replayed = replay(args, config, &Output::Files(one.clone(), args.result.replace))?;
-    replay(args, &other, &Output::Files(two.clone(), args.result.replace))?;
-    let difference = compared(&one, &two, args.result.show)?;
-    complete(args, &replayed)?;
-    told(args, &difference)
+    let outputs = [&one, &two].map(|to| Output::Files(to.clone(), args.result.replace));
+    // What is wrong with the second is said before the first has run.
+    planned(args, &other_config, &outputs[1])?;
+    let replayed = replay(args, config, &outputs[0], control)?;
+    replay(args, &other_config, &outputs[1], &control.next())?;
+    let sides = Sides { a: (&one, &args.config.config), b: (&two, other) };
+    told(args, &compared(sides, args.result.show)?, &replayed)
 }
 
-fn told(args: &ReplayArgs, difference: &Difference) -> Ended {
+fn told(args: &ReplayArgs, difference: &Difference, replayed: &Replayed) -> Ended {
     if args.json {
         println!("{}", serde_json::to_string(difference).map_err(Failure::fault)?);
     } else {
         println!("{difference}");
     }
-    match difference.is_equal() {
-        true => Ok(()),
-        false => Err(Failure::difference("the results differ")),
-    }
+    // A comparison of what is not whole proves nothing, whatever it says.
+    complete(args, replayed)?;
+    if difference.equal { Ok(()) } else { Err(Failure::difference("the results differ")) }
 }
 
 /// Where results lie that are only compared: in the folder of `--to`, or in a temporary one that is removed.
@@ -144,54 +182,91 @@ impl Work {
 fn complete(args: &ReplayArgs, replayed: &Replayed) -> Ended {
     match replayed.damaged {
         0 => Ok(()),
-        damaged => Err(Failure::fault(format!("{}: {damaged} places are damaged and left out", args.from.display()))),
+        damaged => {
+            let from = args.from.display();
+            Err(Failure::fault(format!(
+                "{from}: {damaged} damaged places were left out; the warnings above say which, and what they held"
+            )))
+        }
     }
 }
 
-fn replay(args: &ReplayArgs, config: &Config, output: &Output) -> Result<Replayed, Failure> {
+fn planned(args: &ReplayArgs, config: &Config, output: &Output) -> Result<process::Plan, Failure> {
     let input = input(args, config)?;
-    let plan = replay_plan(config, args.workers.map(|workers| workers as usize), input, output).map_err(Failure::usage)?;
+    replay_plan(config, args.workers.map(|workers| workers as usize), input, output).map_err(Failure::usage)
+}
+
+fn replay(args: &ReplayArgs, config: &Config, output: &Output, control: &Control) -> Result<Replayed, Failure> {
+    let plan = planned(args, config, output)?;
     if let Output::Files(directory, replace) = output {
         result::make_room(directory, *replace)?;
     }
-    let control = Control::default();
-    on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds))?;
     let (started, watched) = (Instant::now(), control.clone());
     let progress = Progress::start(if args.json { Mode::Silent } else { Mode::of_stderr() }, move || reading(&watched));
-    let ended = process::run(&plan, &control);
+    let ended = process::run(&plan, control);
     progress.finish();
     ended.map_err(Failure::fault)?;
-    let replayed = replayed(&control, started.elapsed());
+    let replayed = replayed(control, output, started.elapsed());
     if control.is_stopping() {
-        return Err(Failure::fault("stopped before the end; start it again to replay all of it"));
+        return Err(Failure::fault(broken_off(args, output)));
     }
-    // All of it is published: the replay's own log has done its work.
-    let directory = replay_directory(config);
-    if matches!(output, Output::Published) && directory.exists() {
-        std::fs::remove_dir_all(&directory).map_err(|error| {
-            Failure::fault(format!("removing {}, which is not needed any more: {error}", directory.display()))
-        })?;
+    match output {
+        Output::Files(directory, _) => result::end(directory, &args.from, &replayed)?,
+        // All of it is published: the replay's own log has done its work.
+        Output::Published => remove_log(&replay_directory(config))?,
+        Output::Counted => {}
     }
     Ok(replayed)
 }
 
+fn broken_off(args: &ReplayArgs, output: &Output) -> String {
+    let goes_on = match output {
+        Output::Published => "what it stored is left out when it is started again".to_owned(),
+        Output::Files(directory, _) if args.result.to.is_some() => {
+            format!("{} holds a part and is not taken for a result; start it again with --replace", directory.display())
+        }
+        Output::Files(..) | Output::Counted => "start it again to replay all of it".to_owned(),
+    };
+    format!("stopped before the end: {goes_on}")
+}
+
+fn remove_log(directory: &Path) -> Ended {
+    if !directory.exists() {
+        return Ok(());
+    }
+    let removed = std::fs::remove_dir_all(directory);
+    removed.map_err(|error| Failure::fault(format!("removing {}, which is not needed any more: {error}", directory.display())))
+}
+
 /// What is read: a capture if it is one, else a log.
 fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
-    let captures = if args.from.exists() { Files::open(&args.from).ok() } else { None };
-    if let Some(files) = captures.filter(|files| !files.files().is_empty()) {
-        let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
-        return capture_stage(args, kind).map(Input::Stage);
+    let files = match Files::open(&args.from) {
+        Ok(files) => files,
+        // `long-term` is no path, and a folder without captures may hold a log: what is neither is told there.
+        Err(_) => return log(args, config),
+    };
+    let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
+    // A single file can be anything; damaged captures are known by their names.
+    if kind.is_none() && !files.files().iter().all(|file| file.is_capture()) {
+        return log(args, config);
     }
+    capture_stage(args, kind).map(Input::Stage)
+}
+
+fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
+    let source = source(&args.from, || Ok(config.clone())).map_err(|failure| {
+        let message = format!("--from {}: neither a capture nor a log: {}", args.from.display(), failure.message);
+        Failure { message, ..failure }
+    })?;
     if args.speed.is_some() {
         return Err(Failure::usage("--speed: a log does not know when its messages were read; a capture does"));
     }
-    let source = source(&args.from, || Ok(config.clone()))?;
     let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
     let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
     Ok(Input::Log(frame_source::Config { source, selection }))
 }
 
-fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<openwit_graphs::wiring::Stage, Failure> {
+fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage, Failure> {
     let operator = match kind {
         None | Some(capture::Kind::Raw) => "capture_source",
         Some(capture::Kind::Normalized) => "capture_source_normalized",
@@ -200,14 +275,14 @@ fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<openw
     let mut options = default_options(operator);
     options.set("path", Value::Path(args.from.clone()));
     options.set("topics", Value::List(args.topics.clone()));
-    options.set("speed_percent", Value::Number(args.speed.map_or(0, |factor| ((factor * 100.0).round() as u64).max(1))));
+    options.set("speed_percent", Value::Number(args.speed.map_or(0, |factor| (factor * 100.0).round() as u64)));
     let times = [("since_ms", args.since), ("until_ms", args.until)];
     for (name, unix_ns) in times {
         if let Some(unix_ns) = unix_ns {
             options.set(name, Value::Number(unix_ns / 1_000_000));
         }
     }
-    Ok(openwit_graphs::wiring::Stage::of(operator).with(options))
+    Ok(Stage::of(operator).with(options))
 }
 
 fn get(counter: &AtomicU64) -> u64 {
@@ -225,7 +300,7 @@ fn reading(control: &Control) -> Reading {
     let total_bytes = get(&frames.total_bytes) + of_stages(control, "total_bytes");
     Reading {
         unit: Unit::Mebibytes,
-        consumed: read_bytes >> 20,
+        consumed: read_bytes.div_ceil(1 << 20),
         total: total_bytes.div_ceil(1 << 20),
         bytes: read_bytes,
         records: get(&sink.rows_sent) + of_stages(control, "rows"),
@@ -234,24 +309,35 @@ fn reading(control: &Control) -> Reading {
     }
 }
 
-fn replayed(control: &Control, elapsed: Duration) -> Replayed {
+fn replayed(control: &Control, output: &Output, elapsed: Duration) -> Replayed {
     let (frames, counters) = (&control.counters.frames, &control.counters);
     // Of captures, which know no catalog.
     let of_capture = |counter: &str| {
         let stages = control.counters.stages.counts();
         stages.values().filter(|counts| counts.contains_key("damaged")).filter_map(|counts| counts.get(counter)).sum::<u64>()
     };
+    let records = get(&frames.records) + of_capture("records");
+    let (duplicates, rejects) = (get(&counters.dedup.duplicates), get(&counters.normalize.rejected));
+    let skipped = get(&counters.normalize.skipped);
+    let stored = |of_storage: &AtomicU64, of_files: &str| match output {
+        Output::Published => Some(get(of_storage) + of_stages(control, of_files)),
+        Output::Files(..) => Some(of_stages(control, of_files)),
+        Output::Counted => None,
+    };
     Replayed {
         frames: get(&frames.frames) + of_capture("batches"),
-        records: get(&frames.records) + of_capture("records"),
+        records,
+        kept: records.saturating_sub(duplicates + rejects + skipped),
+        duplicates,
+        rejects,
+        skipped,
+        rows: stored(&counters.sink.rows_published, "rows"),
+        files: stored(&counters.catalog.files, "files"),
         covered: get(&frames.covered),
         unselected: get(&frames.unselected),
         damaged: get(&frames.damaged) + of_capture("damaged"),
+        window_full: get(&counters.dedup.forced),
         bytes: get(&frames.read_bytes) + of_capture("read_bytes"),
-        duplicates: get(&counters.dedup.duplicates),
-        rejects: get(&counters.normalize.rejected),
-        rows: get(&counters.sink.rows_published) + of_stages(control, "rows"),
-        files: get(&counters.catalog.files) + of_stages(control, "files"),
         seconds: elapsed.as_secs_f64(),
     }
 }

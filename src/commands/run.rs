@@ -38,7 +38,12 @@ pub fn run(args: &RunArgs) -> Ended {
     }
     let control = Control::default();
     let plan = plan(&config, &changes, control.counters.positions.clone()).map_err(Failure::usage)?;
-    on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds))?;
+    let words = Words {
+        first: "stopping: the sources close, what was read is drained, committed and published",
+        second: "second signal: ending at once; the write-ahead log completes what was begun at the next start",
+        unfinished,
+    };
+    on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), words)?;
     let mode = if args.json || !args.until_end { Mode::Silent } else { Mode::of_stderr() };
     let summary = drive(&plan, &control, mode)?;
     if args.until_end {
@@ -172,8 +177,19 @@ fn totals(control: &Control, plan: &Plan) -> Totals {
     }
 }
 
+/// What a command says when signals stop it.
+#[derive(Clone, Copy)]
+pub(super) struct Words {
+    /// At the first signal.
+    pub first: &'static str,
+    /// At the second one.
+    pub second: &'static str,
+    /// What is not done when a clean stop takes too long.
+    pub unfinished: fn(&Control) -> String,
+}
+
 /// The first signal stops the process cleanly, a second one at once; a clean stop that takes too long says what it could not do.
-pub(super) fn on_signals(control: &Control, patience: Duration) -> Ended {
+pub(super) fn on_signals(control: &Control, patience: Duration, words: Words) -> Ended {
     let failed = |error: std::io::Error| Failure::fault(format!("installing the signal handlers: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let control = control.clone();
@@ -181,19 +197,19 @@ pub(super) fn on_signals(control: &Control, patience: Duration) -> Ended {
         let is_stopping = Arc::new(AtomicBool::new(false));
         for _signal in signals.forever() {
             if is_stopping.swap(true, Ordering::AcqRel) {
-                warn!("second signal: ending at once; the write-ahead log completes what was begun at the next start");
+                warn!("{}", words.second);
                 std::process::exit(INTERRUPTED);
             }
-            info!("stopping: the sources close, what was read is drained, committed and published");
+            info!("{}", words.first);
             control.stop();
             let control = control.clone();
-            std::thread::spawn(move || give_up_after(patience, &control));
+            std::thread::spawn(move || give_up_after(patience, &control, words.unfinished));
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(watch).map(|_| ()).map_err(failed)
 }
 
-fn give_up_after(patience: Duration, control: &Control) {
+fn give_up_after(patience: Duration, control: &Control, unfinished: fn(&Control) -> String) {
     std::thread::sleep(patience);
     // The process has ended long before in the good case, and this thread with it.
     eprintln!("not stopped within shutdown_timeout_seconds ({} s)\n{}", patience.as_secs(), unfinished(control));

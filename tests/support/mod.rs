@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod binary;
+pub mod captures;
 pub mod disk;
 pub mod lake;
 pub mod proxy;
