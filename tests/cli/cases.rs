@@ -93,7 +93,7 @@ const TOLD: &str = r#"FAILED DIR/cases.yaml:5: rows differ
            attributes.colour: expected nothing, found "red"
            attributes.size: expected "xl", found nothing
          line 15: rows[2]: missing, nothing else is left
-         line 14: by the way: 1 messages were rejected
+         line 14: by the way, rejected: 1
            shop/0 offset 2
              malformed: DETAIL
 FAILED DIR/cases.yaml:16: others are there
@@ -140,7 +140,7 @@ fn a_wrong_expectation_fails_and_shows_what_differs_field_by_field() {
 #[test]
 fn a_filter_chooses_cases_by_their_names() {
     let told = test_of(WRONG, &["--filter", "as expected"]).expect(DONE);
-    assert!(told.stdout.starts_with("ok     DIR/cases.yaml:31: as expected\n1 cases: 1 ok, 0 failed, in "), "{}", told.stdout);
+    assert!(told.stdout.starts_with("ok     DIR/cases.yaml:31: as expected\n1 case: 1 ok, 0 failed, in "), "{}", told.stdout);
     let told = test_of(WRONG, &["--filter", "no such"]).expect(USAGE);
     assert_eq!(told.stderr.trim_end(), "no case has \"no such\" in its name");
 }

@@ -83,7 +83,7 @@ pub fn judge(expect: &Expectation, outcome: &Outcome) -> Vec<Finding> {
         let shown = outcome.rejects.iter().take(SHOWN_MAX);
         let details = shown.flat_map(|reject| [vec![reject_name(reject)], reject_lines(reject)].concat()).collect();
         let line = findings[0].line;
-        findings.push(Finding::new(line, format!("by the way: {} messages were rejected", outcome.rejects.len())).with(details));
+        findings.push(Finding::new(line, format!("by the way, rejected: {}", outcome.rejects.len())).with(details));
     }
     findings
 }
@@ -248,4 +248,28 @@ fn message_differences(wanted: &ExpectedMessage, found: &Place) -> Vec<String> {
 
 fn place_name(place: &Place) -> String {
     format!("{}/{} offset {}", place.topic, place.partition, place.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agrees(wanted: &&[u32], found: &u32) -> Vec<String> {
+        if wanted.contains(found) { Vec::new() } else { vec![format!("{found}")] }
+    }
+
+    #[test]
+    fn as_many_have_one_that_fits_as_can_whatever_the_order() {
+        // Each wants any of its numbers: taken in order, the first would take what only the second can have.
+        let wanted: [&[u32]; 3] = [&[1, 2, 3], &[1], &[1, 2]];
+        for found in [[1, 2, 3], [3, 2, 1], [2, 1, 3]] {
+            let pairs = pair(&wanted, &found, agrees);
+            assert!(pairs.differing.is_empty() && pairs.missing.is_empty() && pairs.unexpected.is_empty(), "{found:?}");
+        }
+        let pairs = pair(&wanted, &[1, 7, 2, 9], agrees);
+        assert_eq!(pairs.differing, [(2, 1, vec!["7".to_owned()])]);
+        assert_eq!((pairs.missing, pairs.unexpected), (vec![], vec![3]));
+        let pairs = pair(&wanted, &[1], agrees);
+        assert_eq!((pairs.differing, pairs.missing, pairs.unexpected), (vec![], vec![1, 2], vec![]));
+    }
 }

@@ -69,6 +69,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { cases, ok, failed, seconds } = self;
-        write!(f, "{} cases: {ok} ok, {failed} failed, in {:.0} ms", cases.len(), seconds * 1_000.0)
+        let (count, cases) = (cases.len(), if cases.len() == 1 { "case" } else { "cases" });
+        write!(f, "{count} {cases}: {ok} ok, {failed} failed, in {:.0} ms", seconds * 1_000.0)
     }
 }

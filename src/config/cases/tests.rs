@@ -9,9 +9,7 @@ fn read(text: &str) -> CaseFile {
     parse(Path::new("cases.yaml"), text, &|_| None).expect("it has no mistake")
 }
 
-#[test]
-fn every_mistake_is_told_with_line_and_path_at_once() {
-    let text = r#"
+const MISTAKES: &str = r#"
 version: 2
 confg: {}
 set: {processing.dedup_window_secondz: 5}
@@ -42,47 +40,55 @@ cases:
     expect: {error: no, row_count: 1}
   - {name: two}
 "#;
-    let expected = [
-        "cases.yaml:2: version: value \"2\": must be 1",
-        "cases.yaml:3: confg: unknown key: did you mean config?",
-        "cases.yaml:4: processing.dedup_window_secondz: unknown key: did you mean processing.dedup_window_seconds?",
-        "cases.yaml:9: cases[0].input[0].jsn: unknown key: did you mean json?",
-        "cases.yaml:10: cases[0].input[1]: has 2 payloads, payload and base64: give one of payload, json, base64, file, tombstone",
-        "cases.yaml:11: cases[0].input[2].offset: must be 5 or more: offsets of a partition ascend",
-        "cases.yaml:12: cases[0].input[3].base64: value \"*\": must be base64",
-        "cases.yaml:13: cases[0].input[4].file: nowhere.bin: cannot be read: No such file or directory (os error 2)",
-        "cases.yaml:14: cases[0].input[5].partition: value \"-1\": must be a whole number from 0",
-        "cases.yaml:14: cases[0].input[5].tombstone: value \"false\": must be one of true",
-        "cases.yaml:15: cases[0].input[6]: has no payload: give one of payload, json, base64, file, tombstone",
-        "cases.yaml:16: cases[0].input[7].timestamp_ms: value \"soon\": must be Unix milliseconds, or -1 for none",
-        "cases.yaml:16: cases[0].input[7].payload: must be text; for JSON there is the key json, for no payload tombstone: true",
-        "cases.yaml:18: cases[0].expect.rows[0]: must be a map of columns and values, as in docs/schemas.md",
-        "cases.yaml:18: cases[0].expect.rows[1]: must be a map of columns and values, as in docs/schemas.md",
-        "cases.yaml:19: cases[0].expect.rejects[0].detial: unknown key: did you mean detail?",
-        "cases.yaml:19: cases[0].expect.rejects[0].offset: value \"x\": must be a whole number from 0",
-        "cases.yaml:19: cases[0].expect.rejects[0].reason: value \"malformd\": must be a reason: did you mean malformed?",
-        "cases.yaml:20: cases[0].expect.duplicates[1].ofset: unknown key: did you mean offset?",
-        "cases.yaml:21: cases[0].expect.skipped: value \"many\": must be a count, or a list of offsets",
-        "cases.yaml:22: cases[0].expect.metrics.normalize.acepted: unknown counter: did you mean normalize.accepted?",
-        "cases.yaml:22: cases[0].expect.metrics.dedup_window.duplicates: value \"-1\": must be a whole number",
-        "cases.yaml:23: cases[0].expect.exactly: value \"perhaps\": must be one of true, false",
-        "cases.yaml:24: cases[1].name: is that of cases[0], too",
-        "cases.yaml:25: processing.workers: value \"0\": must be",
-        "cases.yaml:26: cases[1].input[0].topic: must be given, here or for the whole case",
-        "cases.yaml:27: cases[1].expect: expects nothing: give at least one of ",
-        "cases.yaml:28: cases[2].name: must be given",
-        "cases.yaml:28: cases[2].input: must be a list of messages",
-        "cases.yaml:29: cases[2].expect.error: must be alone: a configuration that is refused does not run",
-        "cases.yaml:30: cases[3].expect: must be given: what must become of the input",
-        "cases.yaml:30: cases[3].input: must be given: a list of messages",
-    ];
-    let mut told = refused(text);
-    for expected in expected {
-        let found = told.iter().position(|told| told.starts_with(expected));
+
+const TOLD: &[&str] = &[
+    "cases.yaml:2: version: value \"2\": must be 1",
+    "cases.yaml:3: confg: unknown key: did you mean config?",
+    "cases.yaml:4: processing.dedup_window_secondz: unknown key: did you mean processing.dedup_window_seconds?",
+    "cases.yaml:9: cases[0].input[0].jsn: unknown key: did you mean json?",
+    "cases.yaml:10: cases[0].input[1]: has 2 payloads, payload and base64: give one of payload, json, base64, file, tombstone",
+    "cases.yaml:11: cases[0].input[2].offset: must be 5 or more: offsets of a partition ascend",
+    "cases.yaml:12: cases[0].input[3].base64: value \"*\": must be base64",
+    "cases.yaml:13: cases[0].input[4].file: nowhere.bin: cannot be read: No such file or directory (os error 2)",
+    "cases.yaml:14: cases[0].input[5].partition: value \"-1\": must be a whole number from 0",
+    "cases.yaml:14: cases[0].input[5].tombstone: value \"false\": must be one of true",
+    "cases.yaml:15: cases[0].input[6]: has no payload: give one of payload, json, base64, file, tombstone",
+    "cases.yaml:16: cases[0].input[7].timestamp_ms: value \"soon\": must be Unix milliseconds, or -1 for none",
+    "cases.yaml:16: cases[0].input[7].payload: must be text; for JSON there is the key json, for no payload tombstone: true",
+    "cases.yaml:18: cases[0].expect.rows[0]: must be a map of columns and values, as in docs/schemas.md",
+    "cases.yaml:18: cases[0].expect.rows[1]: must be a map of columns and values, as in docs/schemas.md",
+    "cases.yaml:19: cases[0].expect.rejects[0].detial: unknown key: did you mean detail?",
+    "cases.yaml:19: cases[0].expect.rejects[0].offset: value \"x\": must be a whole number from 0",
+    "cases.yaml:19: cases[0].expect.rejects[0].reason: value \"malformd\": must be a reason: did you mean malformed?",
+    "cases.yaml:20: cases[0].expect.duplicates[1].ofset: unknown key: did you mean offset?",
+    "cases.yaml:21: cases[0].expect.skipped: value \"many\": must be a count, or a list of offsets",
+    "cases.yaml:22: cases[0].expect.metrics.normalize.acepted: unknown counter: did you mean normalize.accepted?",
+    "cases.yaml:22: cases[0].expect.metrics.dedup_window.duplicates: value \"-1\": must be a whole number",
+    "cases.yaml:23: cases[0].expect.exactly: value \"perhaps\": must be one of true, false",
+    "cases.yaml:24: cases[1].name: is that of cases[0], too",
+    "cases.yaml:25: processing.workers: value \"0\": must be",
+    "cases.yaml:26: cases[1].input[0].topic: must be given, here or for the whole case",
+    "cases.yaml:27: cases[1].expect: expects nothing: give at least one of ",
+    "cases.yaml:28: cases[2].name: must be given",
+    "cases.yaml:28: cases[2].input: must be a list of messages",
+    "cases.yaml:29: cases[2].expect.error: must be alone: a configuration that is refused does not run",
+    "cases.yaml:30: cases[3].expect: must be given: what must become of the input",
+    "cases.yaml:30: cases[3].input: must be given: a list of messages",
+];
+
+#[test]
+fn every_mistake_is_told_with_line_and_path_at_once() {
+    let mut told = refused(MISTAKES);
+    for expected in TOLD {
+        let found = told.iter().position(|told| told.starts_with(*expected));
         let found = found.unwrap_or_else(|| panic!("{expected}\nis not in\n{}", told.join("\n")));
         told.remove(found);
     }
     assert_eq!(told, [] as [String; 0]);
+}
+
+#[test]
+fn a_file_without_cases_or_with_a_wrong_configuration_is_refused() {
     for (text, says) in [
         ("a: [", "cases.yaml:1: not YAML"),
         ("version: 1\ncases: []\n", "cases.yaml:2: cases: must be a list of at least one case"),
