@@ -90,7 +90,7 @@ fn every_mistake_is_told_with_line_and_path_at_once() {
 #[test]
 fn a_file_without_cases_or_with_a_wrong_configuration_is_refused() {
     for (text, says) in [
-        ("a: [", "cases.yaml:1: not YAML"),
+        ("a: [", "cases.yaml:2: not YAML"),
         ("version: 1\ncases: []\n", "cases.yaml:2: cases: must be a list of at least one case"),
         ("version: 1\n", "cases.yaml:1: cases: must be given"),
         (
