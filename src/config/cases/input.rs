@@ -15,6 +15,10 @@ use crate::config::yaml::{Content, Node};
 const TIMESTAMP_MS: i64 = 1_767_225_600_000;
 /// Larger than any message that Kafka takes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Payloads of one case: they are in memory several times, and one batch's arena is below 4 GiB.
+const INPUT_BYTES_MAX: usize = 256 << 20;
+/// No topic has an offset beyond it, and one more than it is still a number.
+const OFFSET_MAX: i64 = i64::MAX >> 1;
 
 const MESSAGE_KEYS: [&str; 13] = [
     "description",
@@ -68,6 +72,7 @@ struct Position {
     next_offsets: BTreeMap<(String, i32), i64>,
     timestamp_ms: i64,
     polled_ms: u64,
+    bytes: usize,
 }
 
 impl Reader {
@@ -77,7 +82,7 @@ impl Reader {
             self.refuse(node.line, path, "must be a list of messages");
             return None;
         };
-        let mut position = Position { next_offsets: BTreeMap::new(), timestamp_ms: TIMESTAMP_MS, polled_ms: 0 };
+        let mut position = Position { next_offsets: BTreeMap::new(), timestamp_ms: TIMESTAMP_MS, polled_ms: 0, bytes: 0 };
         let read = items.iter().enumerate();
         Some(read.filter_map(|(index, node)| self.message(&format!("{path}[{index}]"), node, defaults, &mut position)).collect())
     }
@@ -94,7 +99,7 @@ impl Reader {
             }
         };
         let number = |reader: &mut Self, key: &str, says: &str, min: i64| {
-            let read = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= min);
+            let read = |text: &str| text.parse::<i64>().ok().filter(|number| (min..=OFFSET_MAX).contains(number));
             keys.get(key).map(|node| reader.read(&at(key), node, says, read))
         };
         let partition = keys.get("partition").map(|node| {
@@ -107,6 +112,11 @@ impl Reader {
         let polled_ms = number(self, "polled_ms", "Unix milliseconds", 0);
         let (key, headers) = (self.key_of(path, &keys), self.headers(&at("headers"), keys.get("headers").copied()));
         let payload = self.payload(path, node, &keys, defaults.folder);
+        position.bytes += payload.as_ref().and_then(Option::as_ref).map_or(0, Vec::len);
+        if position.bytes > INPUT_BYTES_MAX {
+            self.refuse(node.line, path, format!("with those above is over {INPUT_BYTES_MAX} bytes: a case holds less"));
+            return None;
+        }
         let timestamp_ms = timestamp_ms.unwrap_or(Some(position.timestamp_ms))?;
         let polled_ms = polled_ms.map_or_else(
             || Some(position.polled_ms.max(timestamp_ms.max(0) as u64)),

@@ -115,6 +115,8 @@ fn offsets_ascend_and_nothing_is_read_before_what_is_above() {
             "cases.yaml:5: cases[0].input[2].polled_ms: must not be before that of the message above, 1767225600000",
         ]
     );
+    let told = refused(&case("[{payload: a, offset: 9223372036854775807}]"));
+    assert!(told[0].ends_with("must be a whole number from 0"), "{told:?}");
     let file = read(&case(
         "[{payload: a}, {payload: a, offset: 4, timestamp_ms: 1767225600009}, {payload: b, partition: 1}, {payload: c}]",
     ));
