@@ -18,7 +18,9 @@ use openwit_operators::batch::RecalledBatch;
 use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::wal_commit::{self, replay};
-use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, normalize};
+use openwit_operators::{
+    arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, memory_sink, memory_source, normalize,
+};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub source: Option<kafka_source::Config>,
     /// Of `frame_source`: the log, and which of its frames.
     pub frames: Option<frame_source::Config>,
+    /// Of `memory_source` and `memory_sink`, in a test case.
+    pub memory: Option<Memory>,
     /// Of `normalize`.
     pub normalize: normalize::Config,
     /// Of `dedup_window`.
@@ -60,6 +64,15 @@ pub struct Settings {
     pub brokers: BTreeMap<String, String>,
     /// Length of an epoch in milliseconds.
     pub epoch_interval_ms: u64,
+}
+
+/// What a test case gives, and what becomes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The messages.
+    pub batches: memory_source::Batches,
+    /// What came to the sinks.
+    pub collected: memory_sink::Collected,
 }
 
 /// What the operators of one start lean on: of those that the graph has.

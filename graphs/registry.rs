@@ -4,6 +4,7 @@
 
 mod captures;
 mod lines;
+mod memory;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -91,6 +92,8 @@ pub struct Operator {
     pub is_single: bool,
     /// A source whose offsets are committed.
     pub commits: bool,
+    /// Commands put it into graphs; no configuration names it.
+    pub is_internal: bool,
     /// What it can be told where a graph names it.
     pub options: &'static [Declared],
     /// Says what is wrong with its options beyond the type of each.
@@ -114,6 +117,11 @@ impl std::fmt::Debug for Operator {
     }
 }
 
+/// The operators that a configuration can name.
+pub fn public() -> impl Iterator<Item = &'static Operator> {
+    OPERATORS.iter().filter(|operator| !operator.is_internal)
+}
+
 /// The operator of this name.
 pub fn find(name: &str) -> Option<&'static Operator> {
     OPERATORS.iter().find(|operator| operator.name == name)
@@ -131,8 +139,9 @@ const fn operator(
     outputs: &'static [Output],
     build: for<'a, 's> fn(&mut Site<'a, 's>) -> Built<'s>,
 ) -> Operator {
-    let (keeps, is_single, commits, options, open) = (Keeps::Nothing, false, false, &[], None);
-    Operator { name, meaning, inputs, outputs, keeps, is_single, commits, options, check: |_| Ok(()), open, build }
+    let (keeps, is_single, commits, is_internal) = (Keeps::Nothing, false, false, false);
+    let (options, open) = (&[], None);
+    Operator { name, meaning, inputs, outputs, keeps, is_single, commits, is_internal, options, check: |_| Ok(()), open, build }
 }
 
 /// An operator that changes batches one by one.
@@ -169,6 +178,7 @@ pub static OPERATORS: &[Operator] = &[
     },
     Operator {
         is_single: true,
+        is_internal: true,
         ..operator(
             frame_source::NAME,
             "Reads the frames of a log, in a replay.",
@@ -189,6 +199,7 @@ pub static OPERATORS: &[Operator] = &[
         &[output("unique", Kind::Unique)],
     ),
     lines::LINE_SOURCE,
+    memory::MEMORY_SOURCE,
     captures::CAPTURE,
     Operator {
         is_single: true,
@@ -291,6 +302,7 @@ pub static OPERATORS: &[Operator] = &[
     sinks::PARQUET_FILES,
     sinks::STDOUT_SINK,
     sinks::BLACKHOLE,
+    memory::MEMORY_SINK,
 ];
 
 /// Messages of any of the types that hold normalized ones.

@@ -60,7 +60,9 @@ pub fn ending_in(description: &Description, sink: Stage) -> Result<Description, 
     let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
     let ends = wiring.stages.iter().position(|placed| placed.operator.name == registry::LOG);
     let takes = registry::find(&sink.operator).map_or(&[][..], |operator| operator.inputs);
-    let takes_the_same = |stage: &usize| wiring.stages[*stage].takes.is_some_and(|kind| takes.contains(&kind));
+    // A sink of rejects may take the same type as this one, and is none of its rows.
+    let is_wanted = |kind: Kind| kind != Kind::Reject && takes.contains(&kind);
+    let takes_the_same = |stage: &usize| wiring.stages[*stage].takes.is_some_and(is_wanted);
     let ends = ends.or_else(|| wiring.sinks().find(takes_the_same));
     let ends =
         ends.ok_or_else(|| format!("the graph has neither a {} nor a sink for what {} takes", registry::LOG, sink.operator))?;

@@ -243,7 +243,7 @@ impl Checker<'_> {
             let operator = registry::find(&stage.operator);
             match operator {
                 None => {
-                    let known: Vec<&str> = registry::OPERATORS.iter().map(|operator| operator.name).collect();
+                    let known: Vec<&str> = registry::public().map(|operator| operator.name).collect();
                     self.flaw(position, Part::Operator, format!("no such operator: there are {}", known.join(", ")));
                 }
                 Some(operator) if operator.is_single => {
@@ -264,7 +264,7 @@ impl Checker<'_> {
             self.flaw(*second, Part::Operator, message);
         }
         if sources.is_empty() && found.iter().all(Option::is_some) {
-            let known = registry::OPERATORS.iter().filter(|operator| operator.is_source()).map(|operator| operator.name);
+            let known = registry::public().filter(|operator| operator.is_source()).map(|operator| operator.name);
             let message = format!("the graph has no source: one of {}", known.collect::<Vec<_>>().join(", "));
             self.flaws.push(Flaw { stage: None, part: Part::Operator, message });
         }
@@ -390,9 +390,8 @@ impl Checker<'_> {
                 }
                 let name = self.name(position);
                 let kind = declared.kind.map_or("what it gives", Kind::name);
-                let takers = registry::OPERATORS
-                    .iter()
-                    .filter(|operator| declared.kind.is_some_and(|kind| operator.inputs.contains(&kind)));
+                let takers =
+                    registry::public().filter(|operator| declared.kind.is_some_and(|kind| operator.inputs.contains(&kind)));
                 let takers: Vec<&str> = takers.map(|operator| operator.name).collect();
                 let message = format!(
                     "nothing takes {kind} from {name}.{}: add a stage with `from: {name}.{}`, of {}",

@@ -192,6 +192,28 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 18] = [
+        Reason::Empty,
+        Reason::Undecodable,
+        Reason::Malformed,
+        Reason::InvalidUtf8,
+        Reason::TooDeep,
+        Reason::TooLarge,
+        Reason::WrongSignal,
+        Reason::NoIndex,
+        Reason::InvalidField,
+        Reason::MissingField,
+        Reason::WrongType,
+        Reason::NotAllowed,
+        Reason::FieldTooLarge,
+        Reason::UnknownField,
+        Reason::Unauthenticated,
+        Reason::Unauthorized,
+        Reason::NoTenant,
+        Reason::OverQuota,
+    ];
+
     /// The stable code.
     pub fn code(self) -> &'static str {
         match self {

@@ -56,5 +56,10 @@ pub mod kafka_sink;
 pub mod parquet_files;
 pub mod compare;
 
+// For test cases: a source and a sink in memory, and rows as values.
+pub mod memory_source;
+pub mod memory_sink;
+pub mod row_values;
+
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,7 @@
 //! The command line: every command and flag, with the help a user reads.
 
 mod dead_letter;
+mod test;
 mod token;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use openwit_operators::batch::Signal;
 pub use self::dead_letter::{
     DeadLetterArgs, DeadLetterCommand, DeadLetterLsArgs, DeadLetterReplayArgs, LetterFilter, LettersFrom,
 };
+pub use self::test::TestArgs;
 pub use self::token::{TokenArgs, TokenCheckArgs, TokenCommand, TokenNewArgs};
 use crate::generate::{Format, Ppm, time};
 
@@ -25,7 +27,8 @@ Exit codes:
   0  done
   1  a fault: a broker, disk, store or operator failed; the message names it
   2  wrong arguments or configuration; nothing was started
-  3  an audit or a replay found a difference: data missing, doubled, unaccounted for or not as expected
+  3  an audit, a replay or a test case found a difference: data missing, doubled, unaccounted for or
+     not as expected
 
 Environment:
   OPENWIT_LOG  what is logged to stderr: error, warn, info, debug, or per module,
@@ -97,6 +100,11 @@ pub enum Command {
     /// With --publish rows go to the configuration's storage: for restoring what a catalog or an object store lost, or for filling another
     /// one. Offsets that the catalog covers are left out. Broken off, it can be started again: what it stored is covered by then.
     Replay(ReplayArgs),
+    /// Run cases from YAML files: messages, and the rows, rejects and counters that must come of them
+    ///
+    /// Each case runs the graph of a configuration in this process, from messages in memory to rows in memory: without a broker, a disk or a
+    /// catalog, in milliseconds. docs/testing-with-cases.md has the form of the files, with examples.
+    Test(TestArgs),
     /// List rejected messages, and send them back to Kafka
     DeadLetter(DeadLetterArgs),
     /// Make tokens for producers, and check the file that knows them

@@ -9,6 +9,7 @@ pub mod janitor;
 pub mod migrate;
 pub mod replay;
 pub mod run;
+pub mod test;
 pub mod token;
 pub mod wal;
 

@@ -10,9 +10,10 @@
 //!            relations                         what values must be to each other
 //! ```
 //!
-//! Dataset schemas, producers' tokens and quotas are files of their own (`datasets.rs`, `tokens.rs`, `quotas.rs`). `keys.rs` is the one table everything else is
+//! Dataset schemas, producers' tokens, quotas and test cases are files of their own (`datasets.rs`, `tokens.rs`, `quotas.rs`, `cases.rs`). `keys.rs` is the one table everything else is
 //! made from. All problems are found in one pass, each with file, line, key, value and what is allowed. Secrets are of a type that does not print.
 
+pub mod cases;
 pub mod datasets;
 mod graph;
 mod key;
@@ -42,6 +43,7 @@ use table::{RawConfig, Section, Table};
 pub use graph::{Graph, default_options};
 pub use keys::*;
 pub use librdkafka::Properties;
+pub(crate) use problem::nearest;
 pub use problem::{Place, Problem, Problems, Severity};
 pub use secret::Secret;
 
@@ -102,9 +104,14 @@ impl Config {
         for (number, text) in overrides.iter().enumerate() {
             layers.add_override(number, text);
         }
+        Self::checked(layers, &table)
+    }
+
+    /// The configuration that all layers give.
+    fn checked(layers: Layers<'_>, table: &Table) -> Result<Loaded, Problems> {
         let (raw, mut problems) = layers.finish();
         let config = Config::fill("", &raw);
-        let between = relations::check(&config, &raw, &table, &problems);
+        let between = relations::check(&config, &raw, table, &problems);
         problems.list.extend(between);
         let problems = problems.sorted();
         if problems.errors() > 0 { Err(problems) } else { Ok(Loaded { config, warnings: problems }) }

@@ -6,5 +6,5 @@ pub const DONE: u8 = 0;
 pub const FAULT: u8 = 1;
 /// Arguments or configuration are wrong; nothing was started. clap ends with this code too.
 pub const USAGE: u8 = 2;
-/// An audit or a replay found a difference: data is missing, doubled or not the same.
+/// An audit, a replay or a test case found a difference: data is missing, doubled, or not the same or as expected.
 pub const DIFFERENCE: u8 = 3;

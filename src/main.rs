@@ -44,6 +44,7 @@ fn dispatch(command: &Command) -> Ended {
         Command::Migrate(args) => commands::migrate::run(args),
         Command::Wal(args) => commands::wal::run(args),
         Command::Replay(args) => commands::replay::run(args),
+        Command::Test(args) => commands::test::run(args),
         Command::DeadLetter(args) => commands::dead_letter::run(args),
         Command::Token(args) => commands::token::run(args),
     }

@@ -1,5 +1,7 @@
 //! Turns a checked configuration into what the graphs and their operators take.
 
+mod case;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ use crate::config::{
     AutoGenerateStrategy, AutoOffsetReset, CommitMode as CommitKey, Config, Format, LongTermScheme, LostOffsets, MessageId,
     MetastoreType, ObjectStoreScheme, TenantSource, TlsMode, Tombstones, default_options,
 };
+
+pub use case::case_plan;
 
 /// What a command changes of a configuration's plan.
 #[derive(Clone, Debug, Default)]
@@ -220,6 +224,7 @@ fn graph_plan(config: &Config, wiring: Arc<Wiring>, workers: usize, files: Files
     let settings = Settings {
         source: origin.source,
         frames: origin.frames,
+        memory: None,
         normalize: normalize_config(config, tokens.as_ref(), schemas)?,
         dedup: dedup(config),
         encode: encode_limits(config),

@@ -8,6 +8,8 @@ mod support;
 
 #[path = "cli/broker.rs"]
 mod broker;
+#[path = "cli/cases.rs"]
+mod cases;
 #[path = "cli/catalog.rs"]
 mod catalog;
 #[path = "cli/dead_letter.rs"]
@@ -70,6 +72,7 @@ fn every_command_explains_itself() {
         "wal cat",
         "wal verify",
         "replay",
+        "test",
         "dead-letter",
         "dead-letter ls",
         "dead-letter replay",

@@ -86,6 +86,25 @@ fn a_replay_into_a_sink_of_its_own_touches_nothing_else() {
 }
 
 #[test]
+fn the_end_of_a_graph_without_a_log_is_where_its_rows_go_and_not_its_rejects() {
+    let stages = vec![
+        Stage::of("kafka_source"),
+        Stage::of("normalize"),
+        Stage::of("dead_letter"),
+        Stage::of("parquet_files").from("normalize"),
+    ];
+    let fed = fed_by(&Description { stages, storage: false }, Stage::of("capture_source")).unwrap();
+    let ended = ending_in(&fed, Stage::of("blackhole")).unwrap();
+    let expected = [
+        "capture_source < ",
+        "normalize < capture_source.raw",
+        "dead_letter < normalize.rejects",
+        "blackhole < normalize.normalized",
+    ];
+    assert_eq!(drawn(&ended), expected);
+}
+
+#[test]
 fn a_graph_that_does_not_carry_what_was_captured_is_refused() {
     let fed = fed_by(&shipped::ingest(true), Stage::of("capture_source_unique")).unwrap();
     let again = fed_by(&fed, Stage::of("capture_source")).unwrap_err();

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use openwit_graphs::dataflow::{commit_points, release_points};
-use openwit_graphs::registry::{self, Keeps, OPERATORS, Operator};
+use openwit_graphs::registry::{self, Keeps, Operator};
 use openwit_graphs::wiring::Wiring;
 use openwit_operators::options::Declared;
 
@@ -102,7 +102,7 @@ fn stages(wiring: &Wiring, config: &Config, edges: &mut Vec<Edge>) {
 fn operators() -> String {
     let mut text =
         "Operators of a graph of stages: what they take > what they give, and their options (docs/graphs.md)\n".to_owned();
-    for operator in OPERATORS {
+    for operator in registry::public() {
         let Operator { name, meaning, inputs, outputs, keeps, options, .. } = operator;
         let takes = inputs.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" | ");
         let gives =

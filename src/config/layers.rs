@@ -23,21 +23,31 @@ pub(super) struct Layers<'a> {
     environment: Environment<'a>,
     raw: RawConfig,
     problems: Problems,
-    /// The layer that is being read, where it is a `--set`.
-    from_override: Option<usize>,
+    layer: Layer,
+}
+
+/// The layer that is being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    /// A file.
+    File,
+    /// A `--set`.
+    Override(usize),
+    /// What a test case lays over it. Places are told as overrides, by their lines.
+    Case,
 }
 
 impl<'a> Layers<'a> {
     /// The defaults alone.
     pub(super) fn new(table: Table, file: &str, environment: Environment<'a>) -> Self {
         let raw = defaults(&table);
-        Self { table, environment, raw, problems: Problems::new(file), from_override: None }
+        Self { table, environment, raw, problems: Problems::new(file), layer: Layer::File }
     }
 
     /// Lays a file's text over what is there.
     pub(super) fn add_file(&mut self, text: &str) {
         let root = yaml::parse(text, &mut self.problems.list);
-        self.from_override = None;
+        self.layer = Layer::File;
         if let Some(root) = root {
             self.section("", &root);
         }
@@ -45,7 +55,7 @@ impl<'a> Layers<'a> {
 
     /// Lays one `--set key=value` over what is there.
     pub(super) fn add_override(&mut self, number: usize, text: &str) {
-        self.from_override = Some(number);
+        self.layer = Layer::Override(number);
         let place = Place::Override(number);
         let Some((path, value)) = text.split_once('=') else {
             let problem = Problem::error(place, "", "must be key=value, like ingestion.kafka.group_id=test").with_value(text);
@@ -59,7 +69,16 @@ impl<'a> Layers<'a> {
             self.problems.push(Problem { place: place.clone(), key: path.to_owned(), ..problem });
         }
         if let Some(node) = node.filter(|_| is_readable) {
-            self.section("", &self.nested(path, node));
+            self.section("", &self.nested(path, 0, node));
+        }
+    }
+
+    /// Lays the keys of a test case over what is there; a name may be a path with dots.
+    pub(super) fn add_case(&mut self, entries: &[Entry]) {
+        self.layer = Layer::Case;
+        for Entry { key, line, value } in entries {
+            let nested = self.nested(key, *line, value.clone());
+            self.section("", &nested);
         }
     }
 
@@ -78,7 +97,7 @@ impl<'a> Layers<'a> {
 
     /// `a.b.c` and a value as the tree `a: {b: {c: value}}`. The name of a map's item keeps its dots, as librdkafka's names have
     /// them.
-    fn nested(&self, path: &str, value: Node) -> Node {
+    fn nested(&self, path: &str, line: usize, value: Node) -> Node {
         let is_map = |path: &str| self.table.key(path).is_some_and(|key| matches!(key.kind, Kind::Map(_)));
         let ends = path.match_indices('.').map(|(end, _)| end);
         let names: Vec<&str> = match ends.map(|end| path.split_at(end)).find(|(front, _)| is_map(front)) {
@@ -86,13 +105,17 @@ impl<'a> Layers<'a> {
             None => path.split('.').collect(),
         };
         names.into_iter().rev().fold(value, |value, name| {
-            let entry = Entry { key: name.to_owned(), line: 0, value };
-            Node { line: 0, content: Content::Map(vec![entry]) }
+            let entry = Entry { key: name.to_owned(), line, value };
+            Node { line, content: Content::Map(vec![entry]), is_plain: false }
         })
     }
 
     fn place(&self, line: usize) -> Place {
-        self.from_override.map_or(Place::File(line), Place::Override)
+        match self.layer {
+            Layer::File => Place::File(line),
+            Layer::Override(number) => Place::Override(number),
+            Layer::Case => Place::Override(line),
+        }
     }
 
     fn error(&mut self, line: usize, path: &str, message: impl Into<String>) {
@@ -218,7 +241,7 @@ impl<'a> Layers<'a> {
             }
         }
         // A `--set` adds to the map of the file; a list it replaces.
-        if self.from_override.is_some()
+        if self.layer != Layer::File
             && let Some(Value::Map(below)) = self.raw.get(path).map(|given| given.value.clone())
         {
             all = below.overlaid_by(all);

@@ -141,7 +141,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The candidate that `word` was probably meant to be: the nearest one, if it is near enough to be a slip.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters wrong is still a slip; more is another word.
     let slips_max = (word.chars().count() / 3).max(1);
     let ranked = candidates.into_iter().map(|candidate| (edit_distance(word, candidate), candidate));

@@ -10,12 +10,16 @@ use super::problem::{Place, Problem};
 
 /// Deeper than any key of the table; what goes beyond is a mistake or an attack on the stack.
 const DEPTH_MAX: usize = 16;
+/// The same where documents hold data of other programs, such as OTLP in JSON.
+const DATA_DEPTH_MAX: usize = 100;
 
 /// A value and the line it begins at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) line: usize,
     pub(super) content: Content,
+    /// A scalar without quotes: where no key decides the type, its text does.
+    pub(super) is_plain: bool,
 }
 
 /// What a node holds.
@@ -47,6 +51,7 @@ struct Open {
 }
 
 struct Builder<'a> {
+    depth_max: usize,
     open: Vec<Open>,
     root: Option<Node>,
     documents: usize,
@@ -55,8 +60,17 @@ struct Builder<'a> {
 
 /// Reads one document. `None` where it is not YAML at all; everything else that is wrong is reported and left out.
 pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
+    parse_to(DEPTH_MAX, text, problems)
+}
+
+/// The same for a document that holds data, which may be nested deeper.
+pub(super) fn parse_data(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
+    parse_to(DATA_DEPTH_MAX, text, problems)
+}
+
+fn parse_to(depth_max: usize, text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder { open: Vec::new(), root: None, documents: 0, problems };
+    let mut builder = Builder { depth_max, open: Vec::new(), root: None, documents: 0, problems };
     while let Some(event) = parser.next_event() {
         let (event, line) = match event {
             Ok((event, span)) => (event, span.start.line()),
@@ -70,7 +84,7 @@ pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
             return None;
         }
     }
-    let empty = Node { line: 1, content: Content::Null };
+    let empty = Node { line: 1, content: Content::Null, is_plain: true };
     Some(builder.root.unwrap_or(empty))
 }
 
@@ -97,7 +111,7 @@ impl Builder<'_> {
             }
             Event::Alias(_) => {
                 self.problem(line, "aliases (*name) are not supported: write the value out");
-                self.place(Node { line, content: Content::Null });
+                self.place(Node { line, content: Content::Null, is_plain: true });
             }
             Event::DocumentStart(_) => {
                 self.documents += 1;
@@ -118,12 +132,12 @@ impl Builder<'_> {
         }
         let is_null = style == ScalarStyle::Plain && matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL");
         let content = if is_null { Content::Null } else { Content::Scalar(text) };
-        self.place(Node { line, content });
+        self.place(Node { line, content, is_plain: style == ScalarStyle::Plain });
     }
 
     fn open(&mut self, line: usize, content: Content) -> bool {
-        if self.open.len() == DEPTH_MAX {
-            self.problem(line, &format!("nested deeper than {DEPTH_MAX} levels"));
+        if self.open.len() == self.depth_max {
+            self.problem(line, &format!("nested deeper than {} levels", self.depth_max));
             return false;
         }
         let is_key = matches!(self.open.last(), Some(Open { node: Node { content: Content::Map(_), .. }, key: None }));
@@ -131,7 +145,7 @@ impl Builder<'_> {
             self.problem(line, "a list or map cannot be a key");
             return false;
         }
-        self.open.push(Open { node: Node { line, content }, key: None });
+        self.open.push(Open { node: Node { line, content, is_plain: false }, key: None });
         true
     }
 

@@ -63,7 +63,8 @@ impl Layers<'_> {
             }
             return;
         }
-        let Err(flaws) = wiring::check(description) else { return };
+        let mut flaws: Vec<Flaw> = description.stages.iter().enumerate().filter_map(internal).collect();
+        flaws.extend(wiring::check(description).err().unwrap_or_default());
         for Flaw { stage, part: at, message } in flaws {
             let (key, line) = match stage.map(|stage| (stage, &lines[stage])) {
                 Some((stage, given)) => {
@@ -192,6 +193,13 @@ impl Layers<'_> {
             None => self.error(entry.line, &here, unknown(table, "", &entry.key)),
         }
     }
+}
+
+/// What is wrong with a stage whose operator is not for configurations.
+fn internal((position, stage): (usize, &Stage)) -> Option<Flaw> {
+    operator(stage).filter(|operator| operator.is_internal)?;
+    let message = "is put into graphs by commands alone: no configuration can name it".to_owned();
+    Some(Flaw { stage: Some(position), part: Part::Operator, message })
 }
 
 /// A part of a stage as a problem shows it.
