@@ -14,6 +14,8 @@ mod cases;
 mod catalog;
 #[path = "cli/dead_letter.rs"]
 mod dead_letter;
+#[path = "cli/graphs.rs"]
+mod graphs;
 #[path = "cli/replay.rs"]
 mod replay;
 #[path = "cli/threads.rs"]

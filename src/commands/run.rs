@@ -33,7 +33,7 @@ pub fn run(args: &RunArgs) -> Ended {
     }
     let config = load(&args.config)?;
     let changes = Changes { workers: args.workers.map(|workers| workers as usize), until_end: args.until_end };
-    if args.until_end && !config.has_ingest() {
+    if args.until_end && !config.has_source() {
         return Err(Failure::usage("--until-end needs a graph with a source; graph: storage has none"));
     }
     let control = Control::default();
@@ -46,10 +46,15 @@ pub fn run(args: &RunArgs) -> Ended {
     on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), words)?;
     let mode = if args.json || !args.until_end { Mode::Silent } else { Mode::of_stderr() };
     let summary = drive(&plan, &control, mode)?;
-    if args.until_end {
-        finish(&config, &summary, args.json)?;
+    match (args.until_end, &plan.catalog) {
+        (false, _) => Ok(()),
+        (true, Some(_)) => finish(&config, &summary, args.json),
+        // Nothing is registered anywhere: there is nothing to audit.
+        (true, None) => {
+            println!("{}", if args.json { summary.json() } else { summary.to_string() });
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Runs a plan to its end and sums it up.
