@@ -20,9 +20,20 @@ pub struct Known {
 }
 
 impl Known {
-    /// From where on the group is known to have handled the partition; `None` if it is not. What lies before a group that began at the
-    /// end of a topic was never handled, though it stands before the committed offset.
+    /// From where on the group has handled the partition; `None` if it has not.
+    ///
+    /// A group that begins with the oldest message has handled all of it, also what another node holds in its log and has not published
+    /// yet. One that began at the end of a topic has not: what lies before stands before the committed offset all the same.
     pub fn handled_from(&self, reset: Reset) -> Option<i64> {
+        match self.proven_from(reset) {
+            Some(_) if reset == Reset::Earliest => Some(self.low),
+            proven => proven,
+        }
+    }
+
+    /// From where on the log or the catalog proves that the group has handled the partition; where both have nothing of it, what its
+    /// committed offset says.
+    fn proven_from(&self, reset: Reset) -> Option<i64> {
         if let Some(first) = self.covered.ranges().next() {
             return Some(first.start.max(self.low));
         }
@@ -82,7 +93,7 @@ pub fn start(known: &Known, reset: Reset) -> Start {
         },
     };
     let offset = wanted.max(known.low);
-    let hole = known.log_lost_records.then(|| known.handled_from(reset)).flatten();
+    let hole = known.log_lost_records.then(|| known.proven_from(reset)).flatten();
     let hole = hole.map(|from| known.covered.range_around(from).map_or(from, |run| run.end));
     Start { offset: hole.map_or(offset, |hole| hole.min(offset)), lost: (wanted < known.low).then_some(wanted..known.low) }
 }
@@ -153,7 +164,9 @@ mod tests {
         // It may have begun at 50.
         check(Some(50), &[], Reset::Latest, None);
         check(Some(80), &[(50, 60)], Reset::Latest, Some(50));
-        check(Some(80), &[(50, 60)], Reset::Earliest, Some(50));
+        // What lies before is in another node's log, and not published yet.
+        check(Some(80), &[(50, 60)], Reset::Earliest, Some(10));
+        check(None, &[(50, 60)], Reset::Earliest, Some(10));
         check(None, &[(0, 60)], Reset::Earliest, Some(10));
         // A commit of a former incarnation.
         check(Some(500), &[], Reset::Earliest, None);
