@@ -69,3 +69,26 @@ fn a_process_that_reads_on_where_it_left_recalls_nothing_from_kafka() {
     assert_eq!(control.counters.source.messages.load(Ordering::Relaxed), 100);
     assert_eq!(control.counters.source.recalled.load(Ordering::Relaxed), 0, "its own log holds the keys");
 }
+
+#[test]
+fn a_restart_recalls_again_what_another_process_handled_and_has_not_published() {
+    let (broker, load) = setup();
+    let (folder, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let first = config(&broker, &load, &folder);
+    // A catalog that knows nothing of the first process stands for one to which that has published nothing yet.
+    let mut second = another_node(&first, other.path());
+    let embedded = Config::embedded(other.path());
+    second.metastore.path = embedded.metastore.path;
+    second.storage.object_store.root = embedded.storage.object_store.root;
+    let send = |count: u64, seed: u64| {
+        send_when(broker.brokers(), &Plan { count: Some(count), seed, ..load.clone() }, |_| true);
+    };
+    send(200, 1);
+    run_to_the_end(&first, 2);
+    for (messages, seed) in [(100, 2), (60, 3)] {
+        send(messages, seed);
+        let source = run_to_the_end(&second, 2).counters.source;
+        assert_eq!(source.messages.load(Ordering::Relaxed), messages as usize);
+        assert_eq!(source.recalled.load(Ordering::Relaxed), 200, "what the first process handled, whatever the own log has");
+    }
+}
