@@ -197,7 +197,7 @@ pub(super) type Places<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
 struct Thread<W> {
     config: Config,
     ports: Ports,
-    consumer: Option<BaseConsumer<Context>>,
+    consumer: Option<Arc<BaseConsumer<Context>>>,
     commands: Receiver<Command>,
     events: Sender<Event>,
     wake: W,
@@ -256,7 +256,7 @@ impl<W: Fn()> Thread<W> {
         let mut thread = Thread {
             config,
             ports,
-            consumer: Some(consumer),
+            consumer: Some(Arc::new(consumer)),
             commands,
             events,
             wake,
@@ -470,12 +470,32 @@ impl<W: Fn()> Thread<W> {
         }
     }
 
+    /// Commits what is stored, on a thread of its own: a broker that is gone with the request in its hands makes the client wait for
+    /// minutes, and this thread must not.
+    fn commit_state_within(&self, wait: Duration) -> Result<(), String> {
+        let Some(consumer) = self.consumer.clone() else { return Ok(()) };
+        let (answer, answered) = std::sync::mpsc::channel();
+        let commit = move || {
+            let committed = match consumer.commit_consumer_state(CommitMode::Sync) {
+                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => Ok(()),
+                result => result.map_err(|error| error.to_string()),
+            };
+            drop(consumer);
+            // Nobody may wait for it any more.
+            let _ = answer.send(committed);
+        };
+        let spawned = std::thread::Builder::new().name("kafka-commit".into()).spawn(commit);
+        spawned.map_err(|error| format!("no thread to commit on: {error}"))?;
+        answered.recv_timeout(wait).unwrap_or_else(|_| Err("the brokers do not answer".to_owned()))
+    }
+
     fn last_commit(&self, positions: &[(PartitionKey, i64)]) -> Result<(), String> {
         let since = Instant::now();
         loop {
-            match self.commit_now(positions) {
+            self.store(positions);
+            match self.commit_state_within(LAST_COMMIT_WAIT.saturating_sub(since.elapsed())) {
                 Ok(()) => return Ok(()),
-                Err(error) if since.elapsed() > LAST_COMMIT_WAIT => return Err(format!("committing offsets at stop: {error}")),
+                Err(error) if since.elapsed() >= LAST_COMMIT_WAIT => return Err(format!("committing offsets at stop: {error}")),
                 Err(error) => {
                     debug!(%error, "last commit refused, trying again");
                     // Serves the group protocol, whose rebalance is the usual cause.
