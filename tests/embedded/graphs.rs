@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, Until, config, delivered, load, run_to_the_end, send, sent};
+use super::pipeline::{INDEX, Until, config, delivered, elsewhere, load, run_to_the_end, send, sent};
 use crate::support::lake::{self, Place};
 use crate::support::wait;
 
@@ -50,18 +50,6 @@ fn standalone_with(stage: Stage, above: &str) -> Description {
     let at = description.stages.iter().position(|stage| stage.name == above).unwrap();
     description.stages.insert(at + 1, stage);
     description
-}
-
-/// `config` with everything it writes in another folder.
-fn elsewhere(config: &Config, folder: &TempDir) -> Config {
-    let embedded = Config::embedded(folder.path());
-    let mut other = config.clone();
-    other.storage.object_store.root = embedded.storage.object_store.root;
-    other.storage.local_directory = embedded.storage.local_directory;
-    other.metastore.path = embedded.metastore.path;
-    other.processing.wal.directory = embedded.processing.wal.directory;
-    other.ingestion.kafka.dead_letter.directory = embedded.ingestion.kafka.dead_letter.directory;
-    other
 }
 
 fn rows(config: &Config) -> BTreeMap<(Place, i32), u64> {

@@ -130,6 +130,18 @@ pub fn config_at(brokers: &str, load: &Plan, folder: &TempDir) -> Config {
     config
 }
 
+/// `config` with everything it writes in another folder.
+pub fn elsewhere(config: &Config, folder: &TempDir) -> Config {
+    let embedded = Config::embedded(folder.path());
+    let mut other = config.clone();
+    other.storage.object_store.root = embedded.storage.object_store.root;
+    other.storage.local_directory = embedded.storage.local_directory;
+    other.metastore.path = embedded.metastore.path;
+    other.processing.wal.directory = embedded.processing.wal.directory;
+    other.ingestion.kafka.dead_letter.directory = embedded.ingestion.kafka.dead_letter.directory;
+    other
+}
+
 /// When a run ends by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Until {

@@ -15,7 +15,7 @@ use openwit_operators::wal_commit::inspect::Source;
 use openwit_operators::wal_commit::long_term::read::Selection;
 use tempfile::TempDir;
 
-use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, sent};
+use super::pipeline::{INDEX, Running, Until, config, delivered, elsewhere, load, run_to_the_end, send, sent};
 use crate::support::lake::{self, Place};
 
 type Rows = BTreeMap<(Place, i32), u64>;
@@ -27,17 +27,6 @@ fn rows(config: &Config) -> Rows {
         assert!(twice.is_none(), "doubled: {row:?}");
     }
     rows
-}
-
-/// `config` with an object store, a catalog and a log of another folder, all empty.
-fn elsewhere(config: &Config, folder: &TempDir) -> Config {
-    let embedded = Config::embedded(folder.path());
-    let mut other = config.clone();
-    other.storage.object_store.root = embedded.storage.object_store.root;
-    other.storage.local_directory = embedded.storage.local_directory;
-    other.metastore.path = embedded.metastore.path;
-    other.processing.wal.directory = embedded.processing.wal.directory;
-    other
 }
 
 fn replay(config: &Config, from: &Path, selection: Selection, workers: usize) -> Control {
