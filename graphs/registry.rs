@@ -98,6 +98,8 @@ pub struct Operator {
     pub options: &'static [Declared],
     /// Says what is wrong with its options beyond the type of each.
     pub check: fn(&Options) -> Result<(), String>,
+    /// Says why it loses, with these options, what it has kept and what is committed.
+    pub forgets: fn(&Options) -> Option<&'static str>,
     /// Opens what its instances on all workers share, once for each start.
     pub open: Option<Open>,
     /// Builds it on one worker.
@@ -141,7 +143,21 @@ const fn operator(
 ) -> Operator {
     let (keeps, is_single, commits, is_internal) = (Keeps::Nothing, false, false, false);
     let (options, open) = (&[], None);
-    Operator { name, meaning, inputs, outputs, keeps, is_single, commits, is_internal, options, check: |_| Ok(()), open, build }
+    Operator {
+        name,
+        meaning,
+        inputs,
+        outputs,
+        keeps,
+        is_single,
+        commits,
+        is_internal,
+        options,
+        check: |_| Ok(()),
+        forgets: |_| None,
+        open,
+        build,
+    }
 }
 
 /// An operator that changes batches one by one.

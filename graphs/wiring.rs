@@ -421,6 +421,8 @@ impl Checker<'_> {
                 None
             } else if loses {
                 Some(format!("{} keeps nothing, and the offsets of what it is given are committed", operator.name))
+            } else if let Some(why) = (operator.forgets)(&stage.options) {
+                Some(format!("{}: {why}", operator.name))
             } else if is_beside_log {
                 Some(format!(
                     "{} stands beside the log: what is in the log when the process ends, and not yet here, is not given to it again; put it behind {}",

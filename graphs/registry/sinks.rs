@@ -104,6 +104,10 @@ pub(super) const PARQUET_FILES: Operator = Operator {
             meaning: "Level of zstd.",
         },
     ],
+    forgets: |options| {
+        let replaces = options.iter().any(|(name, value)| name == "replace" && *value == options::Value::Bool(true));
+        replaces.then_some("with replace: true each start removes what was kept before, and its offsets are committed")
+    },
     open: Some(|placed, means| {
         let config = files_config(&placed.stage.options);
         let stats = means.stats.of(&placed.stage.name);

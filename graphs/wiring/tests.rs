@@ -130,3 +130,26 @@ fn offsets_are_committed_behind_the_first_stage_of_every_branch_that_keeps_them(
     assert_eq!(names(commit_points(&wiring, CommitMode::AfterPublish)), ["dead_letter", "flight_sink"]);
     assert_eq!(names(release_points(&wiring)), ["flight_sink"]);
 }
+
+#[test]
+fn a_sink_that_loses_what_is_committed_is_refused_unless_that_is_meant() {
+    use openwit_operators::options::{Options, Value};
+    let options = |replace: bool| -> Options { [("replace".to_owned(), Value::Bool(replace))].into_iter().collect() };
+    let with = |sink: Stage| Description {
+        stages: vec![Stage::of("kafka_source"), Stage::of("normalize"), Stage::of("dead_letter"), sink.from("normalize")],
+        storage: false,
+    };
+    says(&with(Stage::of("parquet_files").with(options(true))), &["each start removes what was kept before"]);
+    says(&with(Stage::of("blackhole")), &["keeps nothing, and the offsets of what it is given are committed"]);
+    for sink in [
+        Stage::of("parquet_files").with(options(false)),
+        Stage::of("parquet_files").with(options(true)).losing(),
+        Stage::of("blackhole").losing(),
+    ] {
+        assert_eq!(told(&with(sink)), [""; 0]);
+    }
+    says(&with(Stage::of("parquet_files").with(options(false)).losing()), &["loses nothing here: leave it out"]);
+    let mut beside = shipped::ingest(true);
+    beside.stages.push(Stage::of("kafka_sink").from("dedup_window"));
+    says(&beside, &["stands beside the log"]);
+}
