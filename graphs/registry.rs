@@ -3,6 +3,7 @@
 //! How to add one: docs/adding-an-operator.md.
 
 mod captures;
+mod kafka_range;
 mod lines;
 mod memory;
 mod sinks;
@@ -15,6 +16,7 @@ use openwit_operators::budget::Budget;
 use openwit_operators::clock::Clock;
 use openwit_operators::dedup_window::dedup_window;
 use openwit_operators::fault::Health;
+use openwit_operators::kafka_source::consumer::Covered;
 use openwit_operators::options::{Declared, Options};
 use openwit_operators::recall::recall;
 use openwit_operators::redact::Redact;
@@ -72,6 +74,8 @@ pub struct Means<'a> {
     pub brokers: &'a BTreeMap<String, String>,
     /// Length of an epoch in milliseconds.
     pub epoch_interval_ms: u64,
+    /// What the catalog covers, where the graph knows of one.
+    pub covered: &'a Arc<dyn Covered>,
 }
 
 type Open = fn(&Placed, &Means<'_>) -> Result<Held, String>;
@@ -214,6 +218,7 @@ pub static OPERATORS: &[Operator] = &[
         "Reads a capture of what came out of dedup_window.",
         &[output("unique", Kind::Unique)],
     ),
+    kafka_range::KAFKA_RANGE_SOURCE,
     lines::LINE_SOURCE,
     memory::MEMORY_SOURCE,
     captures::CAPTURE,

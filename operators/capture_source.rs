@@ -23,7 +23,7 @@
 //! - A worker never waits for the disk: files are read by a thread of their own.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -108,8 +108,6 @@ pub struct FeedPorts {
     pub health: Health,
     /// The time, for [`Speed::Recorded`].
     pub clock: Arc<dyn Clock>,
-    /// Counters of the progress.
-    pub stats: Arc<Stats>,
 }
 
 /// The batches on their way to the workers. When it is dropped its thread ends.
@@ -146,31 +144,74 @@ enum Next<B> {
 }
 
 impl<B: Captured> Feed<B> {
-    /// Starts the thread that reads. A speed that is no positive number is refused.
-    pub fn start(config: Config, ports: FeedPorts) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
-        if let Speed::Recorded(factor) = config.speed
+    /// Starts the thread that reads a capture. A speed that is no positive number is refused.
+    pub fn start(config: Config, ports: FeedPorts, stats: Arc<Stats>) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
+        let Config { path, selection, speed } = config;
+        Self::read_by(NAME, speed, ports, move |put| read(&path, selection, &stats, put).map_err(|error| chain(&error)))
+    }
+
+    /// Starts a thread named after the operator `name`, which runs `read`: it gives batches, in the order of their epochs, to what it is
+    /// handed until that says by `false` that no more are wanted.
+    pub fn read_by(
+        name: &'static str,
+        speed: Speed,
+        ports: FeedPorts,
+        read: impl FnOnce(&mut dyn FnMut(Recorded<B>) -> bool) -> Result<(), String> + Send + 'static,
+    ) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
+        if let Speed::Recorded(factor) = speed
             && !(factor.is_finite() && factor > 0.0)
         {
-            let problem =
-                format!("a capture cannot be replayed at {factor} times its speed: the factor must be a positive number");
+            let problem = format!("nothing can be replayed at {factor} times its speed: the factor must be a positive number");
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
         }
         let (of_worker, next) = (std::iter::repeat_with(VecDeque::new).take(ports.workers).collect(), Epoch(0));
         let queues = Mutex::new(Queues { of_worker, bytes: 0, next, open: None, began: None, ended: false });
-        let (room, is_abandoned, speed) = (Condvar::new(), AtomicBool::new(false), config.speed);
+        let (room, is_abandoned) = (Condvar::new(), AtomicBool::new(false));
         let shared = Arc::new(Shared { queues, room, is_abandoned, speed, ports });
         let reader = shared.clone();
-        let thread = std::thread::Builder::new().name("capture-reader".into()).spawn(move || {
-            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.read(&config)));
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let mut put = |recorded| reader.put(recorded);
+            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&mut put)));
             match run {
                 Ok(Ok(())) => reader.lock().ended = true,
                 // The queues must not look exhausted: their end would let the frontier pass what was not read.
-                Ok(Err(error)) => reader.ports.health.fail(NAME, chain(&error)),
-                Err(panic) => reader.ports.health.fail(NAME, format!("the reader panicked: {}", panic_text(panic.as_ref()))),
+                Ok(Err(message)) => reader.ports.health.fail(name, message),
+                Err(panic) => reader.ports.health.fail(name, format!("the reader panicked: {}", panic_text(panic.as_ref()))),
             }
         })?;
         Ok((Arc::new(Feed { shared }), thread))
     }
+}
+
+/// Reads a capture's batches.
+fn read<B: Captured>(
+    path: &Path,
+    selection: Selection,
+    stats: &Stats,
+    put: &mut dyn FnMut(Recorded<B>) -> bool,
+) -> Result<(), Error> {
+    let files = Files::open(path)?;
+    stats.total_bytes.store(files.bytes(), Ordering::Relaxed);
+    let mut batches: Batches<B> = files.batches(selection);
+    while let Some(read) = batches.next() {
+        stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
+        match read {
+            Ok(recorded) => {
+                stats.batches.fetch_add(1, Ordering::Relaxed);
+                stats.records.fetch_add(recorded.batch.load().messages as u64, Ordering::Relaxed);
+                if !put(recorded) {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.is_damage() => {
+                tracing::warn!(error = chain(&error), "part of a capture is missing, the rest is replayed");
+                stats.damaged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
+    Ok(())
 }
 
 impl<B> Drop for Feed<B> {
@@ -191,32 +232,6 @@ impl<B> Shared<B> {
 }
 
 impl<B: Captured> Shared<B> {
-    fn read(&self, config: &Config) -> Result<(), Error> {
-        let files = Files::open(&config.path)?;
-        let stats = &self.ports.stats;
-        stats.total_bytes.store(files.bytes(), Ordering::Relaxed);
-        let mut batches: Batches<B> = files.batches(config.selection.clone());
-        while let Some(read) = batches.next() {
-            stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
-            match read {
-                Ok(recorded) => {
-                    stats.batches.fetch_add(1, Ordering::Relaxed);
-                    stats.records.fetch_add(recorded.batch.load().messages as u64, Ordering::Relaxed);
-                    if !self.put(recorded) {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.is_damage() => {
-                    tracing::warn!(error = chain(&error), "part of a capture is missing, the rest is replayed");
-                    stats.damaged.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Queues a batch when there is room. False if no more are wanted.
     fn put(&self, Recorded { epoch, batch }: Recorded<B>) -> bool {
         let bytes = batch.load().bytes;
@@ -278,10 +293,10 @@ impl<B: Captured> Shared<B> {
     }
 }
 
-/// Emits the batches of a capture.
-pub fn capture_source<'s, B: Captured>(scope: Scope<'s, Epoch>, ports: Ports<B>) -> Stream<'s, Epoch, Vec<B>> {
+/// Emits the batches of a feed.
+pub fn capture_source<'s, B: Captured>(scope: Scope<'s, Epoch>, name: &str, ports: Ports<B>) -> Stream<'s, Epoch, Vec<B>> {
     let worker = scope.index();
-    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let mut builder = OperatorBuilder::new(name.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
     let (output, batches) = builder.new_output::<Vec<B>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<B>>>::from(output);

@@ -37,6 +37,14 @@ pub struct PartitionKey {
     pub partition: i32,
 }
 
+impl PartitionKey {
+    /// A partition in one of the topics of a cluster that have had this name, the first of which is 0.
+    pub fn of_incarnation(cluster: &Arc<str>, topic: &Arc<str>, partition: i32, incarnation: u32) -> Self {
+        let id: Arc<str> = if incarnation == 0 { "".into() } else { format!("~{incarnation}").into() };
+        PartitionKey { topic: Arc::new(TopicKey { cluster: cluster.clone(), name: topic.clone(), id }), partition }
+    }
+}
+
 impl std::fmt::Display for PartitionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}[{}]", self.topic.name, self.partition)

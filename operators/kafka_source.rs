@@ -27,7 +27,7 @@ pub mod consumer;
 mod context;
 pub mod flows;
 pub mod gate;
-mod headers;
+pub(crate) mod headers;
 pub mod latency;
 pub mod ledger;
 pub mod pool;

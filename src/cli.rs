@@ -88,10 +88,10 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
-    /// Run a graph on a capture or a log instead of Kafka: to test a change, or to store again what was lost
+    /// Run a graph on a capture, a log or a range of Kafka: to test a change, or to store again what was lost
     ///
-    /// The graph is that of the configuration, from where the input comes in: a capture of messages as they came runs through all of it, a
-    /// log or a capture of what was found unique through the part behind. No offset is committed.
+    /// The graph is that of the configuration, from where the input comes in: messages as they came run through all of it, a log or a
+    /// capture of what was found unique through the part behind. No group is joined, no offset is committed.
     ///
     /// Without --publish nothing is touched that the graph touches in production: rows go to Parquet files in a folder (--to), or are only
     /// counted. --expect compares them with those of an earlier replay, --compare runs a second configuration on the same input and
@@ -385,11 +385,14 @@ Examples:
   openwit-ingest replay --from data/capture -c config/ingest.yaml --to golden
   openwit-ingest replay --from data/capture -c config/ingest.yaml --expect golden
   openwit-ingest replay --from data/capture -c config/ingest.yaml --compare changed.yaml
+  openwit-ingest replay --from kafka --since 2026-11-25T12:00:00Z -c config/ingest.yaml --compare changed.yaml
+  openwit-ingest replay --from kafka --offsets 'v6.qtw.traces.shop.eu[3]=1000..2000' -c config/ingest.yaml --to one-batch
   openwit-ingest replay --from data/wal/long -c config/standalone.yaml --publish
   openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a -c c.yaml --publish")]
 pub struct ReplayArgs {
     /// A capture: its folder or one of its files. Or a log: its directory, a day of a long-term log, a single segment or copy; or
-    /// `long-term` for the one of the configuration, wherever it is
+    /// `long-term` for the one of the configuration, wherever it is. Or `kafka`: what the configuration's topics hold now, or the part
+    /// of it that --topic, --since, --until or --offsets name; times are those of Kafka's timestamps
     #[arg(long, value_name = "PATH")]
     pub from: PathBuf,
     /// The configuration.
@@ -398,7 +401,7 @@ pub struct ReplayArgs {
     /// Where the result goes.
     #[command(flatten)]
     pub result: ReplayResult,
-    /// Records of this topic only; may be repeated
+    /// Records of this topic only; may be repeated. With --from kafka also a glob
     #[arg(long = "topic", value_name = "TOPIC")]
     pub topics: Vec<String>,
     /// Records read or logged at this time and later: RFC 3339 in UTC or Unix seconds
@@ -407,6 +410,9 @@ pub struct ReplayArgs {
     /// Records read or logged before this time
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<u64>,
+    /// With --from kafka: these offsets of a partition, either end may be left out, the end is one past the last; may be repeated
+    #[arg(long, value_name = "TOPIC[PARTITION]=START..END", conflicts_with_all = ["topics", "since", "until"])]
+    pub offsets: Vec<String>,
     /// As fast as it was recorded, or a multiple: 1, 0.5, 10 [default: as fast as it goes]
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub speed: Option<f64>,

@@ -23,6 +23,8 @@ mod exactly_once;
 mod hostile;
 #[path = "services/kafka.rs"]
 mod kafka;
+#[path = "services/kafka_range.rs"]
+mod kafka_range;
 #[path = "services/rebalance.rs"]
 mod rebalance;
 #[path = "services/long_term.rs"]

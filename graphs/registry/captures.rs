@@ -111,17 +111,28 @@ fn captured<'s, B: Captured + Travels>(flow: Flow<'s, B>, site: &Site<'_, 's>) -
     Built::outputs([B::edge(capture::capture(flow, capture::Ports { writer: (*writer).clone() }))])
 }
 
+/// How fast a source of what has its times gives it.
+pub(super) const SPEED: Declared = Declared {
+    name: "speed_percent",
+    kind: options::Kind::Number(0, 100_000, "%"),
+    default: Some("0"),
+    meaning: "How fast: 100 as it was recorded, 200 twice as fast; 0 as fast as what follows takes it.",
+};
+
+/// What `SPEED` says.
+pub(super) fn speed(options: &Options) -> capture_source::Speed {
+    match options.number(SPEED.name) {
+        0 => capture_source::Speed::Full,
+        percent => capture_source::Speed::Recorded(percent as f64 / 100.0),
+    }
+}
+
 /// No time: everything is before it.
-const TIME_MAX: u64 = u64::MAX;
+pub(super) const TIME_MAX: u64 = u64::MAX;
 
 const CAPTURE_SOURCE_OPTIONS: &[Declared] = &[
     Declared { name: "path", kind: options::Kind::Path, default: None, meaning: "A folder of captures, or one file." },
-    Declared {
-        name: "speed_percent",
-        kind: options::Kind::Number(0, 100_000, "%"),
-        default: Some("0"),
-        meaning: "How fast: 100 as it was recorded, 200 twice as fast; 0 as fast as what follows takes it.",
-    },
+    SPEED,
     Declared { name: "topics", kind: options::Kind::List, default: Some("[]"), meaning: "Only batches of these topics." },
     Declared {
         name: "since_ms",
@@ -145,32 +156,31 @@ pub(super) const fn source<B: Captured + Travels>(
 ) -> Operator {
     fn open<B: Captured>(placed: &Placed, means: &Means<'_>) -> Result<Held, String> {
         let options = &placed.stage.options;
-        let speed = match options.number("speed_percent") {
-            0 => capture_source::Speed::Full,
-            percent => capture_source::Speed::Recorded(percent as f64 / 100.0),
-        };
         let selection = Selection {
             from: Some(Epoch(options.number("since_ms"))),
             until: Some(options.number("until_ms")).filter(|until| *until < TIME_MAX).map(Epoch),
             topics: options.list("topics"),
             ..Selection::default()
         };
-        let config = capture_source::Config { path: options.path("path"), selection, speed };
+        let config = capture_source::Config { path: options.path("path"), selection, speed: speed(options) };
         let ports = capture_source::FeedPorts {
             workers: means.workers,
             budget: means.budget.clone(),
             health: means.health.clone(),
             clock: means.clock.clone(),
-            stats: means.stats.of(&placed.stage.name),
         };
         // The thread ends with the feed.
-        let started = capture_source::Feed::<B>::start(config, ports);
+        let started = capture_source::Feed::<B>::start(config, ports, means.stats.of(&placed.stage.name));
         let (feed, _thread) = started.map_err(|error| format!("starting the reader: {error}"))?;
         Ok(Held::new(feed))
     }
     fn build<'s, B: Captured + Travels>(site: &mut Site<'_, 's>) -> Built<'s> {
         let feed = site.opened::<Arc<capture_source::Feed<B>>>();
-        Built::outputs([B::edge(capture_source::capture_source(site.scope, capture_source::Ports { feed: (*feed).clone() }))])
+        Built::outputs([B::edge(capture_source::capture_source(
+            site.scope,
+            capture_source::NAME,
+            capture_source::Ports { feed: (*feed).clone() },
+        ))])
     }
     Operator { options: CAPTURE_SOURCE_OPTIONS, open: Some(open::<B>), ..operator(name, meaning, &[], outputs, build::<B>) }
 }

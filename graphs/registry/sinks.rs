@@ -38,10 +38,10 @@ pub(super) const KAFKA_SINK: Operator = Operator {
         },
     ],
     open: Some(|placed, means| {
-        let config = kafka_config(&placed.stage.options, means.brokers);
-        if config.client.get("bootstrap.servers").is_none_or(String::is_empty) {
-            return Err("options.brokers: must name at least one, as ingestion.kafka.brokers names none".into());
-        }
+        let options = &placed.stage.options;
+        let key = if options.text("key") == "dedup" { kafka_sink::Key::Dedup } else { kafka_sink::Key::None };
+        let client = client(options, means.brokers)?;
+        let config = kafka_sink::Config { client, key, ..kafka_sink::Config::new(options.text("topic"), String::new()) };
         let stats = means.stats.of(&placed.stage.name);
         let (ports, thread) = kafka_sink::Ports::open(&config, means.clock.clone(), means.health.clone(), stats)?;
         Ok(Held::new(ports).served_by(thread))
@@ -58,14 +58,17 @@ pub(super) const KAFKA_SINK: Operator = Operator {
     )
 };
 
-fn kafka_config(options: &Options, brokers: &BTreeMap<String, String>) -> kafka_sink::Config {
+/// The properties of a client of the brokers that the option `brokers` names, or else the configuration.
+pub(super) fn client(options: &Options, brokers: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     let mut client = brokers.clone();
     let own = options.list("brokers");
     if !own.is_empty() {
         client.insert("bootstrap.servers".into(), own.join(","));
     }
-    let key = if options.text("key") == "dedup" { kafka_sink::Key::Dedup } else { kafka_sink::Key::None };
-    kafka_sink::Config { client, key, ..kafka_sink::Config::new(options.text("topic"), String::new()) }
+    match client.get("bootstrap.servers").is_none_or(String::is_empty) {
+        true => Err("options.brokers: must name at least one, as ingestion.kafka.brokers names none".into()),
+        false => Ok(client),
+    }
 }
 
 /// Writes rows to files on the local disk.

@@ -14,6 +14,7 @@ use crate::wal_commit::disk::Directory;
 struct Replay {
     folder: tempfile::TempDir,
     ports: FeedPorts,
+    stats: Arc<Stats>,
     clock: ManualClock,
 }
 
@@ -28,8 +29,8 @@ impl Replay {
         let budget = Budget::new(Load { bytes: budget_bytes, messages: usize::MAX });
         let clock = ManualClock::default();
         let (health, stats) = (Health::default(), Arc::new(Stats::default()));
-        let ports = FeedPorts { workers, budget, health, clock: Arc::new(clock.clone()), stats };
-        Replay { folder, ports, clock }
+        let ports = FeedPorts { workers, budget, health, clock: Arc::new(clock.clone()) };
+        Replay { folder, ports, stats, clock }
     }
 
     fn config(&self, speed: Speed) -> Config {
@@ -38,13 +39,13 @@ impl Replay {
 
     /// Replays all of it. `during` sees the frontier after each step of each worker.
     fn run(&self, speed: Speed, during: impl Fn(Epoch, usize) + Send + Sync + 'static) -> Vec<Content> {
-        let (feed, thread) = Feed::<RawBatch>::start(self.config(speed), self.ports.clone()).unwrap();
+        let (feed, thread) = Feed::<RawBatch>::start(self.config(speed), self.ports.clone(), self.stats.clone()).unwrap();
         let (seen, during) = (Seen::default(), Arc::new(during));
         let to = seen.clone();
         run(self.ports.workers, &self.ports.health, move |worker| {
             let (seen, count) = (to.clone(), to.clone());
             let probe = worker.dataflow::<Epoch, _, _>(|scope| {
-                let batches = capture_source(scope, Ports { feed: feed.clone() });
+                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() });
                 let seen = watch(batches, move |epoch, batch| seen.lock().unwrap().push(content(epoch, batch)));
                 seen.probe().0
             });
@@ -79,7 +80,7 @@ fn the_same_batches_come_in_the_same_epochs_whatever_the_number_of_workers() {
         seen.sort();
         assert_eq!(seen, contents_of(&batches), "{workers} workers");
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let stats = &replay.ports.stats;
+        let stats = &replay.stats;
         assert!(count(&stats.total_bytes) > 0 && count(&stats.total_bytes) == count(&stats.read_bytes));
         assert_eq!((count(&stats.batches), count(&stats.damaged)), (batches.len() as u64, 0));
         assert_eq!(replay.ports.budget.in_flight(), Load::default());
@@ -92,13 +93,14 @@ fn an_epoch_that_exceeds_the_budget_is_emitted_whole() {
     for workers in 1..=4 {
         // One byte: every epoch exceeds it, and what follows lets go only of epochs that are closed.
         let replay = Replay::new(&batches, workers, 1);
-        let (feed, _thread) = Feed::<RawBatch>::start(replay.config(Speed::Full), replay.ports.clone()).unwrap();
+        let (feed, _thread) =
+            Feed::<RawBatch>::start(replay.config(Speed::Full), replay.ports.clone(), replay.stats.clone()).unwrap();
         let seen = Seen::default();
         let (to, budget) = (seen.clone(), replay.ports.budget.clone());
         run(workers, &replay.ports.health, move |worker| {
             let (to, budget) = (to.clone(), budget.clone());
             let probe = worker.dataflow::<Epoch, _, _>(|scope| {
-                let batches = capture_source(scope, Ports { feed: feed.clone() });
+                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() });
                 let held = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
                 let holding = held.clone();
                 let inspected = watch(batches, move |epoch, batch| {
@@ -147,7 +149,9 @@ fn at_recorded_speed_an_epoch_comes_when_its_time_has_come() {
     }
     let replay = Replay::new(&batches, 1, 1 << 20);
     for factor in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(Feed::<RawBatch>::start(replay.config(Speed::Recorded(factor)), replay.ports.clone()).is_err());
+        assert!(
+            Feed::<RawBatch>::start(replay.config(Speed::Recorded(factor)), replay.ports.clone(), replay.stats.clone()).is_err()
+        );
     }
 }
 
@@ -174,9 +178,10 @@ fn a_capture_that_cannot_be_read_raises_a_fault_and_its_end_is_not_reached() {
     let check = |config: Config, says: &str| {
         let ports = FeedPorts { health: Health::default(), ..replay.ports.clone() };
         let health = ports.health.clone();
-        let (feed, thread) = Feed::<UniqueBatch>::start(config, ports).unwrap();
+        let (feed, thread) = Feed::<UniqueBatch>::start(config, ports, replay.stats.clone()).unwrap();
         run(1, &health, move |worker| {
-            let probe = worker.dataflow::<Epoch, _, _>(|scope| capture_source(scope, Ports { feed: feed.clone() }).probe().0);
+            let probe =
+                worker.dataflow::<Epoch, _, _>(|scope| capture_source(scope, NAME, Ports { feed: feed.clone() }).probe().0);
             Box::new(move || {
                 assert!(!probe.done(), "the frontier passed what was not read");
                 true
@@ -201,6 +206,6 @@ fn damage_is_counted_and_the_rest_replayed() {
     std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
     let mut seen = replay.run(Speed::Full, |_, _| {});
     seen.sort();
-    assert_eq!(replay.ports.stats.damaged.load(Ordering::Relaxed), 1);
+    assert_eq!(replay.stats.damaged.load(Ordering::Relaxed), 1);
     assert_eq!(seen, contents_of(&batches));
 }

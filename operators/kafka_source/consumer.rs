@@ -49,7 +49,7 @@ mod recreated;
 mod throttle;
 
 /// How long a call to the broker may take before it is tried again.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a look for the first answer of a broker takes: what a token waits for.
 const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 /// How often it is told that there is none, and how long a broker has for its answer when a stop comes meanwhile.

@@ -71,8 +71,12 @@ pub struct Start {
 
 /// True if the topic was deleted and created anew: the broker ends before offsets that are already covered, or were read.
 pub fn is_recreated(known: &Known) -> bool {
-    let covered_end = known.covered.ranges().next_back().map_or(0, |last| last.end);
-    covered_end.max(known.read_end) > known.high
+    known.read_end > known.high || ends_beyond(&known.covered, known.high)
+}
+
+/// True if there are offsets of a partition that ended behind `high`.
+pub fn ends_beyond(covered: &OffsetSet, high: i64) -> bool {
+    covered.ranges().next_back().is_some_and(|last| last.end > high)
 }
 
 /// The largest of the committed offset and the end of the covered run that the partition stands in.

@@ -1,5 +1,6 @@
-//! `replay`: a graph on a capture or a log in the place of its source, and its result stored, kept in a folder, counted or compared.
+//! `replay`: a graph on a capture, a log or a range of Kafka in the place of its source, and its result stored, kept in a folder, counted or compared.
 
+mod input;
 mod result;
 
 use std::fmt;
@@ -8,22 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control};
-use openwit_graphs::wiring::Stage;
-use openwit_operators::capture::{self, Files};
-use openwit_operators::epoch::Epoch;
-use openwit_operators::fault::chain;
-use openwit_operators::frame_source;
-use openwit_operators::options::Value;
-use openwit_operators::wal_commit::long_term::read::Selection;
+use openwit_graphs::registry;
 use serde::{Deserialize, Serialize};
 
+use self::input::input;
 use self::result::{Difference, Sides, compared};
 use super::run::{Words, on_signals};
-use super::wal::source;
 use super::{Ended, Failure, load};
 use crate::cli::{ConfigArgs, ReplayArgs};
-use crate::config::{Config, default_options};
-use crate::plan::{Input, Output, replay_directory, replay_plan};
+use crate::config::Config;
+use crate::plan::{Output, replay_directory, replay_plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
 
 /// What a replay did.
@@ -238,53 +233,6 @@ fn remove_log(directory: &Path) -> Ended {
     removed.map_err(|error| Failure::fault(format!("removing {}, which is not needed any more: {error}", directory.display())))
 }
 
-/// What is read: a capture if it is one, else a log.
-fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
-    let files = match Files::open(&args.from) {
-        Ok(files) => files,
-        // `long-term` is no path, and a folder without captures may hold a log: what is neither is told there.
-        Err(_) => return log(args, config),
-    };
-    let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
-    // A single file can be anything; damaged captures are known by their names.
-    if kind.is_none() && !files.files().iter().all(|file| file.is_capture()) {
-        return log(args, config);
-    }
-    capture_stage(args, kind).map(Input::Stage)
-}
-
-fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
-    let source = source(&args.from, || Ok(config.clone())).map_err(|failure| {
-        let message = format!("--from {}: neither a capture nor a log: {}", args.from.display(), failure.message);
-        Failure { message, ..failure }
-    })?;
-    if args.speed.is_some() {
-        return Err(Failure::usage("--speed: a log does not know when its messages were read; a capture does"));
-    }
-    let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
-    let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
-    Ok(Input::Log(frame_source::Config { source, selection }))
-}
-
-fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage, Failure> {
-    let operator = match kind {
-        None | Some(capture::Kind::Raw) => "capture_source",
-        Some(capture::Kind::Normalized) => "capture_source_normalized",
-        Some(capture::Kind::Unique) => "capture_source_unique",
-    };
-    let mut options = default_options(operator);
-    options.set("path", Value::Path(args.from.clone()));
-    options.set("topics", Value::List(args.topics.clone()));
-    options.set("speed_percent", Value::Number(args.speed.map_or(0, |factor| (factor * 100.0).round() as u64)));
-    let times = [("since_ms", args.since), ("until_ms", args.until)];
-    for (name, unix_ns) in times {
-        if let Some(unix_ns) = unix_ns {
-            options.set(name, Value::Number(unix_ns / 1_000_000));
-        }
-    }
-    Ok(Stage::of(operator).with(options))
-}
-
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
@@ -294,29 +242,39 @@ fn of_stages(control: &Control, counter: &str) -> u64 {
     control.counters.stages.counts().values().filter_map(|counts| counts.get(counter)).sum()
 }
 
+/// What a source says that is a stage. A replay names it after its operator.
+fn of_source(control: &Control, counter: &str) -> u64 {
+    let stages = control.counters.stages.counts();
+    let sources = stages.iter().filter(|(stage, _)| registry::find(stage).is_some_and(registry::Operator::is_source));
+    sources.filter_map(|(_, counts)| counts.get(counter)).sum()
+}
+
 fn reading(control: &Control) -> Reading {
     let (frames, sink) = (&control.counters.frames, &control.counters.sink);
-    let read_bytes = get(&frames.read_bytes) + of_stages(control, "read_bytes");
-    let total_bytes = get(&frames.total_bytes) + of_stages(control, "total_bytes");
+    let rows = Reading {
+        records: get(&sink.rows_sent) + of_stages(control, "rows"),
+        rows_published: get(&sink.rows_published) + of_stages(control, "rows"),
+        ..Reading::default()
+    };
+    let total_offsets = of_source(control, "total_offsets");
+    if total_offsets > 0 {
+        let (consumed, bytes) = (of_source(control, "read_offsets"), of_source(control, "read_bytes"));
+        return Reading { unit: Unit::Messages, consumed, total: total_offsets, bytes, ..rows };
+    }
+    let read_bytes = get(&frames.read_bytes) + of_source(control, "read_bytes");
+    let total_bytes = get(&frames.total_bytes) + of_source(control, "total_bytes");
     Reading {
         unit: Unit::Mebibytes,
         consumed: read_bytes.div_ceil(1 << 20),
         total: total_bytes.div_ceil(1 << 20),
         bytes: read_bytes,
-        records: get(&sink.rows_sent) + of_stages(control, "rows"),
-        rows_published: get(&sink.rows_published) + of_stages(control, "rows"),
-        ..Reading::default()
+        ..rows
     }
 }
 
 fn replayed(control: &Control, output: &Output, elapsed: Duration) -> Replayed {
     let (frames, counters) = (&control.counters.frames, &control.counters);
-    // Of captures, which know no catalog.
-    let of_capture = |counter: &str| {
-        let stages = control.counters.stages.counts();
-        stages.values().filter(|counts| counts.contains_key("damaged")).filter_map(|counts| counts.get(counter)).sum::<u64>()
-    };
-    let records = get(&frames.records) + of_capture("records");
+    let records = get(&frames.records) + of_source(control, "records");
     let (duplicates, rejects) = (get(&counters.dedup.duplicates), get(&counters.normalize.rejected));
     let skipped = get(&counters.normalize.skipped);
     let stored = |of_storage: &AtomicU64, of_files: &str| match output {
@@ -325,7 +283,7 @@ fn replayed(control: &Control, output: &Output, elapsed: Duration) -> Replayed {
         Output::Counted => None,
     };
     Replayed {
-        frames: get(&frames.frames) + of_capture("batches"),
+        frames: get(&frames.frames) + of_source(control, "batches"),
         records,
         kept: records.saturating_sub(duplicates + rejects + skipped),
         duplicates,
@@ -335,9 +293,9 @@ fn replayed(control: &Control, output: &Output, elapsed: Duration) -> Replayed {
         files: stored(&counters.catalog.files, "files"),
         covered: get(&frames.covered),
         unselected: get(&frames.unselected),
-        damaged: get(&frames.damaged) + of_capture("damaged"),
+        damaged: get(&frames.damaged) + of_source(control, "damaged"),
         window_full: get(&counters.dedup.forced),
-        bytes: get(&frames.read_bytes) + of_capture("read_bytes"),
+        bytes: get(&frames.read_bytes) + of_source(control, "read_bytes"),
         seconds: elapsed.as_secs_f64(),
     }
 }

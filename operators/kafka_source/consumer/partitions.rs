@@ -16,7 +16,7 @@ use super::super::context::{Context, Rebalance, is_cooperative};
 use super::super::resume::{self, Known, Lost};
 use super::super::warm_up::{Gained, Round, WarmUp};
 use super::{CALL_TIMEOUT, Event, Revoking, SET_BACK_INTERVAL, Thread, position_list};
-use crate::coverage::{OffsetSet, PartitionKey, TopicKey};
+use crate::coverage::{OffsetSet, PartitionKey};
 
 /// Where a partition starts.
 struct Started {
@@ -194,9 +194,7 @@ impl<W: Fn()> Thread<W> {
 
     /// The partition in one of the topics that have had this name, the first of which is 0.
     fn key_of(&self, topic: &Arc<str>, partition: i32, incarnation: u32) -> PartitionKey {
-        let id: Arc<str> = if incarnation == 0 { "".into() } else { format!("~{incarnation}").into() };
-        let topic = TopicKey { cluster: self.cluster.clone(), name: topic.clone(), id };
-        PartitionKey { topic: topic.into(), partition }
+        PartitionKey::of_incarnation(&self.cluster, topic, partition, incarnation)
     }
 
     /// One past the last offset that this process has handled of a partition before it was assigned now; 0 if none.

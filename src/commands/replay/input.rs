@@ -1,0 +1,96 @@
+//! What a replay reads.
+
+use std::path::Path;
+
+use openwit_graphs::wiring::Stage;
+use openwit_operators::capture::{self, Files};
+use openwit_operators::epoch::Epoch;
+use openwit_operators::fault::chain;
+use openwit_operators::options::{Options, Value};
+use openwit_operators::wal_commit::long_term::read::Selection;
+use openwit_operators::{capture_source, frame_source, kafka_range_source};
+
+use super::super::Failure;
+use super::super::wal::source;
+use crate::cli::ReplayArgs;
+use crate::config::{Config, default_options};
+use crate::plan::Input;
+
+/// The name by which the brokers of the configuration are read.
+const KAFKA: &str = "kafka";
+
+/// What is read: Kafka if it is named so, a capture if it is one, else a log.
+pub fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
+    if args.from == Path::new(KAFKA) {
+        return kafka(args, config).map(Input::Stage);
+    }
+    if !args.offsets.is_empty() {
+        return Err(Failure::usage(format!("--offsets: {} has none to choose by; --from {KAFKA} has", args.from.display())));
+    }
+    let files = match Files::open(&args.from) {
+        Ok(files) => files,
+        // `long-term` is no path, and a folder without captures may hold a log: what is neither is told there.
+        Err(_) => return log(args, config),
+    };
+    let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
+    // A single file can be anything; damaged captures are known by their names.
+    if kind.is_none() && !files.files().iter().all(|file| file.is_capture()) {
+        return log(args, config);
+    }
+    capture_stage(args, kind).map(Input::Stage)
+}
+
+fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
+    let source = source(&args.from, || Ok(config.clone())).map_err(|failure| {
+        let message = format!("--from {}: neither a capture nor a log: {}", args.from.display(), failure.message);
+        Failure { message, ..failure }
+    })?;
+    if args.speed.is_some() {
+        return Err(Failure::usage("--speed: a log does not know when its messages were read; a capture does"));
+    }
+    let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
+    let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
+    Ok(Input::Log(frame_source::Config { source, selection }))
+}
+
+fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage, Failure> {
+    let operator = match kind {
+        None | Some(capture::Kind::Raw) => capture_source::NAME,
+        Some(capture::Kind::Normalized) => "capture_source_normalized",
+        Some(capture::Kind::Unique) => "capture_source_unique",
+    };
+    let mut options = default_options(operator);
+    options.set("path", Value::Path(args.from.clone()));
+    options.set("topics", Value::List(args.topics.clone()));
+    set_times(&mut options, args);
+    Ok(Stage::of(operator).with(options))
+}
+
+fn kafka(args: &ReplayArgs, config: &Config) -> Result<Stage, Failure> {
+    let kafka = &config.ingestion.kafka;
+    if kafka.brokers.is_empty() {
+        return Err(Failure::usage(format!("--from {KAFKA}: ingestion.kafka.brokers names no broker to read from")));
+    }
+    let mut options = default_options(kafka_range_source::NAME);
+    if args.offsets.is_empty() {
+        let topics = if args.topics.is_empty() { &kafka.topics } else { &args.topics };
+        options.set("topics", Value::List(topics.clone()));
+        options.set("exclude_topics", Value::List(kafka.exclude_topics.clone()));
+    } else {
+        kafka_range_source::OffsetRange::list(&args.offsets).map_err(|error| Failure::usage(format!("--offsets: {error}")))?;
+        options.set("offsets", Value::List(args.offsets.clone()));
+    }
+    set_times(&mut options, args);
+    Ok(Stage::of(kafka_range_source::NAME).with(options))
+}
+
+/// What sources of what has times take.
+fn set_times(options: &mut Options, args: &ReplayArgs) {
+    options.set("speed_percent", Value::Number(args.speed.map_or(0, |factor| (factor * 100.0).round() as u64)));
+    let times = [("since_ms", args.since), ("until_ms", args.until)];
+    for (name, unix_ns) in times {
+        if let Some(unix_ns) = unix_ns {
+            options.set(name, Value::Number(unix_ns / 1_000_000));
+        }
+    }
+}
