@@ -31,6 +31,15 @@ pub fn open(location: &Location) -> Result<Box<dyn Catalog>, Error> {
     })
 }
 
+/// Opens the catalog to look at it, if there is one: nothing is created, and an embedded one that another process has is not waited for.
+pub fn open_to_look(location: &Location) -> Result<Option<Box<dyn Catalog>>, Error> {
+    match location {
+        Location::Sled(path) if !path.exists() => Ok(None),
+        Location::Sled(path) => Ok(Some(Box::new(SledCatalog::look(path)?))),
+        Location::Postgres(_) => open(location).map(Some),
+    }
+}
+
 /// Waits between two attempts to reach a catalog that is away. The longest is also what a stop may have to wait.
 const REACH_WAIT_MIN: Duration = Duration::from_millis(100);
 const REACH_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::audit::{self, Scope};
 use super::{Ended, Failure, load};
+use crate::admin::Admin;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::plan::{Changes, plan};
@@ -43,6 +44,7 @@ pub fn run(args: &RunArgs) -> Ended {
         second: "second signal: ending at once; the write-ahead log completes what was begun at the next start",
         unfinished,
     };
+    let _admin = Admin::start(&config, &control).map_err(Failure::fault)?;
     on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), words)?;
     let mode = if args.json || !args.until_end { Mode::Silent } else { Mode::of_stderr() };
     let summary = drive(&plan, &control, mode)?;
