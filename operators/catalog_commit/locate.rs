@@ -108,7 +108,7 @@ impl Search<'_> {
     /// read. Where none is expected, everything is.
     pub fn run(&self, expected: &BTreeSet<PartitionKey>) -> Result<Located, Error> {
         let mut located = Located::default();
-        let (first, objects) = match self.catalog {
+        let (first, mut objects) = match self.catalog {
             Some(catalog) => self.of_catalog(catalog, expected)?,
             None => {
                 let objects: Objects = self.runtime.block_on(list(self.store, self.prefix))?.into_iter().collect();
@@ -126,6 +126,13 @@ impl Search<'_> {
             let all = self.runtime.block_on(list(self.store, self.prefix))?.into_iter();
             let others: Objects = all.filter(|(id, _)| !first.contains_key(id)).collect();
             self.runtime.block_on(self.read_notes(&others, &is_enough, &mut notes, &mut located))?;
+            // A file that the catalog does not list is not published: retired, if it knows the commit; else it has lost both.
+            for note in notes.values() {
+                if self.standing(note)? != Some(Standing::Registered) {
+                    let files = note.files.iter().filter_map(|file| Some((*file, others.get(file)?.clone())));
+                    objects.extend(files);
+                }
+            }
         }
         for note in notes.into_values() {
             self.add(&note, &objects, &mut located)?;
@@ -203,8 +210,12 @@ impl Search<'_> {
         })
     }
 
+    fn standing(&self, note: &CommitNote) -> Result<Option<Standing>, Error> {
+        Ok(self.catalog.map(|catalog| catalog.standing(note.commit_id)).transpose()?)
+    }
+
     fn add(&self, note: &CommitNote, objects: &Objects, located: &mut Located) -> Result<(), Error> {
-        let standing = self.catalog.map(|catalog| catalog.standing(note.commit_id)).transpose()?;
+        let standing = self.standing(note)?;
         let (mut files, mut absent) = (Vec::new(), Vec::new());
         for id in &note.files {
             let Some(path) = objects.get(id) else {

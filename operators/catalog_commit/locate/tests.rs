@@ -41,6 +41,19 @@ fn every_offset_is_found_in_its_commit_and_its_file_with_and_without_the_catalog
 }
 
 #[test]
+fn rows_of_a_commit_that_the_catalog_has_lost_are_found_all_the_same() {
+    let mut node = Node::new();
+    let catalog = node.catalog();
+    node.publish(&catalog, "orders", 0, 2);
+    drop(catalog);
+    std::fs::remove_dir_all(node.catalog_folder()).unwrap();
+    let catalog = node.catalog();
+    let located = search(&node, Some(&catalog), "orders", 3).run(&BTreeSet::new()).unwrap();
+    let [found] = &located.commits[..] else { panic!("{located:?}") };
+    assert_eq!((found.is_registered, found.files.len(), &found.absent[..]), (Some(false), 1, &[][..]));
+}
+
+#[test]
 fn a_file_that_is_gone_is_named_and_one_that_is_retired_is_told_apart() {
     let mut node = Node::new();
     let catalog = node.catalog();
