@@ -20,7 +20,7 @@ use ulid::Ulid;
 
 use crate::support::binary::{Finished, PATIENCE, Process, openwit};
 use crate::support::{lake, wait};
-use crate::{DIFFERENCE, DONE, FAULT, Loaded, TOPIC, USAGE, line};
+use crate::{DIFFERENCE, DONE, FAULT, Loaded, TOPIC, USAGE, line, logs, project};
 
 /// A topic on an embedded broker, and a pipeline that reads it.
 struct Pipeline {
@@ -171,6 +171,34 @@ fn a_record_that_is_in_the_log_alone_is_told_to_be_there_beside_its_process_and_
     // A look does not pass a catalog off as clean that was not closed: the next start completes it from the files.
     pipeline.run();
     assert_eq!(pipeline.found(0, 0)["verdict"], "stored");
+}
+
+#[test]
+fn both_logs_of_a_running_process_are_looked_at() {
+    let folder = TempDir::new().unwrap();
+    let (_writer, short, long) = logs(folder.path());
+    let sets = [
+        format!("node.data_directory={}", folder.path().display()),
+        format!("processing.wal.directory={}", short.display()),
+        format!("processing.wal.long_term={{enabled: true, directory: {}}}", long.display()),
+    ];
+    let config = project().join("config/standalone.yaml").display().to_string();
+    let found = |partition: &str, offset: &str| {
+        let mut words = vec!["where", TOPIC, partition, offset, "--offline", "--json", "--config", &config];
+        sets.iter().for_each(|set| words.extend(["--set", set]));
+        openwit(words).expect(DONE).json()
+    };
+    let first = found("1", "0");
+    let frames = first["incarnations"][0]["frames"].as_array().unwrap();
+    let logs: Vec<&str> = frames.iter().map(|frame| frame["log"].as_str().unwrap()).collect();
+    assert_eq!((logs, &first["verdict"]), (vec!["short-term", "long-term"], &json!("in_log")), "{first}");
+    let payload = |frame: &Value| (frame["segment"].clone(), frame["payload_bytes"].clone(), frame["epoch"].clone());
+    assert_eq!(payload(&frames[0]), payload(&frames[1]));
+    // The segment that is being written has no copy.
+    let last = found("1", "19");
+    let frames = last["incarnations"][0]["frames"].as_array().unwrap();
+    assert!(matches!(&frames[..], [only] if only["log"] == "short-term"), "{last}");
+    assert_eq!(found("1", "20")["verdict"], "unknown");
 }
 
 #[test]
