@@ -149,9 +149,9 @@ pub fn read(about: &About, control: &Control) -> Status {
     }
 }
 
-/// The first stage of the graph that `stage` is in.
+/// How far the source is of the graph that `stage` is in: nobody is before it.
 fn source_of(stage: &StageFrontier, all: &[StageFrontier]) -> Option<Reached> {
-    all.iter().find(|one| one.is_storage == stage.is_storage).map(|source| source.reached)
+    all.iter().filter(|one| one.is_storage == stage.is_storage).map(|one| one.reached).max()
 }
 
 fn stage(one: &StageFrontier, source: Option<Reached>) -> Stage {

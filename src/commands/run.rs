@@ -141,7 +141,9 @@ fn keepers(plan: &Plan) -> Vec<String> {
 
 fn stage_lag_ms(control: &Control, keepers: &[String]) -> Vec<(String, u64)> {
     let frontiers = control.frontiers();
-    let Some(Reached::Before(source)) = frontiers.first().map(|source| source.reached) else { return Vec::new() };
+    // Nobody is before the source.
+    let furthest = frontiers.iter().filter(|one| !one.is_storage).map(|one| one.reached).max();
+    let Some(Reached::Before(source)) = furthest else { return Vec::new() };
     let lag = |stage: &StageFrontier| match stage.reached {
         Reached::Before(at) if keepers.contains(&stage.stage) => Some((stage.stage.clone(), source.0.saturating_sub(at.0))),
         _ => None,
