@@ -23,12 +23,21 @@ pub enum Location {
     Postgres(postgres_catalog::Config),
 }
 
-/// Opens the catalog; migrations run.
+/// Opens the catalog for whoever is no storage process; migrations run. An embedded one that is not complete is left so.
 pub fn open(location: &Location) -> Result<Box<dyn Catalog>, Error> {
     Ok(match location {
-        Location::Sled(path) => Box::new(open_sled(path)?),
+        Location::Sled(path) => Box::new(open_sled(path, SledCatalog::look)?),
         Location::Postgres(config) => Box::new(PostgresCatalog::open(config)?),
     })
+}
+
+/// Opens the catalog to look at it, if there is one: nothing is created, and an embedded one that another process has is not waited for.
+pub fn open_to_look(location: &Location) -> Result<Option<Box<dyn Catalog>>, Error> {
+    match location {
+        Location::Sled(path) if !path.exists() => Ok(None),
+        Location::Sled(path) => Ok(Some(Box::new(SledCatalog::look(path)?))),
+        Location::Postgres(_) => open(location).map(Some),
+    }
 }
 
 /// Waits between two attempts to reach a catalog that is away. The longest is also what a stop may have to wait.
@@ -54,10 +63,10 @@ pub fn reach<T>(is_stopping: &dyn Fn() -> bool, call: impl Fn() -> Result<T, Err
 /// of a run, or a restart of the graphs, may come too early.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-fn open_sled(path: &Path) -> Result<SledCatalog, Error> {
+fn open_sled(path: &Path, open: fn(&Path) -> Result<SledCatalog, Error>) -> Result<SledCatalog, Error> {
     let since = Instant::now();
     loop {
-        match SledCatalog::open(path) {
+        match open(path) {
             Err(Error::Locked { .. }) if since.elapsed() < LOCK_WAIT => std::thread::sleep(Duration::from_millis(20)),
             opened => return opened,
         }
@@ -77,7 +86,7 @@ pub fn open_for_writing(
         locate(&*catalog, files);
         return Ok(catalog);
     };
-    let catalog = open_sled(path).map_err(|error| chain(&error))?;
+    let catalog = open_sled(path, SledCatalog::open).map_err(|error| chain(&error))?;
     if let (Some(files), true) = (files, catalog.state().needs_rebuild()) {
         let report = rebuild_from_footers(files.store, files.prefix, &catalog, runtime).map_err(|error| chain(&error))?;
         if let Some(detail) = report.damaged.first() {
@@ -150,7 +159,7 @@ pub fn tidy(
         let catalog = open(location).map_err(|error| chain(&error))?;
         return Ok(Tidied { report: pass(&*catalog, Depth::Unknown)?, aside: None });
     };
-    let damage = match open_sled(path) {
+    let damage = match open_sled(path, SledCatalog::open) {
         Ok(catalog) => {
             let depth = if catalog.state().needs_rebuild() { Depth::Everything } else { Depth::Unknown };
             let report = pass(&catalog, depth)?;
@@ -164,6 +173,6 @@ pub fn tidy(
     };
     warn!(damage, "the catalog is moved aside and rebuilt from the object store");
     let aside = SledCatalog::set_aside(path, now_ms).map_err(|error| format!("moving {} aside: {error}", path.display()))?;
-    let catalog = open_sled(path).map_err(|error| chain(&error))?;
+    let catalog = open_sled(path, SledCatalog::open).map_err(|error| chain(&error))?;
     Ok(Tidied { report: pass(&catalog, Depth::Everything)?, aside: Some(aside) })
 }

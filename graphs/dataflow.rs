@@ -28,6 +28,7 @@ use timely::dataflow::operators::generic::Operator as _;
 use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 
 use crate::edge::{Edge, Flow, Travels};
+use crate::frontiers::{Frontiers, Mark, note};
 use crate::held::{Counts, Held, StageStats};
 use crate::registry::{self, Keeps};
 use crate::wiring::{Placed, Stage, Wiring};
@@ -96,6 +97,8 @@ pub struct Resources {
     pub sink: Option<flight_sink::Ports>,
     /// Counters of stages.
     pub stats: Arc<StageStats>,
+    /// Where stages note how far they are.
+    pub frontiers: Frontiers,
     /// What stages opened by themselves, by their names.
     pub opened: BTreeMap<String, Held>,
 }
@@ -135,6 +138,19 @@ impl<'s> Built<'s> {
     /// A stage with these outputs.
     pub fn outputs(outputs: impl IntoIterator<Item = Edge<'s>>) -> Self {
         Built { outputs: outputs.into_iter().collect(), done: None }
+    }
+
+    /// The same, its frontier noted: of what it has kept, or else of what it gives.
+    fn noted(mut self, mark: Mark) -> Self {
+        match (&self.done, self.outputs.is_empty()) {
+            (Some(done), _) => note(done.clone(), mark),
+            (None, false) => {
+                let first = self.outputs.remove(0);
+                self.outputs.insert(0, first.noted(mark));
+            }
+            (None, true) => {}
+        }
+        self
     }
 
     /// A sink.
@@ -213,7 +229,9 @@ pub fn build(scope: Scope<'_, Epoch>, wiring: &Wiring, settings: &Settings, reso
         let first = inputs.next();
         let others: Vec<Edge<'_>> = inputs.collect();
         let input = if others.is_empty() { first } else { first.map(|first| first.joined(others)) };
+        let mark = resources.frontiers.of(&stage.name);
         let stage = (operator.build)(&mut Site { scope, stage, settings, resources, input, loops: &mut loops });
+        let stage = stage.noted(mark);
         if operator.name == registry::DEAD_LETTER {
             loops.dead_letter = stage.done.clone();
         }

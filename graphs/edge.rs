@@ -5,6 +5,8 @@ use openwit_operators::epoch::Epoch;
 use timely::dataflow::Stream;
 use timely::dataflow::operators::Concatenate;
 
+use crate::frontiers::{Mark, noted};
+
 /// A stream of one type.
 pub type Flow<'s, D> = Stream<'s, Epoch, Vec<D>>;
 
@@ -46,6 +48,13 @@ macro_rules! kinds {
                     let flows = others.into_iter().filter_map(<$type as Travels>::flow);
                     Edge::$kind(scope.concatenate([first].into_iter().chain(flows)))
                 })+ }
+            }
+        }
+
+        impl<'s> Edge<'s> {
+            /// The same edge, its frontier noted.
+            pub fn noted(self, mark: Mark) -> Edge<'s> {
+                match self { $(Edge::$kind(flow) => Edge::$kind(noted(flow, mark)),)+ }
             }
         }
 

@@ -9,6 +9,7 @@
 pub mod catalog;
 pub mod dataflow;
 pub mod edge;
+pub mod frontiers;
 pub mod held;
 pub mod janitor;
 mod memory;

@@ -22,6 +22,7 @@ use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, fr
 use tracing::info;
 
 use crate::dataflow::{Resources, Settings};
+use crate::frontiers::Frontiers;
 use crate::memory;
 use crate::process::{Counters, GraphPlan, fault};
 use crate::recovery::{Durable, warm_windows};
@@ -65,7 +66,12 @@ pub struct OpenedGraph {
 }
 
 /// Opens what the operators of `plan` need.
-pub fn open_graph(plan: &GraphPlan, own_endpoint: Option<String>, context: &Context<'_>) -> Result<OpenedGraph, Fault> {
+pub fn open_graph(
+    plan: &GraphPlan,
+    own_endpoint: Option<String>,
+    frontiers: Frontiers,
+    context: &Context<'_>,
+) -> Result<OpenedGraph, Fault> {
     let wiring = &plan.wiring;
     let mut settings = plan.settings.clone();
     if wiring.has(registry::FLIGHT) {
@@ -77,7 +83,8 @@ pub fn open_graph(plan: &GraphPlan, own_endpoint: Option<String>, context: &Cont
     let (log, recovery) = log.unzip();
     let writer = log.map(|log| start_writer(log, context.health)).transpose()?;
     let budget = Budget::new(Load { bytes: plan.in_flight_bytes_max, messages: plan.in_flight_messages_max });
-    let mut opening = Opening { plan, context, settings: &settings, budget, resources: Resources::default(), desks: Vec::new() };
+    let resources = Resources { frontiers, ..Resources::default() };
+    let mut opening = Opening { plan, context, settings: &settings, budget, resources, desks: Vec::new() };
     opening.sources(recovery.as_ref(), run_epoch)?;
     opening.until_the_log(recovery.as_ref())?;
     if let Some((writer, recovery)) = writer.as_ref().zip(recovery.as_ref()) {

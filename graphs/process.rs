@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
 use crate::dataflow::{self, Resources, Settings};
+use crate::frontiers::{Frontiers, StageFrontier};
 use crate::held::{Held, StageStats};
 use crate::opening::{Committed, Context, open_graph};
 use crate::reload::{QuotaReload, Reloader, TokenReload};
@@ -141,6 +142,8 @@ struct Shared {
     stopping: AtomicBool,
     /// Health and Flight server of the graphs that run now.
     running: Mutex<Option<(Health, Option<Arc<Server>>)>>,
+    /// How far their stages are.
+    frontiers: Mutex<Frontiers>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -171,10 +174,62 @@ impl Control {
         lock(&self.shared.running).as_ref().and_then(|(health, _)| health.fault())
     }
 
+    /// How far each stage is, and what of each partition. Cheap: it holds nobody up, and may be asked at any time.
+    pub fn frontiers(&self) -> Vec<StageFrontier> {
+        self.marks().read(&self.counters.positions, &self.counters.catalog.published())
+    }
+
+    /// What the process is at.
+    pub fn state(&self) -> State {
+        let running = lock(&self.shared.running);
+        match (&*running, self.is_stopping()) {
+            (_, true) => State::Draining,
+            (None, false) => State::Starting,
+            (Some((health, _)), false) if health.failed() => State::Restarting,
+            (Some(_), false) => State::Running,
+        }
+    }
+
+    /// A start: what an earlier one had read is read again from where it was committed.
+    fn begin(&self, plan: &Plan) {
+        self.counters.positions.begin();
+        let wiring = plan.graph.as_ref().map(|graph| &*graph.wiring);
+        *lock(&self.shared.frontiers) = Frontiers::new(wiring, plan.storage.is_some());
+    }
+
+    fn marks(&self) -> Frontiers {
+        lock(&self.shared.frontiers).clone()
+    }
+
     fn enter(&self, health: &Health, server: Option<Arc<Server>>) {
         *lock(&self.shared.running) = Some((health.clone(), server));
         if self.is_stopping() {
             health.stop();
+        }
+    }
+}
+
+/// What a process is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Catalog, log and ports are being opened.
+    Starting,
+    /// The graphs run.
+    Running,
+    /// A curable fault has ended them: they are started again.
+    Restarting,
+    /// The sources are closed: what was read is drained, committed and published.
+    Draining,
+}
+
+impl State {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Restarting => "restarting",
+            State::Draining => "draining",
         }
     }
 }
@@ -231,6 +286,7 @@ fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<()
         .enable_all()
         .build()
         .map_err(|error| fault(format!("starting the I/O runtime: {error}")))?;
+    control.begin(plan);
     let opened = open(plan, control, &health, clock, runtime.handle())?;
     control.enter(&health, opened.server.clone());
     let ended = execute(plan.workers, &opened, &health);
@@ -314,6 +370,7 @@ fn open(
                     health: health.clone(),
                 },
                 index: index_trigger::Ports { registrar: registrar.clone() },
+                frontiers: control.marks(),
             };
             (Some((server, address)), Some((config, ports)))
         }
@@ -324,7 +381,7 @@ fn open(
     let context = Context { workers: plan.workers, counters, health, clock, runtime, catalog };
     let (mut writer, mut graph) = (None, None);
     if let Some(plan) = &plan.graph {
-        let opened = open_graph(plan, own_endpoint, &context)?;
+        let opened = open_graph(plan, own_endpoint, control.marks(), &context)?;
         writer = opened.writer;
         desks.extend(opened.desks);
         graph = Some((plan.wiring.clone(), opened.settings, opened.resources));

@@ -22,6 +22,8 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::{Concat, ConnectLoop, Feedback};
 use timely::dataflow::{Scope, Stream};
 
+use crate::frontiers::{Frontiers, noted};
+
 /// The settings of the graph's operators.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,6 +48,8 @@ pub struct Ports {
     pub catalog: catalog_commit::Ports,
     /// The announcer's.
     pub index: index_trigger::Ports,
+    /// Where the stages note how far they are.
+    pub frontiers: Frontiers,
 }
 
 /// Builds the graph on one worker.
@@ -54,14 +58,17 @@ pub fn storage(scope: Scope<'_, Epoch>, config: Config, ports: Ports) {
     let (committed_loop, committed) = scope.feedback::<Vec<Arc<ClosedCommit>>>(Same);
     let (refused_loop, refused) = scope.feedback::<Vec<Refused>>(Same);
 
-    let received = flight_source(scope, config.source, ports.source, published);
+    let mark = |stage: &str| ports.frontiers.of_storage(stage);
+    let received = noted(flight_source(scope, config.source, ports.source, published), mark(flight_source::NAME));
     let rolled = parquet_roll(received, parquet_roll::Feedback { committed, refused }, config.roll, ports.roll);
-    let uploaded = object_upload(rolled.closed, config.upload, ports.upload);
+    let closed = noted(rolled.closed, mark(parquet_roll::NAME));
+    let uploaded = noted(object_upload(closed, config.upload, ports.upload), mark(object_upload::NAME));
     let settled = catalog_commit(uploaded, ports.catalog);
-    index_trigger(settled.committed.clone(), ports.index);
+    let committed = noted(settled.committed, mark(catalog_commit::NAME));
+    index_trigger(noted(committed.clone(), mark(index_trigger::NAME)), ports.index);
 
-    deliveries(settled.committed.clone()).concat(rolled.published).connect_loop(published_loop);
-    settled.committed.connect_loop(committed_loop);
+    deliveries(committed.clone()).concat(rolled.published).connect_loop(published_loop);
+    committed.connect_loop(committed_loop);
     settled.refused.connect_loop(refused_loop);
 }
 

@@ -51,6 +51,7 @@ use crate::parquet_roll::{ClosedCommit, CoverageRow, Day, FileKind};
 
 pub mod audit;
 pub mod janitor;
+pub mod locate;
 pub mod postgres_catalog;
 pub mod rebuild;
 pub mod refusals;

@@ -91,6 +91,22 @@ pub struct Dispositions {
     pub absent: u64,
 }
 
+/// What became of one offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// Its record became zero or more rows.
+    Stored,
+    /// Its record was dropped: its key was seen inside the dedup window.
+    Duplicate,
+    /// Its record is in the dead letter.
+    Rejected,
+    /// Its record was dropped by policy.
+    Skipped,
+    /// Kafka does not hand it out.
+    Absent,
+}
+
 impl std::ops::AddAssign for Dispositions {
     fn add_assign(&mut self, other: Self) {
         self.stored += other.stored;
@@ -111,6 +127,19 @@ impl Coverage {
     /// The offsets accounted for.
     pub fn range(&self) -> Range<i64> {
         self.start..self.end
+    }
+
+    /// What became of `offset`, if it is accounted for.
+    pub fn disposition(&self, offset: i64) -> Option<Disposition> {
+        let is_absent = |range: &Range<i64>| range.contains(&offset);
+        match offset {
+            _ if !self.range().contains(&offset) => None,
+            _ if self.duplicates.contains(&offset) => Some(Disposition::Duplicate),
+            _ if self.rejected.contains(&offset) => Some(Disposition::Rejected),
+            _ if self.skipped.contains(&offset) => Some(Disposition::Skipped),
+            _ if self.absent.iter().any(is_absent) => Some(Disposition::Absent),
+            _ => Some(Disposition::Stored),
+        }
     }
 
     /// How many offsets had which disposition.
@@ -260,6 +289,11 @@ mod tests {
         assert_eq!(clipped.range(), 12..18);
         let expected = Dispositions { stored: 2, duplicates: 1, rejected: 1, skipped: 0, absent: 2 };
         assert_eq!(clipped.dispositions(), expected);
+        let became: Vec<_> = (9..21).map(|offset| coverage.disposition(offset)).collect();
+        let (stored, absent) = (Some(Disposition::Stored), Some(Disposition::Absent));
+        let (duplicate, rejected) = (Some(Disposition::Duplicate), Some(Disposition::Rejected));
+        let whole = [stored, duplicate, rejected, stored, stored, duplicate, absent, absent, absent, stored];
+        assert_eq!((&became[1..11], became[0], became[11]), (&whole[..], None, None));
         assert!(coverage.clip(&(30..40)).range().is_empty());
     }
 

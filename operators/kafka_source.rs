@@ -28,6 +28,7 @@ mod context;
 pub mod flows;
 pub mod gate;
 pub(crate) mod headers;
+mod history;
 pub mod latency;
 pub mod ledger;
 pub mod pool;
@@ -36,8 +37,9 @@ pub mod topics;
 pub mod warm_up;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
@@ -49,6 +51,7 @@ use timely::dataflow::{Scope, Stream};
 use timely::scheduling::SyncActivator;
 
 use self::consumer::{Command, Event, Handle, Ports};
+use self::history::History;
 use self::ledger::Ledger;
 use crate::batch::{RawBatch, RecalledBatch};
 use crate::clock::Clock;
@@ -77,7 +80,7 @@ pub struct Config {
 /// How far each partition is, for reports.
 #[derive(Debug, Default)]
 pub struct Status {
-    positions: Mutex<BTreeMap<PartitionKey, Position>>,
+    partitions: Mutex<BTreeMap<PartitionKey, (Position, History)>>,
 }
 
 /// Positions of one partition, each one past the last offset. committable <= emitted.
@@ -89,19 +92,56 @@ pub struct Position {
     pub committable: Option<i64>,
 }
 
+/// What of a partition lies before a frontier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// One past the last offset that is known to; `None` where nothing is known to.
+    pub offset: Option<i64>,
+    /// The epoch in which that one was emitted.
+    pub epoch: Option<Epoch>,
+    /// Offsets that were emitted since this start and are not known to; `None` where that cannot be said.
+    pub behind: Option<u64>,
+}
+
 impl Status {
     /// The positions of all partitions this process has read.
     pub fn positions(&self) -> BTreeMap<PartitionKey, Position> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().iter().map(|(partition, (position, _))| (partition.clone(), *position)).collect()
     }
 
-    fn note(&self, ledger_moved: &BTreeMap<PartitionKey, i64>, emitted: &BTreeMap<PartitionKey, i64>) {
-        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        for (partition, end) in emitted {
-            positions.entry(partition.clone()).or_default().emitted = *end;
+    /// What of each partition was emitted before epoch `frontier`; `None`: at all.
+    pub fn passed(&self, frontier: Option<Epoch>) -> BTreeMap<PartitionKey, Passed> {
+        self.lock().iter().map(|(partition, (_, history))| (partition.clone(), history.before(frontier))).collect()
+    }
+
+    /// A new start: frontiers say nothing of what was emitted before it.
+    pub fn begin(&self) {
+        self.lock().values_mut().for_each(|(_, history)| *history = History::default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionKey, (Position, History)>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_emitted(&self, epoch: Epoch, emitted: BTreeMap<PartitionKey, Range<i64>>) {
+        if emitted.is_empty() {
+            return;
         }
-        for (partition, end) in ledger_moved {
-            positions.entry(partition.clone()).or_default().committable = Some(*end);
+        let mut partitions = self.lock();
+        for (partition, offsets) in emitted {
+            let (position, history) = partitions.entry(partition).or_default();
+            position.emitted = offsets.end;
+            history.note(epoch, offsets);
+        }
+    }
+
+    fn note_committable(&self, moved: &BTreeMap<PartitionKey, i64>) {
+        if moved.is_empty() {
+            return;
+        }
+        let mut partitions = self.lock();
+        for (partition, end) in moved {
+            partitions.entry(partition.clone()).or_default().0.committable = Some(*end);
         }
     }
 }
@@ -166,6 +206,7 @@ pub fn kafka_source<'s>(
 
             // 2. Take over events of the consumer, and emit its batches in the open epoch.
             let more = running.take_events(&mut Sessions { raw: output.activate(), recalled: recalled_output.activate() });
+            running.note_emitted();
 
             // 3. Close the epoch when the clock has moved on.
             running.tick();
@@ -230,7 +271,9 @@ struct Source {
     capability: Option<Capabilities>,
     ledger: Ledger,
     draining: Option<Draining>,
-    emitted: BTreeMap<PartitionKey, i64>,
+    /// By this scheduling, all in one epoch.
+    emitted: BTreeMap<PartitionKey, Range<i64>>,
+    emitted_in: Epoch,
     /// Of epochs that are not committable: when messages were polled, and how many.
     polled: BTreeMap<Epoch, Vec<(u64, u64)>>,
     is_closing: bool,
@@ -261,6 +304,7 @@ impl Source {
             ledger: Ledger::default(),
             draining: None,
             emitted: BTreeMap::new(),
+            emitted_in: Epoch(0),
             polled: BTreeMap::new(),
             is_closing: false,
             is_closed: false,
@@ -283,7 +327,7 @@ impl Source {
 
     fn retire(&mut self, commit: Option<Epoch>) {
         let moved = self.ledger.retire_committable(commit);
-        self.config.status.note(&moved, &std::mem::take(&mut self.emitted));
+        self.config.status.note_committable(&moved);
         self.note_latencies(commit);
         if !moved.is_empty() {
             self.command(Command::Store(moved.into_iter().collect()));
@@ -340,6 +384,11 @@ impl Source {
         true
     }
 
+    /// Before the epoch closes: whoever sees the frontier pass it finds its offsets.
+    fn note_emitted(&mut self) {
+        self.config.status.note_emitted(self.emitted_in, std::mem::take(&mut self.emitted));
+    }
+
     fn emit(&mut self, batch: RawBatch, output: &mut Session<'_, RawBatch>) {
         // Read before the stop was seen: not emitted, so not committed, and read again next time.
         let Some(capability) = &self.capability else { return };
@@ -347,7 +396,9 @@ impl Source {
         self.ports.stats.messages.fetch_add(batch.records.len(), Ordering::Relaxed);
         self.ports.stats.bytes.fetch_add(batch.arena.len(), Ordering::Relaxed);
         self.polled.entry(capability.epoch()).or_default().push((batch.polled_ms, batch.records.len() as u64));
-        self.emitted.insert(batch.partition.clone(), batch.end);
+        let emitted = self.emitted.entry(batch.partition.clone()).or_insert(batch.start..batch.end);
+        emitted.end = batch.end;
+        self.emitted_in = capability.epoch();
         let mut session = output.session(&capability.raw);
         session.give(batch);
         session.flush();

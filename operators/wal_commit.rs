@@ -66,6 +66,7 @@ mod flush;
 pub mod frame;
 pub mod inspect;
 pub mod keys;
+pub mod locate;
 pub mod log;
 pub mod long_term;
 pub mod mark;

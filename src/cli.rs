@@ -3,6 +3,7 @@
 mod dead_letter;
 mod test;
 mod token;
+mod whereis;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use self::dead_letter::{
 };
 pub use self::test::TestArgs;
 pub use self::token::{TokenArgs, TokenCheckArgs, TokenCommand, TokenNewArgs};
+pub use self::whereis::WhereArgs;
 use crate::generate::{Format, Ppm, time};
 
 /// Longest message asked for: Kafka's default limit is 1 MB, and brokers are rarely configured beyond this.
@@ -75,6 +77,12 @@ pub enum Command {
     /// Compares the offsets of the topics with the catalog's coverage: every offset is stored, a duplicate, rejected, skipped by policy or
     /// absent in Kafka. A gap is a lost message, an overlap a doubled one.
     Audit(AuditArgs),
+    /// Tell where a record is: in which stage, log frame, file and commit
+    ///
+    /// Looks for one message of Kafka in all places where it can be: catalog and files, the write-ahead logs, the dead letter, and Kafka
+    /// itself. The first line says in words what became of it: stored, in the log, rejected, a duplicate, skipped, not read yet, removed
+    /// by Kafka's retention before it was read, or lost.
+    Where(WhereArgs),
     /// Bring catalog and object store together, remove what is nobody's or too old
     ///
     /// Registers commits whose objects are complete and which the catalog lacks, puts lost rows of files back, removes objects of commits that
@@ -221,17 +229,40 @@ pub struct CheckArgs {
 
 /// Arguments of `graph`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  openwit-ingest graph --config config/standalone.yaml --format dot | dot -Tsvg > graph.svg")]
+#[command(after_help = "\
+Examples:
+  openwit-ingest graph --config config/standalone.yaml --format dot | dot -Tsvg > graph.svg
+  openwit-ingest graph --live --config config/standalone.yaml
+  openwit-ingest graph --live --once --url http://ingest-3:9464")]
 pub struct GraphArgs {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: Option<ConfigArgs>,
+    /// The configuration, a YAML file
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override a key of the configuration; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<Assignment>,
     /// List the operators that a graph of stages can be made of, with what they take, give and can be told
     #[arg(long, conflicts_with = "config")]
     pub operators: bool,
     /// How to draw it
     #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
     pub format: GraphFormat,
+    /// Draw the graph of a running process with how far each stage is, each second; plain lines where stdout is no terminal
+    #[arg(long, conflicts_with_all = ["operators", "format"])]
+    pub live: bool,
+    /// Where that process serves its status [default: service_ports of the configuration, else http://127.0.0.1:9464]
+    #[arg(long, value_name = "URL", requires = "live")]
+    pub url: Option<String>,
+    /// Draw it once
+    #[arg(long, requires = "live")]
+    pub once: bool,
+}
+
+impl GraphArgs {
+    /// The configuration, if one is named.
+    pub fn configuration(&self) -> Option<ConfigArgs> {
+        self.config.clone().map(|config| ConfigArgs { config, set: self.set.clone() })
+    }
 }
 
 /// How a graph is drawn.
@@ -578,9 +609,12 @@ mod tests {
             "run -c c.yaml --processes 2 --process 1 --hostfile h",
             "check --config c.yaml --connect",
             "graph --config c.yaml --format mermaid",
+            "graph --live --url http://h:1 --once",
+            "graph --live -c c.yaml",
             "generate --brokers b:1 --topic t --topic u --format otlp-json --signal logs --count 5 --duplicates 2.5 --invalid 1%",
             "generate -b b:1 -t t --rate 100 --seconds 5 --start-time 2026-01-01T00:00:00Z --replication-factor -1",
             "audit --config c.yaml --json",
+            "where t 3 1047 --config c.yaml --offline --json",
             "janitor --config c.yaml --dry-run --json",
             "migrate --config c.yaml --set metastore.url=postgres://o@h/d --grant r",
             "wal ls d",
@@ -636,6 +670,11 @@ mod tests {
             "token new --id a --topics a**",
             "token new --id a --signals profiles",
             "token check",
+            "where t 3 -c c",
+            "graph -c c --once",
+            "graph --live --operators",
+            "where t 3 x -c c",
+            "where t -1 3 -c c",
             "generate -b b -t t --count 1 --message-bytes 5 --records-per-message 5",
         ];
         for line in lines {

@@ -12,6 +12,7 @@ pub mod run;
 pub mod test;
 pub mod token;
 pub mod wal;
+pub mod whereis;
 
 use std::fmt::Display;
 

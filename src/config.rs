@@ -123,6 +123,7 @@ impl Config {
         let mut layers = Layers::new(table(), "embedded", &|_| None);
         layers.set("node.data_directory", key::Value::Path(data_directory.to_owned()));
         layers.set("service_ports.arrow_flight", key::Value::Number(0));
+        layers.set("service_ports.admin", key::Value::Number(0));
         let (raw, _) = layers.finish();
         Config::fill("", &raw)
     }

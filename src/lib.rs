@@ -11,7 +11,9 @@ pub mod embedded_broker;
 pub mod generate;
 
 // What a run tells about itself.
+pub mod admin;
 pub mod progress;
+pub mod status;
 pub mod summary;
 
 // The commands.

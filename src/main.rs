@@ -40,6 +40,7 @@ fn dispatch(command: &Command) -> Ended {
             if is_usage { Failure::usage(message) } else { Failure::fault(message) }
         }),
         Command::Audit(args) => commands::audit::run(args),
+        Command::Where(args) => commands::whereis::run(args),
         Command::Janitor(args) => commands::janitor::run(args),
         Command::Migrate(args) => commands::migrate::run(args),
         Command::Wal(args) => commands::wal::run(args),

@@ -31,8 +31,8 @@ pub struct Reading {
     pub lag: u64,
     /// Partitions that are paused alone.
     pub paused: usize,
-    /// How far the frontier of each stage is behind now, in graph order.
-    pub stage_lag_ms: Vec<(&'static str, u64)>,
+    /// How far stages that keep something are behind the source, in graph order.
+    pub stage_lag_ms: Vec<(String, u64)>,
 }
 
 /// What a run goes through.
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn reading_is_described_with_rates_rows_and_the_lag_of_each_stage() {
-        let stage_lag_ms = vec![("wal_commit", 40), ("flight_sink", 12_345)];
+        let stage_lag_ms = vec![("wal_commit".to_owned(), 40), ("flight_sink".to_owned(), 12_345)];
         let reading = Reading { rows_published: 1_234_567, lag: 9, paused: 2, stage_lag_ms, ..Reading::default() };
         let text = describe(&reading, Rate { records_per_second: 10_000.0, mb_per_second: 3.44 });
         assert_eq!(

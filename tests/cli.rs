@@ -18,10 +18,14 @@ mod dead_letter;
 mod graphs;
 #[path = "cli/replay.rs"]
 mod replay;
+#[path = "cli/status.rs"]
+mod status;
 #[path = "cli/threads.rs"]
 mod threads;
 #[path = "cli/token.rs"]
 mod token;
+#[path = "cli/whereis.rs"]
+mod whereis;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +71,7 @@ fn every_command_explains_itself() {
         "graph",
         "generate",
         "audit",
+        "where",
         "janitor",
         "migrate",
         "wal",
@@ -290,6 +295,7 @@ impl Loaded {
             format!("ingestion.kafka.brokers={}", self.broker.brokers()),
             format!("node.data_directory={}", self.folder.path().display()),
             "service_ports.arrow_flight=0".into(),
+            "service_ports.admin=0".into(),
         ];
         let mut arguments: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         arguments.extend(["--config".into(), config.display().to_string()]);

@@ -18,6 +18,8 @@ mod datasets;
 mod determinism;
 #[path = "embedded/failures.rs"]
 mod failures;
+#[path = "embedded/frontiers.rs"]
+mod frontiers;
 #[path = "embedded/framing.rs"]
 mod framing;
 #[path = "embedded/gateway.rs"]

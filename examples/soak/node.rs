@@ -89,7 +89,7 @@ impl Surroundings {
         let name = format!("storage-{number}");
         let port = self.endpoints[number].rsplit(':').next().unwrap_or_default();
         let text = format!(
-            "{}service_ports: {{arrow_flight: {port}}}\nprocessing: {{shutdown_timeout_seconds: 20}}\nstorage:\n  rotation: \
+            "{}service_ports: {{arrow_flight: {port}, admin: 0}}\nprocessing: {{shutdown_timeout_seconds: 20}}\nstorage:\n  rotation: \
              {{file_bytes_max: 32MiB, age_max_seconds: 12, idle_seconds: 4, memory_bytes_max: 96MiB}}\n  object_store: {}\n",
             self.common("storage", &name),
             self.object_store

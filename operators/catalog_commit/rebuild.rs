@@ -474,7 +474,7 @@ fn missing_objects(
 }
 
 /// Objects that look like ours: the id in their name, and their path.
-async fn list(operator: &Operator, prefix: &str) -> Result<Vec<(Ulid, String)>, Error> {
+pub(super) async fn list(operator: &Operator, prefix: &str) -> Result<Vec<(Ulid, String)>, Error> {
     let prefix = prefix.trim_matches('/');
     let folder = if prefix.is_empty() { "/".to_string() } else { format!("{prefix}/") };
     let failed = |source| Error::Object { doing: "list", path: folder.clone(), source: Box::new(source) };
@@ -534,8 +534,11 @@ async fn look(operator: &Operator, path: String) -> Result<Object, Error> {
     }
 }
 
-enum Trouble {
+/// Why an object cannot be read as ours.
+pub(super) enum Trouble {
+    /// The object store's own failure.
     Store(Box<opendal::Error>),
+    /// What is in it.
     Content(String),
 }
 
@@ -545,11 +548,12 @@ impl From<opendal::Error> for Trouble {
     }
 }
 
-fn content(detail: impl std::fmt::Display) -> Trouble {
+pub(super) fn content(detail: impl std::fmt::Display) -> Trouble {
     Trouble::Content(detail.to_string())
 }
 
-async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Trouble> {
+/// The note of a commit without rows, and its object.
+pub(super) async fn coverage_note(operator: &Operator, path: &str) -> Result<(CommitNote, opendal::Metadata), Trouble> {
     let metadata = operator.stat(path).await?;
     if metadata.content_length() > FOOTER_BYTES_MAX {
         return Err(content("too large for a commit's coverage"));
@@ -559,6 +563,11 @@ async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Tro
     if !note.files.is_empty() {
         return Err(content("a commit with files needs no object for its coverage"));
     }
+    Ok((note, metadata))
+}
+
+async fn look_at_coverage(operator: &Operator, path: &str) -> Result<Object, Trouble> {
+    let (note, metadata) = coverage_note(operator, path).await?;
     let modified_ms = modified_ms(&metadata, note.commit_id);
     Ok(Object::Coverage { note, path: path.to_string(), modified_ms })
 }
@@ -601,7 +610,7 @@ fn modified_ms(metadata: &opendal::Metadata, id: Ulid) -> u64 {
 }
 
 /// The Thrift bytes in front of the last eight: four of length, and the magic.
-async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Bytes, Trouble> {
+pub(super) async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Bytes, Trouble> {
     if bytes < 12 {
         return Err(content("too short for a Parquet file"));
     }

@@ -83,6 +83,8 @@ struct Counts {
 pub struct SledCatalog {
     name: String,
     state: State,
+    /// Whoever looks at it does not vouch for it: one that was not closed cleanly stays so.
+    is_looked_at: bool,
     meta: Tree,
     db: Db,
     files: Tree,
@@ -114,6 +116,13 @@ impl SledCatalog {
         }
     }
 
+    /// Opens the catalog of a process that does not run, to look at it: the next process finds it as clean, or not, as it was left.
+    pub fn look(folder: &Path) -> Result<Self, Error> {
+        let mut catalog = Self::open(folder)?;
+        catalog.is_looked_at = true;
+        Ok(catalog)
+    }
+
     fn open_trees(folder: &Path, name: String) -> Result<Self, Error> {
         let store = |source| Error::Store { doing: "open", catalog: name.clone(), source };
         // No flushing in the background: whatever matters is flushed before its call returns.
@@ -127,6 +136,7 @@ impl SledCatalog {
         let mut catalog = SledCatalog {
             name: name.clone(),
             state: State::New,
+            is_looked_at: false,
             meta,
             files: tree("files")?,
             retired: tree("retired")?,
@@ -278,7 +288,7 @@ fn is_lock(error: &std::io::Error) -> bool {
 impl Drop for SledCatalog {
     /// Best effort: where it fails, the next one to open it finds it unclean. A panic may come from sled: then nothing more is asked of it.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || (self.is_looked_at && self.state.needs_rebuild()) {
             return;
         }
         let closed = self.count().and_then(|counts| self.meta.insert("closed", json(&counts)).map_err(self.failed("close")));

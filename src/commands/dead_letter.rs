@@ -48,7 +48,7 @@ fn open(from: &LettersFrom, filter: &LetterFilter, config: Option<&Config>) -> R
 }
 
 /// The properties of a client that reads. It joins no group; the client only wants to know one.
-fn reader(config: &Config) -> BTreeMap<String, String> {
+pub(super) fn reader(config: &Config) -> BTreeMap<String, String> {
     let mut properties = connection_properties(config);
     properties.insert("group.id".into(), config.ingestion.kafka.group_id.clone());
     properties

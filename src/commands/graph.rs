@@ -1,26 +1,34 @@
 //! `graph`: draws the graph that a configuration runs.
 
+pub mod live;
+
 use std::fmt::Write as _;
 
 use openwit_graphs::dataflow::{commit_points, release_points};
 use openwit_graphs::registry::{self, Keeps, Operator};
 use openwit_graphs::wiring::Wiring;
 use openwit_operators::options::Declared;
+use serde::{Deserialize, Serialize};
 
 use super::{Ended, Failure, load};
 use crate::cli::{GraphArgs, GraphFormat};
 use crate::config::Config;
 use crate::plan::{commit_mode, wire};
 
-/// An edge: from, to, what travels.
-struct Edge {
-    from: String,
-    to: String,
-    what: String,
+/// What joins two stages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// The stage that gives.
+    pub from: String,
+    /// The stage that takes.
+    pub to: String,
+    /// What travels.
+    pub what: String,
 }
 
 impl Edge {
-    fn new(from: impl Into<String>, to: impl Into<String>, what: impl Into<String>) -> Self {
+    /// An edge.
+    pub fn new(from: impl Into<String>, to: impl Into<String>, what: impl Into<String>) -> Self {
         Edge { from: from.into(), to: to.into(), what: what.into() }
     }
 }
@@ -31,8 +39,13 @@ pub fn run(args: &GraphArgs) -> Ended {
         print!("{}", operators());
         return Ok(());
     }
-    let Some(arguments) = &args.config else { return Err(Failure::usage("graph needs --config FILE, or --operators")) };
-    let config = load(arguments)?;
+    if args.live {
+        return live::run(args);
+    }
+    let Some(arguments) = args.configuration() else {
+        return Err(Failure::usage("graph needs --config FILE, --operators or --live"));
+    };
+    let config = load(&arguments)?;
     let edges = edges(&config).map_err(Failure::usage)?;
     let drawn = match args.format {
         GraphFormat::Text => text(&edges),
@@ -44,7 +57,7 @@ pub fn run(args: &GraphArgs) -> Ended {
 }
 
 /// The edges as `openwit_graphs` builds them; those that carry frontiers only say so.
-fn edges(config: &Config) -> Result<Vec<Edge>, String> {
+pub fn edges(config: &Config) -> Result<Vec<Edge>, String> {
     let description = config.description();
     let mut edges = Vec::new();
     if !description.stages.is_empty() {

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use openwit_graphs::frontiers::{Reached, StageFrontier};
 use openwit_graphs::process::{self, Control, Plan};
+use openwit_graphs::registry::{self, Keeps};
+use openwit_graphs::wiring::Placed;
 use openwit_operators::normalize::TenantCount;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
 use super::audit::{self, Scope};
 use super::{Ended, Failure, load};
+use crate::admin::Admin;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::plan::{Changes, plan};
@@ -43,6 +47,7 @@ pub fn run(args: &RunArgs) -> Ended {
         second: "second signal: ending at once; the write-ahead log completes what was begun at the next start",
         unfinished,
     };
+    let _admin = Admin::start(&config, &control).map_err(Failure::fault)?;
     on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), words)?;
     let mode = if args.json || !args.until_end { Mode::Silent } else { Mode::of_stderr() };
     let summary = drive(&plan, &control, mode)?;
@@ -60,8 +65,8 @@ pub fn run(args: &RunArgs) -> Ended {
 /// Runs a plan to its end and sums it up.
 pub fn drive(plan: &Plan, control: &Control, mode: Mode) -> Result<Summary, Failure> {
     let (started, before) = (Instant::now(), Usage::now());
-    let watched = control.clone();
-    let progress = Progress::start(mode, move || reading(&watched));
+    let (watched, keepers) = (control.clone(), keepers(plan));
+    let progress = Progress::start(mode, move || reading(&watched, &keepers));
     let outcome = process::run(plan, control);
     progress.finish();
     match outcome {
@@ -127,7 +132,27 @@ pub fn finish(config: &Config, summary: &Summary, json: bool) -> Ended {
     audited.verdict()
 }
 
-fn reading(control: &Control) -> Reading {
+/// The stages behind whose frontier something is kept; rejects are few, and their stage is waited for by the log.
+fn keepers(plan: &Plan) -> Vec<String> {
+    let stages = plan.graph.iter().flat_map(|graph| &graph.wiring.stages);
+    let keeps = |placed: &&Placed| placed.operator.keeps == Keeps::Durable && placed.operator.name != registry::DEAD_LETTER;
+    stages.filter(keeps).map(|placed| placed.stage.name.clone()).collect()
+}
+
+fn stage_lag_ms(control: &Control, keepers: &[String]) -> Vec<(String, u64)> {
+    let frontiers = control.frontiers();
+    // Nobody is before the source.
+    let furthest = frontiers.iter().filter(|one| !one.is_storage).map(|one| one.reached).max();
+    let Some(Reached::Before(source)) = furthest else { return Vec::new() };
+    let lag = |stage: &StageFrontier| match stage.reached {
+        Reached::Before(at) if keepers.contains(&stage.stage) => Some((stage.stage.clone(), source.0.saturating_sub(at.0))),
+        _ => None,
+    };
+    // In the first epochs a start brings back what the log has: they are no times.
+    frontiers.iter().filter_map(lag).filter(|(_, lag)| *lag < source.0 / 2).collect()
+}
+
+fn reading(control: &Control, keepers: &[String]) -> Reading {
     let source = &control.counters.source;
     let consumed = source.messages.load(Ordering::Relaxed) as u64;
     let total = source.total.load(Ordering::Relaxed) as u64;
@@ -141,7 +166,7 @@ fn reading(control: &Control) -> Reading {
         rows_published: rows,
         lag: if total > 0 { total.saturating_sub(consumed) } else { source.lag.load(Ordering::Relaxed) as u64 },
         paused: source.flows.sum().paused_now,
-        stage_lag_ms: Vec::new(),
+        stage_lag_ms: stage_lag_ms(control, keepers),
     }
 }
 

@@ -827,7 +827,8 @@ section! {
         bind_address: String = Key::text("127.0.0.1", rule::IP_ADDRESS);
         /// Arrow Flight, in the graphs `storage` and `standalone`. 0 takes any free port.
         arrow_flight: u16 = Key::number("8815", 0, 65_535, "");
-        /// HTTP for `/metrics`, `/healthz`, `/readyz`, `/status` and `/ui`. 0 takes any free port.
-        admin: u16 = Key::number("9464", 0, 65_535, "").not_yet("metrics and admin over HTTP");
+        /// HTTP while `run` runs: `/healthz` says that the process is alive, `/status` how far each stage is (docs/status.md). There
+        /// is no `/metrics`, `/readyz` or `/ui` yet. 0 takes any free port.
+        admin: u16 = Key::number("9464", 0, 65_535, "");
     }
 }

@@ -63,6 +63,16 @@ pub fn push_rfc3339(out: &mut Vec<u8>, unix_ns: u64) {
     out.push(b'Z');
 }
 
+/// Unix milliseconds as RFC 3339 in UTC, for people: `2026-11-23T12:00:00.000Z`.
+pub fn rfc3339_ms(unix_ms: u64) -> String {
+    let mut text = Vec::new();
+    push_rfc3339(&mut text, unix_ms.saturating_mul(1_000_000));
+    // The last six of nine decimals, and the Z.
+    text.truncate(text.len() - 7);
+    text.push(b'Z');
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Reads RFC 3339 in UTC (`2026-11-23T12:00:00Z`, decimals allowed) or whole Unix seconds, as Unix nanoseconds.
 pub fn parse(text: &str) -> Result<u64, String> {
     let refused =

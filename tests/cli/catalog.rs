@@ -208,6 +208,20 @@ fn a_damaged_catalog_is_moved_aside_and_rebuilt_with_equal_content() {
 }
 
 #[test]
+fn a_look_at_a_catalog_that_was_lost_does_not_pass_it_off_as_complete() {
+    let published = Published::on_sled().published();
+    let before = audited(&published);
+    std::fs::remove_dir_all(published.folder("catalog")).unwrap();
+    std::fs::remove_dir_all(published.folder("wal")).unwrap();
+    // Each opens an empty one.
+    published.run(&["audit"]).expect(DIFFERENCE);
+    published.run(&["where", TOPIC, "0", "5"]).expect(DIFFERENCE);
+    let summary = published.run(&["run", "--until-end", "--json"]).expect(DONE).json();
+    assert_eq!(summary["messages"], json!(0), "{summary}");
+    assert_eq!(audited(&published), before);
+}
+
+#[test]
 fn the_catalog_of_a_killed_process_is_completed_by_the_janitor_and_a_pass_beside_a_run_is_refused() {
     let mut published = Published::on_sled();
     // A killed member is missed after 6 seconds: the default of 45 would be most of the test's time.

@@ -104,6 +104,14 @@ fn letters_are_listed_from_folder_and_topic_alike_and_filters_take_what_they_nam
     assert_eq!(rejected.ls(&["--since", "2020-01-01T00:00:00Z", "--limit", "3"]), all[..3]);
     assert_eq!(rejected.ls(&["--after", all[2]["place"].as_str().unwrap()]), all[3..]);
 
+    // `where` finds both letters of a message.
+    let (partition, offset) = (partition.to_string(), offset.to_string());
+    let found = rejected.command(&["where", TOPIC, &partition, &offset, "--json"]).expect(DONE).json();
+    let letters = found["incarnations"][0]["letters"].as_array().unwrap();
+    assert!(found["verdict"] == "rejected" && letters.iter().all(|letter| letter["reason"] == first["reason"]), "{found}");
+    let sources: Vec<&str> = letters.iter().map(|letter| letter["source"].as_str().unwrap()).collect();
+    assert!(matches!(sources[..], [one, other] if one.starts_with("folder") && other == "topic letters"), "{sources:?}");
+
     let counted = rejected.ls(&["--count"]);
     let letters: u64 = counted.iter().map(|one| one["letters"].as_u64().unwrap()).sum();
     assert_eq!(letters, rejected.rejects);

@@ -15,6 +15,7 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::{TimestampMillisecondArray, TimestampNanosecondArray};
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, PutResult, SchemaAsIpc};
+use openwit_graphs::frontiers::Frontiers;
 use openwit_graphs::storage;
 use openwit_operators::batch::{Group, Signal};
 use openwit_operators::catalog_commit::rebuild::rebuild_from_footers;
@@ -166,6 +167,7 @@ impl Node {
             upload: object_upload::Ports { runtime: handle.clone(), store: store.clone(), health: health.clone() },
             catalog: catalog_commit::Ports { registrar: registrar.clone(), runtime: handle, store, health: health.clone() },
             index: index_trigger::Ports { registrar },
+            frontiers: Frontiers::default(),
         };
         let source = flight_source::Config { epoch_interval_ms: 5 };
         let config = storage::Config { source, roll, upload: object_upload::Config::default() };

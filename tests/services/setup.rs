@@ -86,7 +86,7 @@ impl Setup {
         // A killed member is missed after 6 seconds: the default of 45 would be most of a test's time.
         write!(
             yaml,
-            "graph: standalone\nnode: {{data_directory: {data}}}\nservice_ports: {{arrow_flight: 0}}\n{extra}ingestion:\n  kafka:\n    \
+            "graph: standalone\nnode: {{data_directory: {data}}}\nservice_ports: {{arrow_flight: 0, admin: 0}}\n{extra}ingestion:\n  kafka:\n    \
              brokers: {brokers}\n    group_id: {group}\n    topics: [\"{topic}\"]\n    topic_index_config: {{default_index_position: 3}}\n    \
              telemetry_type: {signal}\n    consumer: {{session_timeout_ms: 6000, heartbeat_interval_ms: 1000}}\n",
             data = self.path("data").display(),
