@@ -23,6 +23,7 @@ use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
 use openwit_operators::normalize::index::IndexRules;
 use openwit_operators::normalize::{self, Format, normalize};
+use openwit_operators::place::Place;
 use prost::Message;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Probe;
@@ -170,9 +171,9 @@ fn round(workers: usize, batches: &Arc<Vec<RawBatch>>, bytes: u64, level: Option
         let (batches, left, budget) = (batches.clone(), left.clone(), budget.clone());
         let (writer, health) = (of_graph.clone(), of_health.clone());
         let probe = worker.dataflow::<Epoch, _, _>(|scope| {
-            let raw = source(scope, batches, left, budget);
+            let (raw, place) = (source(scope, batches, left, budget), Place::alone(&scope));
             let raw = match writer {
-                Some(writer) => capture(raw, capture::Ports { writer }),
+                Some(writer) => capture(raw, capture::Ports { writer }, place),
                 None => raw,
             };
             let topics = IndexRules { default_index_position: Some(0), ..IndexRules::default() };
@@ -183,7 +184,7 @@ fn round(workers: usize, batches: &Arc<Vec<RawBatch>>, bytes: u64, level: Option
                 ..normalize::Config::default()
             };
             let ports = normalize::Ports { stats: Default::default(), health, quotas: None };
-            normalize(raw, config, ports).normalized.probe().0
+            normalize(raw, config, ports, place).normalized.probe().0
         });
         while !probe.done() {
             worker.step_or_park(Some(Duration::from_millis(1)));

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use openwit_operators::batch::RecalledBatch;
 use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::kafka_source::{self, consumer};
+use openwit_operators::place::Place;
 use openwit_operators::wal_commit::{self, replay};
 use openwit_operators::{
     arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, memory_sink, memory_source, normalize,
@@ -79,13 +80,15 @@ pub struct Memory {
 /// What the operators of one start lean on: of those that the graph has.
 #[derive(Clone, Default)]
 pub struct Resources {
+    /// Workers of this process.
+    pub workers: usize,
     /// Of `kafka_source`.
     pub source: Option<consumer::Ports>,
     /// Of `frame_source`.
     pub frames: Option<frame_source::Ports>,
     /// Of `normalize`.
     pub normalize: Option<normalize::Ports>,
-    /// Of `dedup_window`: its memories, warmed up from the log.
+    /// Of `dedup_window`, with what the log remembers.
     pub dedup: Option<dedup_window::Ports>,
     /// Of `dead_letter`.
     pub dead_letter: Option<dead_letter::Ports>,
@@ -107,6 +110,8 @@ pub struct Resources {
 pub struct Site<'a, 's> {
     /// The dataflow.
     pub scope: Scope<'s, Epoch>,
+    /// Where its worker is.
+    pub place: Place,
     /// The stage.
     pub stage: &'a Stage,
     /// The settings.
@@ -222,6 +227,7 @@ pub fn build(scope: Scope<'_, Epoch>, wiring: &Wiring, settings: &Settings, reso
     let commit = wiring.commits().then(|| scope.feedback::<Vec<()>>(Same)).unzip();
     let published = wiring.has(registry::LOG).then(|| scope.feedback::<Vec<()>>(Same)).unzip();
     let mut loops = Loops { commit: commit.1, published: published.1, dead_letter: None, recalled: None };
+    let place = Place::of(&scope, resources.workers);
     let mut built: BTreeMap<usize, Built<'_>> = BTreeMap::new();
     for position in &wiring.order {
         let Placed { stage, operator, inputs, .. } = &wiring.stages[*position];
@@ -230,7 +236,7 @@ pub fn build(scope: Scope<'_, Epoch>, wiring: &Wiring, settings: &Settings, reso
         let others: Vec<Edge<'_>> = inputs.collect();
         let input = if others.is_empty() { first } else { first.map(|first| first.joined(others)) };
         let mark = resources.frontiers.of(&stage.name);
-        let stage = (operator.build)(&mut Site { scope, stage, settings, resources, input, loops: &mut loops });
+        let stage = (operator.build)(&mut Site { scope, place, stage, settings, resources, input, loops: &mut loops });
         let stage = stage.noted(mark);
         if operator.name == registry::DEAD_LETTER {
             loops.dead_letter = stage.done.clone();

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod catalog;
+pub mod cluster;
 pub mod dataflow;
 pub mod edge;
 pub mod frontiers;

@@ -10,11 +10,12 @@ use openwit_operators::budget::{Budget, Load};
 use openwit_operators::catalog_commit::registrar::Registrar;
 use openwit_operators::clock::Clock;
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
+use openwit_operators::dedup_window::remember::Feed;
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::{Fault, Health, chain};
 use openwit_operators::flight_sink::Router;
-use openwit_operators::frame_source::Feed;
 use openwit_operators::kafka_source::consumer;
+use openwit_operators::place::Place;
 use openwit_operators::wal_commit::recovery::Recovery;
 use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
 use openwit_operators::wal_commit::{self, Log, Writer};
@@ -25,7 +26,7 @@ use crate::dataflow::{Resources, Settings};
 use crate::frontiers::Frontiers;
 use crate::memory;
 use crate::process::{Counters, GraphPlan, fault};
-use crate::recovery::{Durable, warm_windows};
+use crate::recovery::Durable;
 use crate::registry::{self, Means};
 
 /// What a catalog covers.
@@ -33,8 +34,8 @@ pub type Committed = Arc<BTreeMap<PartitionKey, OffsetSet>>;
 
 /// What a start has at hand.
 pub struct Context<'a> {
-    /// Timely workers.
-    pub workers: usize,
+    /// Where the process is: its first worker.
+    pub place: Place,
     /// Counters.
     pub counters: &'a Counters,
     /// Where faults go.
@@ -61,6 +62,8 @@ pub struct OpenedGraph {
     pub resources: Resources,
     /// The log's writer, where the graph has a log.
     pub writer: Option<Writer>,
+    /// What is durable: what the other processes of a cluster have in their logs is told to it when they are there.
+    pub durable: Arc<Durable>,
     /// Threads that end with their last users.
     pub desks: Vec<JoinHandle<()>>,
 }
@@ -83,16 +86,18 @@ pub fn open_graph(
     let (log, recovery) = log.unzip();
     let writer = log.map(|log| start_writer(log, context.health)).transpose()?;
     let budget = Budget::new(Load { bytes: plan.in_flight_bytes_max, messages: plan.in_flight_messages_max });
-    let resources = Resources { frontiers, ..Resources::default() };
+    let registrar = context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
+    let durable = Arc::new(Durable::new(recovery.as_ref(), registrar));
+    let resources = Resources { workers: context.place.workers, frontiers, ..Resources::default() };
     let mut opening = Opening { plan, context, settings: &settings, budget, resources, desks: Vec::new() };
-    opening.sources(recovery.as_ref(), run_epoch)?;
+    opening.sources(&durable, run_epoch)?;
     opening.until_the_log(recovery.as_ref())?;
     if let Some((writer, recovery)) = writer.as_ref().zip(recovery.as_ref()) {
         opening.behind_the_log(writer, recovery);
     }
     opening.stages_own()?;
     let Opening { resources, desks, .. } = opening;
-    Ok(OpenedGraph { settings, resources, writer, desks })
+    Ok(OpenedGraph { settings, resources, writer, durable, desks })
 }
 
 struct Opening<'a> {
@@ -109,16 +114,15 @@ impl Opening<'_> {
         self.plan.wiring.has(operator)
     }
 
-    fn sources(&mut self, recovery: Option<&Recovery>, run_epoch: Epoch) -> Result<(), Fault> {
+    fn sources(&mut self, durable: &Arc<Durable>, run_epoch: Epoch) -> Result<(), Fault> {
         let Context { counters, health, clock, .. } = *self.context;
         if self.has(kafka_source::NAME) {
             let watched = memory::watch(self.plan.memory_bytes_max, &self.budget);
             watched.map_err(|error| fault(format!("starting the memory's thread: {error}")))?;
-            let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
             self.resources.source = Some(consumer::Ports {
                 health: health.clone(),
                 clock: clock.clone(),
-                covered: Arc::new(Durable::new(recovery, registrar)),
+                covered: durable.clone(),
                 budget: self.budget.clone(),
                 quotas: self.plan.quotas.as_ref().map(|reload| reload.quotas.clone()),
                 stats: counters.source.clone(),
@@ -126,7 +130,7 @@ impl Opening<'_> {
         }
         if let Some(frames) = self.settings.frames.clone().filter(|_| self.has(frame_source::NAME)) {
             let (stats, committed) = (counters.frames.clone(), self.context.committed());
-            let (feed, reader) = Feed::start(frames, Epoch(run_epoch.0 + 1), committed, health.clone(), stats)
+            let (feed, reader) = frame_source::Feed::start(frames, Epoch(run_epoch.0 + 1), committed, health.clone(), stats)
                 .map_err(|error| fault(format!("starting the reader of frames: {error}")))?;
             self.desks.push(reader);
             self.resources.frames = Some(frame_source::Ports { feed, budget: self.budget.clone(), health: health.clone() });
@@ -135,12 +139,21 @@ impl Opening<'_> {
     }
 
     fn until_the_log(&mut self, recovery: Option<&Recovery>) -> Result<(), Fault> {
-        let Context { workers, counters, health, clock, .. } = *self.context;
+        let Context { counters, health, clock, .. } = *self.context;
         let quotas = self.plan.quotas.as_ref().map(|reload| reload.quotas.clone());
         self.resources.normalize = Some(normalize::Ports { stats: counters.normalize.clone(), health: health.clone(), quotas });
         if self.has(dedup_window::NAME) {
-            let memories = warm_windows(self.settings.dedup, workers, recovery).map_err(fault)?;
-            self.resources.dedup = Some(dedup_window::Ports { memories, stats: counters.dedup.clone(), health: health.clone() });
+            let remembered = match recovery {
+                Some(recovery) => {
+                    let started = Feed::start(recovery.keys(), health.clone());
+                    let (feed, reader) = started.map_err(|error| fault(format!("starting the reader of dedup keys: {error}")))?;
+                    self.desks.push(reader);
+                    feed
+                }
+                None => Feed::default(),
+            };
+            self.resources.dedup =
+                Some(dedup_window::Ports { remembered, stats: counters.dedup.clone(), health: health.clone() });
         }
         if self.has(registry::DEAD_LETTER) {
             let opened = dead_letter::open(&self.plan.dead_letter, clock, health.clone(), counters.dead_letter.clone());
@@ -181,13 +194,13 @@ impl Opening<'_> {
     }
 
     fn stages_own(&mut self) -> Result<(), Fault> {
-        let Context { workers, counters, health, clock, .. } = *self.context;
+        let Context { place, counters, health, clock, .. } = *self.context;
         let stats = &counters.stages;
         self.resources.stats = stats.clone();
         let (brokers, epoch_interval_ms) = (&self.settings.brokers, self.settings.epoch_interval_ms);
         let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
         let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar));
-        let means = Means { health, clock, budget: &self.budget, workers, stats, brokers, epoch_interval_ms, covered: &covered };
+        let means = Means { health, clock, budget: &self.budget, place, stats, brokers, epoch_interval_ms, covered: &covered };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
             let opened = open(placed, &means).map_err(|message| Fault {

@@ -6,6 +6,7 @@
 //!      +------------------------------ curable fault: wait, start again ---------------------------+
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use openwit_operators::flight_source::{self, Server};
 use openwit_operators::frame_source;
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::object_upload::{self, ObjectStore, StoreUri};
+use openwit_operators::place::Place;
 use openwit_operators::wal_commit::replay as wal_replay;
 use openwit_operators::wal_commit::{self, Writer};
 use openwit_operators::{dedup_window, flight_sink, index_trigger, normalize, parquet_roll};
@@ -29,13 +31,16 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::catalog::{self, Files};
+use crate::cluster::{self, joining, links::Links, watched::Watched};
 use crate::dataflow::{self, Resources, Settings};
 use crate::frontiers::{Frontiers, StageFrontier};
 use crate::held::{Held, StageStats};
 use crate::opening::{Committed, Context, open_graph};
+use crate::recovery::Durable;
 use crate::reload::{QuotaReload, Reloader, TokenReload};
 use crate::wiring::Wiring;
-use crate::{janitor, storage, workers};
+use crate::workers::{self, Connections};
+use crate::{janitor, storage};
 
 /// Stage name of faults that no operator raised.
 const STAGE: &str = "process";
@@ -54,6 +59,8 @@ const LAST_ACKS_WAIT: Duration = Duration::from_secs(5);
 pub struct Plan {
     /// Timely workers: threads that run every graph.
     pub workers: usize,
+    /// The cluster whose dataflow the graph from a source on is a part of.
+    pub cluster: Option<cluster::Config>,
     /// Where commits are registered; `None` where the graph knows of no catalog.
     pub catalog: Option<catalog::Location>,
     /// Largest gRPC message.
@@ -255,7 +262,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Outcome, Fault> {
         }
         match ended {
             Ok(()) => return Ok(outcome),
-            Err(fault) if fault.is_curable && !control.is_stopping() => {
+            // The others of a cluster cannot take a new graph in: whoever started the processes starts all of them again.
+            Err(fault) if fault.is_curable && !control.is_stopping() && plan.cluster.is_none() => {
                 warn!(%fault, "starting the graphs again from the write-ahead log");
                 outcome.restarts += 1;
                 std::thread::sleep(wait);
@@ -289,7 +297,7 @@ fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<()
     control.begin(plan);
     let opened = open(plan, control, &health, clock, runtime.handle())?;
     control.enter(&health, opened.server.clone());
-    let ended = execute(plan.workers, &opened, &health);
+    let ended = execute(plan, control, &opened, &health, &**clock);
     let result = match (health.fault(), ended) {
         (Some(fault), _) => Err(fault),
         (None, Err(message)) => Err(fault(message)),
@@ -305,6 +313,8 @@ fn run_once(plan: &Plan, control: &Control, clock: &Arc<dyn Clock>) -> Result<()
 struct Opened {
     graph: Option<(Arc<Wiring>, Settings, Resources)>,
     storage: Option<(storage::Config, storage::Ports)>,
+    /// What is durable at the start, of a graph from a source on.
+    durable: Option<Arc<Durable>>,
     server: Option<Arc<Server>>,
     writer: Option<Writer>,
     /// Ends the janitor.
@@ -378,17 +388,18 @@ fn open(
     };
     let own_endpoint = server.as_ref().map(|(_, address)| format!("http://{address}"));
     let catalog = catalog.map(|(_, committed, registrar)| (committed, registrar));
-    let context = Context { workers: plan.workers, counters, health, clock, runtime, catalog };
-    let (mut writer, mut graph) = (None, None);
+    let context = Context { place: place(plan), counters, health, clock, runtime, catalog };
+    let (mut writer, mut graph, mut durable) = (None, None, None);
     if let Some(plan) = &plan.graph {
         let opened = open_graph(plan, own_endpoint, control.marks(), &context)?;
         writer = opened.writer;
+        durable = Some(opened.durable);
         desks.extend(opened.desks);
         graph = Some((plan.wiring.clone(), opened.settings, opened.resources));
     }
     let reading = Arc::new(AtomicUsize::new(if graph.is_some() { plan.workers } else { 0 }));
     let server = server.map(|(server, _)| server);
-    Ok(Opened { graph, storage, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), reading })
+    Ok(Opened { graph, storage, durable, server, writer, janitor, desks: Arc::new(Mutex::new(desks)), reading })
 }
 
 type OpenedCatalog = (Arc<dyn Catalog>, Committed, Registrar);
@@ -440,16 +451,84 @@ enum Side {
 }
 
 /// Runs the graphs on all workers until they are done or one has failed.
-fn execute(workers: usize, opened: &Opened, health: &Health) -> Result<(), String> {
-    let sides = [(Side::Storage, opened.storage.is_some()), (Side::Source, opened.graph.is_some())];
-    let sides = sides.into_iter().filter_map(|(side, is_there)| is_there.then_some(side));
-    let start = |side: Side| {
+fn execute(plan: &Plan, control: &Control, opened: &Opened, health: &Health, clock: &dyn Clock) -> Result<(), String> {
+    let start = |side: Side, cluster: Option<Connections>| {
         let (opened, on_workers) = (opened.clone(), health.clone());
-        workers::start(workers, STAGE, health, move |worker| work(worker, side, &opened, &on_workers))
+        workers::start(plan.workers, cluster, STAGE, health, move |worker| work(worker, side, &opened, &on_workers))
     };
-    let started: Vec<_> = sides.map(start).collect();
-    let ended: Vec<_> = started.into_iter().map(|guards| guards.and_then(workers::join)).collect();
+    let storage = opened.storage.is_some().then(|| start(Side::Storage, None));
+    let mut links = None;
+    let source = match (&plan.graph, &plan.cluster) {
+        (None, _) => None,
+        (Some(_), None) => Some(start(Side::Source, None)),
+        (Some(graph), Some(cluster)) => match join_cluster(plan, (graph, cluster), control, opened, health, clock) {
+            Ok(Some((connections, joined))) => {
+                links = Some(joined);
+                Some(start(Side::Source, Some(connections)))
+            }
+            // It was stopped before the others were there: nothing was read.
+            Ok(None) => {
+                close_storage(opened);
+                None
+            }
+            Err(error) => {
+                health.fail(cluster::NAME, &error);
+                Some(Err(error))
+            }
+        },
+    };
+    let ended: Vec<_> = source.into_iter().chain(storage).map(|guards| guards.and_then(workers::join)).collect();
+    links.into_iter().for_each(Links::end);
     ended.into_iter().collect()
+}
+
+/// Finds the other processes of the cluster; `None` if this one is stopped before all are there.
+fn join_cluster(
+    plan: &Plan,
+    (graph, cluster): (&GraphPlan, &cluster::Config),
+    control: &Control,
+    opened: &Opened,
+    health: &Health,
+    clock: &dyn Clock,
+) -> Result<Option<(Connections, Links)>, String> {
+    let logged = opened.durable.as_ref().map(|durable| durable.logged()).unwrap_or_default();
+    let own = joining::Own { facts: alike(plan, graph, cluster), logged };
+    let joined = joining::join(cluster, own, clock, || health.stopping() || health.failed());
+    let Some(joined) = joined.map_err(|error| chain(&error))? else { return Ok(None) };
+    if let Some(durable) = &opened.durable {
+        joined.logged.into_iter().flatten().for_each(|logged| durable.join(logged));
+    }
+    let failed = |error: std::io::Error| format!("preparing the connections of the cluster: {error}");
+    let watched = |(number, stream): (usize, Option<_>)| {
+        stream.map(|stream| Watched::new(stream, cluster.peer(number), health.clone())).transpose()
+    };
+    let connections: Result<Connections, _> = joined.data.into_iter().enumerate().map(watched).collect();
+    let stopped = control.clone();
+    let links = Links::start(cluster, joined.control, health, move || stopped.stop()).map_err(failed)?;
+    Ok(Some((connections.map_err(failed)?, links)))
+}
+
+/// What must be alike in all processes of a cluster.
+fn alike(plan: &Plan, graph: &GraphPlan, cluster: &cluster::Config) -> BTreeMap<String, String> {
+    let stages = graph.wiring.stages.iter().map(|placed| placed.stage.name.as_str()).collect::<Vec<_>>().join(", ");
+    let settings = &graph.settings;
+    let mut facts = BTreeMap::from([
+        ("the program's version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("the list of addresses".to_owned(), cluster.addresses().join(", ")),
+        ("the number of workers".to_owned(), plan.workers.to_string()),
+        ("the graph".to_owned(), stages),
+        ("epoch_interval_ms".to_owned(), settings.epoch_interval_ms.to_string()),
+        ("the dedup window in ms".to_owned(), settings.dedup.window_ms.to_string()),
+    ]);
+    let group = settings.source.as_ref().and_then(|source| source.consumer.client.get("group.id"));
+    facts.extend(group.map(|group| ("group_id".to_owned(), group.clone())));
+    facts
+}
+
+/// Where the process is: its first worker.
+fn place(plan: &Plan) -> Place {
+    let (process, processes) = plan.cluster.as_ref().map_or((0, 1), |cluster| (cluster.process(), cluster.processes()));
+    Place { process, worker: 0, workers: plan.workers, peers: processes * plan.workers }
 }
 
 /// Builds a side's graph on one worker and steps it.

@@ -1,27 +1,65 @@
-//! What a start finds in the write-ahead log and in the catalog: where partitions resume, and what the dedup window remembers.
+//! What a start finds durable, in the write-ahead logs and in the catalog: where partitions resume.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, PoisonError};
 
 use openwit_operators::catalog_commit::registrar::{Answer, Registrar, Request};
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
-use openwit_operators::dedup_window::{self, owner, window::Window};
 use openwit_operators::kafka_source::consumer::Covered;
 use openwit_operators::wal_commit::recovery::Recovery;
+use serde::{Deserialize, Serialize};
 
-/// Offsets that are durable somewhere: in this process's log, or in the catalog.
+/// Offsets that are durable somewhere: in the log of a process, or in the catalog.
 pub struct Durable {
-    logged: BTreeMap<PartitionKey, OffsetSet>,
-    lost_records: bool,
+    logged: Mutex<Logged>,
     catalog: Option<Registrar>,
+}
+
+/// What logs had in them at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logged {
+    /// Offsets by partition. In pairs, as the text in which it travels has no other keys than texts.
+    offsets: Vec<(PartitionKey, OffsetSet)>,
+    /// One of the logs lost records that were acknowledged.
+    lost_records: bool,
+}
+
+impl Logged {
+    /// Adds what another log had in it.
+    fn join(&mut self, other: Logged) {
+        let mut offsets: BTreeMap<PartitionKey, OffsetSet> = std::mem::take(&mut self.offsets).into_iter().collect();
+        for (partition, more) in other.offsets {
+            let known = offsets.entry(partition).or_default();
+            more.ranges().for_each(|range| known.insert(range));
+        }
+        self.offsets = offsets.into_iter().collect();
+        self.lost_records |= other.lost_records;
+    }
+
+    fn of(&self, partition: &PartitionKey) -> OffsetSet {
+        let found = self.offsets.binary_search_by(|(known, _)| known.cmp(partition));
+        found.map(|position| self.offsets[position].1.clone()).unwrap_or_default()
+    }
 }
 
 impl Durable {
     /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it. A graph may have
     /// neither.
     pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>) -> Self {
-        let logged = log.map(|log| log.coverage.clone()).unwrap_or_default();
-        Durable { logged, lost_records: log.is_some_and(|log| log.report.lost_records()), catalog }
+        let offsets = log.map(|log| log.coverage.clone()).unwrap_or_default().into_iter().collect();
+        let lost_records = log.is_some_and(|log| log.report.lost_records());
+        Durable { logged: Mutex::new(Logged { offsets, lost_records }), catalog }
+    }
+
+    /// What this process's log had in it, and those of others that have joined.
+    pub fn logged(&self) -> Logged {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds what the log of another process of the cluster had in it: that process stores it, whoever is given the partition. It would be
+    /// judged twice otherwise, and not alike where one log has a record and another one's has not the record that it was a duplicate of.
+    pub fn join(&self, other: Logged) {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).join(other);
     }
 }
 
@@ -33,36 +71,17 @@ impl Covered for Durable {
             Some(Some(Answer::Failed(message))) => return Err(message),
             Some(_) => return Err("the catalog's thread has ended".into()),
         };
-        for range in self.logged.get(partition).iter().flat_map(|set| set.ranges()) {
+        for range in self.remembered(partition).ranges() {
             covered.insert(range);
         }
         Ok(covered)
     }
 
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
-        self.logged.get(partition).cloned().unwrap_or_default()
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).of(partition)
     }
 
     fn log_lost_records(&self) -> bool {
-        self.lost_records
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).lost_records
     }
-}
-
-/// Warms up one window per worker from the keys that the log, if there is one, remembers.
-pub fn warm_windows(
-    config: dedup_window::Config,
-    workers: usize,
-    log: Option<&Recovery>,
-) -> Result<Arc<Mutex<Vec<Option<dedup_window::Memory>>>>, String> {
-    let per_worker = dedup_window::Config { bytes_max: config.bytes_max / workers.max(1), ..config };
-    let mut memories: Vec<_> = (0..workers).map(|_| dedup_window::Memory::new(Window::new(per_worker))).collect();
-    for key in log.into_iter().flat_map(Recovery::keys) {
-        let key = key.map_err(|error| format!("reading the dedup keys of the write-ahead log: {error}"))?;
-        let owner = owner(key.key, workers);
-        for (worker, memory) in memories.iter_mut().enumerate() {
-            memory.recall(&key, worker == owner).map_err(|error| error.to_string())?;
-        }
-    }
-    memories.iter_mut().for_each(dedup_window::Memory::settle);
-    Ok(Arc::new(Mutex::new(memories.into_iter().map(Some).collect())))
 }

@@ -18,6 +18,7 @@ use openwit_operators::dedup_window::dedup_window;
 use openwit_operators::fault::Health;
 use openwit_operators::kafka_source::consumer::Covered;
 use openwit_operators::options::{Declared, Options};
+use openwit_operators::place::Place;
 use openwit_operators::recall::recall;
 use openwit_operators::redact::Redact;
 use openwit_operators::transform::{Transform, transform};
@@ -66,8 +67,8 @@ pub struct Means<'a> {
     pub clock: &'a Arc<dyn Clock>,
     /// The memory budget of the process.
     pub budget: &'a Arc<Budget>,
-    /// Workers of this process.
-    pub workers: usize,
+    /// Where the process is: its first worker.
+    pub place: Place,
     /// Counters of stages, kept over restarts.
     pub stats: &'a StageStats,
     /// The properties of any client of the brokers.
@@ -190,7 +191,7 @@ pub static OPERATORS: &[Operator] = &[
             |site| {
                 let commit = site.commit();
                 let config = site.settings.source.clone().expect("made where the graph has this source");
-                let read = kafka_source::kafka_source(site.scope, config, site.ports(|ports| &ports.source), commit);
+                let read = kafka_source::kafka_source(site.scope, config, site.ports(|ports| &ports.source), commit, site.place);
                 site.leave_recalled(read.recalled);
                 Built::outputs([Edge::Raw(read.raw)])
             },
@@ -230,8 +231,8 @@ pub static OPERATORS: &[Operator] = &[
             &[Kind::Raw],
             &[output("normalized", Kind::Normalized), output("rejects", Kind::Reject)],
             |site| {
-                let normalized =
-                    normalize::normalize(site.input(), site.settings.normalize.clone(), site.ports(|ports| &ports.normalize));
+                let (config, ports) = (site.settings.normalize.clone(), site.ports(|ports| &ports.normalize));
+                let normalized = normalize::normalize(site.input(), config, ports, site.place);
                 Built::outputs([Edge::Normalized(normalized.normalized), Edge::Reject(normalized.rejects)])
             },
         )
@@ -246,15 +247,11 @@ pub static OPERATORS: &[Operator] = &[
             |site| {
                 let normalized = site.input();
                 let recalled = match site.recalled() {
-                    Some(recalled) => recall(recalled, site.settings.normalize.clone()),
+                    Some(recalled) => recall(recalled, site.settings.normalize.clone(), site.place),
                     None => empty(site.scope),
                 };
-                Built::outputs([Edge::Unique(dedup_window(
-                    normalized,
-                    recalled,
-                    site.settings.dedup,
-                    site.ports(|ports| &ports.dedup),
-                ))])
+                let (config, ports) = (site.settings.dedup, site.ports(|ports| &ports.dedup));
+                Built::outputs([Edge::Unique(dedup_window(normalized, recalled, config, ports, site.place))])
             },
         )
     },

@@ -1,27 +1,75 @@
-//! Timely's workers as threads of a process: they end together, when their work is done or any of them has failed.
+//! Timely's workers as threads of a process: they end together, when their work is done or any of them has failed. In a cluster they are
+//! workers of one dataflow with those of the other processes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use openwit_operators::fault::{Health, panic_text};
-use timely::communication::WorkerGuards;
+use timely::communication::allocator::ProcessBuilder;
+use timely::communication::allocator::zero_copy::initialize::{CommsGuard, initialize_networking_from_sockets};
+use timely::communication::{AllocatorBuilder, Hooks, WorkerGuards};
 use timely::worker::Worker;
 
+use crate::cluster::watched::Watched;
+
+/// How often a process that is done looks whether others have failed, while they take what it sent last.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Threads of workers that were started.
-pub type Guards = WorkerGuards<()>;
+pub struct Guards {
+    workers: WorkerGuards<()>,
+    /// Timely's threads for the connections of a cluster.
+    connections: Option<CommsGuard>,
+    health: Health,
+}
+
+/// Connections to the other processes of a cluster, by their numbers; none at the one of this process.
+pub type Connections = Vec<Option<Watched>>;
 
 /// Starts `work` on each of `workers` threads. A panic on one is a fault of `stage`, and so are threads that cannot be had: whoever else
 /// is to work with these must not wait for them.
 pub fn start(
     workers: usize,
+    cluster: Option<Connections>,
     stage: &'static str,
     health: &Health,
     work: impl Fn(&mut Worker) + Send + Sync + 'static,
 ) -> Result<Guards, String> {
-    let communication =
-        if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
-    let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let started = build(workers, cluster).and_then(|(builders, connections)| {
+        let workers = start_built(builders, stage, health, work)?;
+        Ok(Guards { workers, connections, health: health.clone() })
+    });
+    if let Err(error) = &started {
+        health.fail(stage, format!("starting the workers: {error}"));
+    }
+    started
+}
+
+type Built = (Vec<AllocatorBuilder>, Option<CommsGuard>);
+
+fn build(workers: usize, cluster: Option<Connections>) -> Result<Built, String> {
+    let Some(connections) = cluster else {
+        let alone =
+            if workers == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(workers) };
+        return Ok((alone.try_build()?.0, None));
+    };
+    let own = connections.iter().position(Option::is_none).ok_or("a cluster without this process")?;
+    let hooks = Hooks::default();
+    let inside = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), hooks.spill.clone());
+    let built = initialize_networking_from_sockets(inside, connections, own, workers, hooks);
+    let (builders, guard) = built.map_err(|error| error.to_string())?;
+    Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Some(guard)))
+}
+
+fn start_built(
+    builders: Vec<AllocatorBuilder>,
+    stage: &'static str,
+    health: &Health,
+    work: impl Fn(&mut Worker) + Send + Sync + 'static,
+) -> Result<WorkerGuards<()>, String> {
     let on_workers = health.clone();
-    let started = timely::execute(config, move |worker| {
+    timely::execute::execute_from(builders, Box::new(()), timely::WorkerConfig::default(), move |worker| {
         on_workers.register_worker();
         // A panicking operator ends its worker alone, and the others would wait for its frontier forever.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(worker))) {
@@ -33,16 +81,24 @@ pub fn start(
             // Without this, timely goes on stepping until no dataflow is left.
             drop_dataflows(worker);
         }
-    });
-    if let Err(error) = &started {
-        health.fail(stage, format!("starting the workers: {error}"));
-    }
-    started
+    })
 }
 
-/// Waits until all of them are done.
+/// Waits until all of them are done, and until the other processes of a cluster have what they sent. After a fault nobody waits for
+/// connections: the process ends.
 pub fn join(guards: Guards) -> Result<(), String> {
-    guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+    let Guards { workers, connections, health } = guards;
+    let ended = workers.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ());
+    let Some(connections) = connections else { return ended };
+    let (is_closed, closed) = channel();
+    // Timely waits for its threads where the guard is dropped.
+    let waiting = std::thread::Builder::new().name("cluster-close".into()).spawn(move || {
+        drop(connections);
+        let _ = is_closed.send(());
+    });
+    waiting.map_err(|error| format!("closing the connections of the cluster: {error}"))?;
+    while !health.failed() && closed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {}
+    ended
 }
 
 fn drop_dataflows(worker: &mut Worker) {
@@ -62,7 +118,7 @@ mod tests {
     fn a_worker_that_panics_is_a_fault_and_ends_the_others() {
         for workers in [1, 2, 4] {
             let health = Health::default();
-            let started = start(workers, "process", &health, {
+            let started = start(workers, None, "process", &health, {
                 let health = health.clone();
                 move |worker| {
                     let last = worker.peers() as u64 - 1;

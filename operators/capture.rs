@@ -40,6 +40,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
+use crate::place::Place;
 
 mod content;
 pub mod format;
@@ -295,9 +296,8 @@ impl<B: Captured> Clone for Ports<B> {
 }
 
 /// Passes batches on, and writes them to files.
-pub fn capture<'s, B: Captured>(stream: Stream<'s, Epoch, Vec<B>>, ports: Ports<B>) -> Stream<'s, Epoch, Vec<B>> {
+pub fn capture<'s, B: Captured>(stream: Stream<'s, Epoch, Vec<B>>, ports: Ports<B>, place: Place) -> Stream<'s, Epoch, Vec<B>> {
     let scope = stream.scope();
-    let (worker, workers) = (scope.index(), scope.peers());
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
     let activator = scope.worker().sync_activator_for(address.to_vec());
@@ -306,7 +306,7 @@ pub fn capture<'s, B: Captured>(stream: Stream<'s, Epoch, Vec<B>>, ports: Ports<
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<B>>>::from(output);
     builder.build(move |_capabilities| {
         // The activation fails only when the worker is gone.
-        let mut port = ports.writer.port(worker, workers, move || {
+        let mut port = ports.writer.port(place.worker, place.workers, move || {
             let _ = activator.activate();
         });
         let mut unwritten: BTreeMap<Epoch, Capability<Epoch>> = BTreeMap::new();

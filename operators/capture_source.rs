@@ -16,6 +16,7 @@
 //! The capture cannot be read, or is of another edge. What of it is damaged is no failure: it is counted, reported and left out.
 //!
 //! # Invariants
+//! - In a cluster each partition is emitted by one process, whoever has a copy of the capture: all of them.
 //! - Batches have the epochs they were recorded with, whatever the number of workers and the speed. Those of a partition all go to the worker
 //!   that normalizes it, in their order.
 //! - An epoch is begun only while the memory budget has room and its time has come, and then emitted whole: what is in memory is let go
@@ -40,6 +41,7 @@ use crate::clock::Clock;
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain, panic_text};
 use crate::normalize::partition_hash;
+use crate::place::Place;
 
 #[cfg(test)]
 mod tests;
@@ -100,8 +102,8 @@ pub struct Ports<B> {
 /// What a feed needs from outside.
 #[derive(Clone)]
 pub struct FeedPorts {
-    /// How many workers the graph has.
-    pub workers: usize,
+    /// Where the process is: its first worker. In a cluster every process reads the same capture, and emits its share of the partitions.
+    pub place: Place,
     /// The memory budget.
     pub budget: Arc<Budget>,
     /// Where a stop is announced and a failure raised.
@@ -147,7 +149,9 @@ impl<B: Captured> Feed<B> {
     /// Starts the thread that reads a capture. A speed that is no positive number is refused.
     pub fn start(config: Config, ports: FeedPorts, stats: Arc<Stats>) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
         let Config { path, selection, speed } = config;
-        Self::read_by(NAME, speed, ports, move |put| read(&path, selection, &stats, put).map_err(|error| chain(&error)))
+        let place = ports.place;
+        let read = move |put: &mut dyn FnMut(Recorded<B>) -> bool| read(&path, selection, place, &stats, put);
+        Self::read_by(NAME, speed, ports, move |put| read(put).map_err(|error| chain(&error)))
     }
 
     /// Starts a thread named after the operator `name`, which runs `read`: it gives batches, in the order of their epochs, to what it is
@@ -164,7 +168,7 @@ impl<B: Captured> Feed<B> {
             let problem = format!("nothing can be replayed at {factor} times its speed: the factor must be a positive number");
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
         }
-        let (of_worker, next) = (std::iter::repeat_with(VecDeque::new).take(ports.workers).collect(), Epoch(0));
+        let (of_worker, next) = (std::iter::repeat_with(VecDeque::new).take(ports.place.workers).collect(), Epoch(0));
         let queues = Mutex::new(Queues { of_worker, bytes: 0, next, open: None, began: None, ended: false });
         let (room, is_abandoned) = (Condvar::new(), AtomicBool::new(false));
         let shared = Arc::new(Shared { queues, room, is_abandoned, speed, ports });
@@ -187,6 +191,7 @@ impl<B: Captured> Feed<B> {
 fn read<B: Captured>(
     path: &Path,
     selection: Selection,
+    place: Place,
     stats: &Stats,
     put: &mut dyn FnMut(Recorded<B>) -> bool,
 ) -> Result<(), Error> {
@@ -197,8 +202,10 @@ fn read<B: Captured>(
         stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
         match read {
             Ok(recorded) => {
-                stats.batches.fetch_add(1, Ordering::Relaxed);
-                stats.records.fetch_add(recorded.batch.load().messages as u64, Ordering::Relaxed);
+                if place.has_share(partition_hash(recorded.batch.partition())) {
+                    stats.batches.fetch_add(1, Ordering::Relaxed);
+                    stats.records.fetch_add(recorded.batch.load().messages as u64, Ordering::Relaxed);
+                }
                 if !put(recorded) {
                     return Ok(());
                 }
@@ -239,6 +246,10 @@ impl<B: Captured> Shared<B> {
         // A capture that a process with a slower clock went on with goes back in time; a frontier cannot.
         let epoch = epoch.max(queues.next);
         queues.next = epoch;
+        if !self.ports.place.has_share(partition_hash(batch.partition())) {
+            // Another process of the cluster has it.
+            return !self.is_over();
+        }
         loop {
             let is_unbegun = queues.open.is_none_or(|open| epoch > open);
             if self.is_over() || (self.ports.health.stopping() && is_unbegun) {
@@ -294,8 +305,12 @@ impl<B: Captured> Shared<B> {
 }
 
 /// Emits the batches of a feed.
-pub fn capture_source<'s, B: Captured>(scope: Scope<'s, Epoch>, name: &str, ports: Ports<B>) -> Stream<'s, Epoch, Vec<B>> {
-    let worker = scope.index();
+pub fn capture_source<'s, B: Captured>(
+    scope: Scope<'s, Epoch>,
+    name: &str,
+    ports: Ports<B>,
+    place: Place,
+) -> Stream<'s, Epoch, Vec<B>> {
     let mut builder = OperatorBuilder::new(name.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
     let (output, batches) = builder.new_output::<Vec<B>>();
@@ -310,7 +325,7 @@ pub fn capture_source<'s, B: Captured>(scope: Scope<'s, Epoch>, name: &str, port
             while let Some(open) = &mut capability
                 && bytes < BYTES_PER_SCHEDULING
             {
-                match feed.shared.next(worker) {
+                match feed.shared.next(place.worker) {
                     Next::Batch(epoch, batch) => {
                         open.downgrade(&epoch);
                         bytes += batch.load().bytes.max(1);

@@ -2,7 +2,7 @@
 //!
 //! # In
 //! `NormalizedBatch`: accepted messages of one partition, with their 128-bit keys. `Recalled`: keys of messages that a former owner of
-//! their partition has handled.
+//! their partition has handled. `Remembered` (`dedup_window/remember.rs`): the keys that the write-ahead log remembers at a start.
 //!
 //! # Out
 //! `UniqueBatch`: the same batch without the records found to be duplicates. Their offsets move to the `duplicates` of the batch's
@@ -16,38 +16,42 @@
 //! # Closes when
 //! Epoch by epoch: an epoch's sightings are decided together when the frontier passed it, in the order of (topic, partition, offset).
 //! So the least identity of an epoch wins, whichever worker read it first (design D-8). Recalled keys of the epoch come before all.
+//! Nothing is decided before the logs of all processes have said all that they remember.
 //!
 //! # Fails when
-//! It has no port to the outside; it can only run out of partition numbers (`window::TooManyPartitions`). A full window is no
-//! failure: the oldest keys are forgotten early, and counted.
+//! The log's keys cannot be read, or it runs out of partition numbers (`window::TooManyPartitions`). A full window is no failure: the
+//! oldest keys are forgotten early, and counted.
 //!
 //! # Invariants
 //! - A record is dropped only if another record with its key, at most `window_ms` away in record time, passed before it.
 //! - A record that *is* the remembered winner (same topic, partition, offset) is a redelivery and is never dropped.
 //! - Decisions depend on the epochs, the records and their order, on nothing else. Memory decides only when `forced` counts.
 
+pub mod remember;
 mod table;
 pub mod window;
 mod winners;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, ConnectLoop, Feedback};
+use timely::progress::Antichain;
 
+use self::remember::Remembered;
 use self::window::{PartitionIndex, Partitions, Progress, Sighting, TooManyPartitions, Window};
 use crate::batch::{NormalizedBatch, Record, UniqueBatch};
 use crate::coverage::{Coverage, PartitionKey};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, Same};
 use crate::fault::Health;
-use crate::wal_commit::keys::RememberedKey;
+use crate::place::Place;
 
 /// The stage's name in config, metrics and faults.
 pub const NAME: &str = "dedup_window";
@@ -58,7 +62,8 @@ pub struct Config {
     /// Two records with one key are duplicates when their record times are at most this far apart. Milliseconds, default 60,000.
     /// Too small: a producer's late retry is stored twice. Too large: memory; see `bytes_max`.
     pub window_ms: u64,
-    /// Bytes one worker's window may take, about 70 per record of the window. Default 256 MiB; less than 1 MiB counts as 1 MiB.
+    /// Bytes the windows of a process may take, about 70 per record of the window. Default 256 MiB; each worker has a share of them, and
+    /// less than 1 MiB for one counts as 1 MiB.
     /// At the limit the oldest keys are forgotten early, which `forced` counts: duplicates may pass, nothing is dropped wrongly.
     pub bytes_max: usize,
 }
@@ -72,8 +77,8 @@ impl Default for Config {
 /// What the operator needs from outside.
 #[derive(Clone)]
 pub struct Ports {
-    /// The memories of this process's workers, warmed up from the write-ahead log; each worker takes its own.
-    pub memories: Arc<Mutex<Vec<Option<Memory>>>>,
+    /// What the write-ahead log remembers.
+    pub remembered: remember::Feed,
     /// Counters.
     pub stats: Arc<Stats>,
     /// Where faults go.
@@ -103,14 +108,14 @@ impl Config {
         self.window_ms.saturating_add(window::kept_ms(self.window_ms))
     }
 
-    /// About how many keys fit into the windows of all workers.
+    /// About how many keys fit into the windows of a process.
     pub fn keys_max(&self) -> u64 {
         (self.bytes_max / window::BYTES_PER_WINNER) as u64
     }
 }
 
-/// The worker, of `peers`, that remembers `key`.
-pub fn owner(key: u128, peers: usize) -> usize {
+/// The worker, of `peers` in all processes, that remembers `key`.
+fn owner(key: u128, peers: usize) -> usize {
     // The key is a hash: any of its bits are good ones.
     ((key >> 64) as u64 % peers as u64) as usize
 }
@@ -179,7 +184,7 @@ struct Waiting {
     batch: NormalizedBatch,
 }
 
-/// Drops duplicates within the window, over all workers.
+/// Drops duplicates within the window, over all workers of all processes.
 ///
 /// Keys travel, batches stay: a batch is whole on its worker, so its coverage stays a plain range.
 pub fn dedup_window<'s>(
@@ -187,10 +192,21 @@ pub fn dedup_window<'s>(
     recalled: Stream<'s, Epoch, Vec<Recalled>>,
     config: Config,
     ports: Ports,
+    place: Place,
 ) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+    let (taken_handle, taken_back) = stream.scope().feedback::<Vec<()>>(Same);
+    let remembered = remember::remember(taken_back, ports.clone(), place);
     let (waiting, questions) = ask(stream);
-    let answers = judge(questions, recalled, config, ports.clone());
+    let (answers, taken) = judge(Inputs { questions, recalled, remembered }, config, ports.clone(), place);
+    taken.connect_loop(taken_handle);
     apply(waiting, answers, ports)
+}
+
+/// What the judge hears.
+struct Inputs<'s> {
+    questions: Stream<'s, Epoch, Vec<Question>>,
+    recalled: Stream<'s, Epoch, Vec<Recalled>>,
+    remembered: Stream<'s, Epoch, Vec<Remembered>>,
 }
 
 type Asking<'s> = (Stream<'s, Epoch, Vec<Waiting>>, Stream<'s, Epoch, Vec<Question>>);
@@ -242,23 +258,29 @@ fn questions_of(batch: &NormalizedBatch, epoch: Epoch, asker: usize, ticket: u64
 }
 
 /// Decides an epoch's questions once all of them are here, in the order of (topic, partition, offset): the least one wins, whatever
-/// the number of workers and the order of arrival (design D-8).
+/// the number of workers and the order of arrival (design D-8). The frontier of the second stream says what was taken of what the logs
+/// remember.
 fn judge<'s>(
-    questions: Stream<'s, Epoch, Vec<Question>>,
-    recalled: Stream<'s, Epoch, Vec<Recalled>>,
+    inputs: Inputs<'s>,
     config: Config,
     ports: Ports,
-) -> Stream<'s, Epoch, Vec<Answer>> {
-    let scope = questions.scope();
-    let (index, peers) = (scope.index(), scope.peers());
-    let mut builder = OperatorBuilder::new(format!("{NAME}.judge"), scope);
+    place: Place,
+) -> (Stream<'s, Epoch, Vec<Answer>>, Stream<'s, Epoch, Vec<()>>) {
+    let Inputs { questions, recalled, remembered } = inputs;
+    let mut builder = OperatorBuilder::new(format!("{NAME}.judge"), questions.scope());
     let mut input = builder.new_input(questions, Exchange::new(|question: &Question| question.owner as u64));
     let mut recalled_input = builder.new_input(recalled, Exchange::new(|recalled: &Recalled| recalled.owner as u64));
     let (output, answers) = builder.new_output::<Vec<Answer>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Answer>>>::from(output);
+    // What is remembered has epochs of before the start: the stages behind need not hear of them.
+    let (_taken, taken) = builder.new_output_connection::<Vec<()>, _>([]);
+    let to_taken = [(1, Antichain::from_elem(Same))];
+    let exchange = Exchange::new(|remembered: &Remembered| remembered.owner as u64);
+    let mut remembered_input = builder.new_input_connection(remembered, exchange, to_taken);
     builder.build(move |_capabilities| {
         let mut open: BTreeMap<Epoch, Opened> = BTreeMap::new();
-        let mut judge = Judge::new(config, ports, index, peers);
+        let mut former: BTreeMap<Epoch, Vec<Remembered>> = BTreeMap::new();
+        let mut judge = Judge::new(config, ports, place);
         // Capabilities of epochs that could not be decided: never dropped, so the frontier never passes them.
         let mut failed: Vec<Capability<Epoch>> = Vec::new();
         move |frontiers| {
@@ -271,10 +293,22 @@ fn judge<'s>(
                 let capability = capability.retain_least(0).expect("every recalled key is sent under a capability");
                 Opened::of(&mut open, capability).recalled.append(recalled);
             });
-            // 2. Answer the epochs that the frontier has closed, in order.
+            remembered_input.for_each(|capability, remembered| {
+                let epoch = *capability.least().expect("every remembered key is sent under a capability");
+                former.entry(epoch).or_default().append(remembered);
+            });
+            // 2. Remember what the logs do, epoch by epoch over all processes.
+            let [asked, recalled, remembered] = frontiers else { unreachable!("there are three inputs") };
+            while let Some(entry) = former.first_entry().filter(|entry| !remembered.less_equal(entry.key())) {
+                if let Err(error) = judge.remember(entry.remove()) {
+                    judge.ports.health.fail(NAME, error);
+                    return;
+                }
+            }
+            // 3. When they have said all, answer the epochs that the frontier has closed, in order.
             let mut output = output.activate();
-            while let Some(entry) = open.first_entry() {
-                if frontiers.iter().any(|frontier| frontier.less_equal(entry.key())) {
+            while let Some(entry) = open.first_entry().filter(|_| remembered.frontier().is_empty()) {
+                if [asked, recalled].iter().any(|frontier| frontier.less_equal(entry.key())) {
                     break;
                 }
                 let (epoch, Opened { capability, recalled, questions }) = entry.remove_entry();
@@ -293,7 +327,7 @@ fn judge<'s>(
             }
         }
     });
-    answers
+    (answers, taken)
 }
 
 /// What is known of an epoch that is not complete yet.
@@ -310,49 +344,11 @@ impl Opened {
     }
 }
 
-/// A window with the numbers it knows partitions by.
-pub struct Memory {
-    window: Window,
-    partitions: Partitions,
-    /// Recalled from the log and not yet in the window: the keys of one epoch, own ones only, and the times of all.
-    recalled: (Epoch, Vec<Sighting>, Vec<i64>),
-}
-
-impl Memory {
-    /// A memory around an empty window.
-    pub fn new(window: Window) -> Self {
-        Memory { window, partitions: Partitions::default(), recalled: (Epoch(0), Vec::new(), Vec::new()) }
-    }
-
-    /// Recalls a key from the write-ahead log, in its order; `is_own` says whether this window owns it.
-    pub fn recall(&mut self, key: &RememberedKey, is_own: bool) -> Result<(), TooManyPartitions> {
-        if key.epoch != self.recalled.0 {
-            self.settle();
-            self.recalled.0 = key.epoch;
-        }
-        let time_ms = if key.timestamp_ms >= 0 { key.timestamp_ms } else { key.epoch.0 as i64 };
-        self.recalled.2.push(time_ms);
-        if is_own {
-            let partition = self.partitions.index(&key.partition)?;
-            self.recalled.1.push(Sighting { key: key.key, time_ms, partition, offset: key.offset });
-        }
-        Ok(())
-    }
-
-    /// Puts what was recalled last into the window.
-    pub fn settle(&mut self) {
-        let (epoch, sightings, times) = &mut self.recalled;
-        if let Some(progress) = Progress::of(epoch.0, times.drain(..)) {
-            self.window.advance(progress);
-        }
-        self.window.remember(sightings);
-        sightings.clear();
-    }
-}
-
 /// Decides for the keys that one worker owns.
 struct Judge {
-    memory: Memory,
+    window: Window,
+    /// The numbers by which the window knows partitions.
+    partitions: Partitions,
     ports: Ports,
     noted_keys: u64,
     noted_bytes: u64,
@@ -360,11 +356,27 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(config: Config, ports: Ports, worker: usize, peers: usize) -> Self {
-        let warmed = ports.memories.lock().unwrap_or_else(PoisonError::into_inner).get_mut(worker).and_then(Option::take);
-        let per_worker = Config { bytes_max: config.bytes_max / peers.max(1), ..config };
-        let memory = warmed.unwrap_or_else(|| Memory::new(Window::new(per_worker)));
-        Judge { memory, ports, noted_keys: 0, noted_bytes: 0, noted_forced: 0 }
+    fn new(config: Config, ports: Ports, place: Place) -> Self {
+        let window = Window::new(Config { bytes_max: config.bytes_max / place.workers.max(1), ..config });
+        Judge { window, partitions: Partitions::default(), ports, noted_keys: 0, noted_bytes: 0, noted_forced: 0 }
+    }
+
+    /// Remembers what the logs of all processes remember of some epochs.
+    fn remember(&mut self, mut remembered: Vec<Remembered>) -> Result<(), TooManyPartitions> {
+        remembered.sort_by_key(Remembered::order);
+        let mut sightings = Vec::new();
+        for Remembered { epoch, progress, partitions, keys, .. } in remembered {
+            if let Some((time_ms, records)) = progress {
+                self.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
+            }
+            let numbers: Result<Vec<_>, _> = partitions.iter().map(|partition| self.partitions.index(partition)).collect();
+            let numbers = numbers?;
+            sightings.clear();
+            sightings.extend(keys.iter().map(|(partition, asked)| asked.sighting(numbers[*partition as usize])));
+            self.window.remember(&sightings);
+        }
+        self.note();
+        Ok(())
     }
 
     /// Goes over keys that a former owner has decided, as it did: what it took for a duplicate is no winner here either.
@@ -373,12 +385,12 @@ impl Judge {
         let (mut sightings, mut verdicts) = (Vec::new(), Vec::new());
         for Recalled { partition, progress, keys, .. } in recalled {
             if let Some((time_ms, records)) = progress {
-                self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
+                self.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
             }
-            let partition = self.memory.partitions.index(&partition)?;
+            let partition = self.partitions.index(&partition)?;
             sightings.clear();
             sightings.extend(keys.iter().map(|asked| asked.sighting(partition)));
-            self.memory.window.observe(&sightings, &mut verdicts);
+            self.window.observe(&sightings, &mut verdicts);
             self.ports.stats.recalled.fetch_add(keys.len() as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -390,12 +402,12 @@ impl Judge {
         let mut answers = Vec::with_capacity(questions.len());
         for question in questions {
             if let Some((time_ms, records)) = question.progress {
-                self.memory.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
+                self.window.advance(Progress { epoch_ms: epoch.0, time_ms, records });
             }
-            let partition = self.memory.partitions.index(&question.partition)?;
+            let partition = self.partitions.index(&question.partition)?;
             sightings.clear();
             sightings.extend(question.keys.iter().map(|(_, asked)| asked.sighting(partition)));
-            self.memory.window.observe(&sightings, &mut verdicts);
+            self.window.observe(&sightings, &mut verdicts);
             let judged = question.keys.iter().zip(&verdicts);
             let duplicates = judged.filter(|(_, is_duplicate)| **is_duplicate).map(|((position, _), _)| *position).collect();
             answers.push(Answer { asker: question.asker, ticket: question.ticket, duplicates });
@@ -406,8 +418,8 @@ impl Judge {
 
     /// Adds this window's share to the process's gauges.
     fn note(&mut self) {
-        let (keys, bytes) = (self.memory.window.len() as u64, self.memory.window.bytes() as u64);
-        let forced = self.memory.window.stats().forced;
+        let (keys, bytes) = (self.window.len() as u64, self.window.bytes() as u64);
+        let forced = self.window.stats().forced;
         self.ports.stats.forced.fetch_add(forced - self.noted_forced, Ordering::Relaxed);
         self.noted_forced = forced;
         self.ports.stats.keys.fetch_add(keys.wrapping_sub(self.noted_keys), Ordering::Relaxed);

@@ -57,6 +57,7 @@ use crate::batch::{RawBatch, RecalledBatch};
 use crate::clock::Clock;
 use crate::coverage::PartitionKey;
 use crate::epoch::Epoch;
+use crate::place::Place;
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "kafka_source";
@@ -175,6 +176,7 @@ pub fn kafka_source<'s>(
     config: Config,
     ports: Ports,
     commit: Stream<'s, Epoch, Vec<()>>,
+    place: Place,
 ) -> Outputs<'s> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
@@ -187,13 +189,12 @@ pub fn kafka_source<'s>(
     let (recalled_output, recalled) = builder.new_output::<Vec<RecalledBatch>>();
     let mut recalled_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RecalledBatch>>>::from(recalled_output);
     let mut commit_input = builder.new_input_connection(commit, Pipeline, []);
-    let index = scope.index();
-    let has_consumer = index < config.consumers;
+    let has_consumer = place.worker < config.consumers;
 
     builder.build_reschedule(move |mut capabilities| {
         // One for each output.
         let capability = capabilities.pop().zip(capabilities.pop()).map(|(recalled, raw)| Capabilities { raw, recalled });
-        let mut source = has_consumer.then(|| Source::start(config, ports, index, waker.clone(), capability)).flatten();
+        let mut source = has_consumer.then(|| Source::start(config, ports, place, waker.clone(), capability)).flatten();
         let mut next_tick = Instant::now();
         move |frontiers| {
             commit_input.for_each(|_, data| data.clear());
@@ -281,13 +282,19 @@ struct Source {
 }
 
 impl Source {
-    fn start(config: Config, ports: Ports, index: usize, waker: Arc<Waker>, capability: Option<Capabilities>) -> Option<Source> {
+    fn start(config: Config, ports: Ports, place: Place, waker: Arc<Waker>, capability: Option<Capabilities>) -> Option<Source> {
         let on_wake = waker.clone();
         ports.health.on_wake(move || on_wake.wake());
         let mut settings = config.consumer.clone();
+        // Static membership wants a name for each member.
+        let mut distinguish = |number: usize| {
+            settings.client.entry("group.instance.id".into()).and_modify(|id| id.push_str(&format!("-{number}")));
+        };
+        if place.is_in_cluster() {
+            distinguish(place.process);
+        }
         if config.consumers > 1 {
-            // Static membership wants a name for each member.
-            settings.client.entry("group.instance.id".into()).and_modify(|id| id.push_str(&format!("-{index}")));
+            distinguish(place.worker);
         }
         let handle = match consumer::spawn(settings, ports.clone(), move || waker.wake()) {
             Ok(handle) => handle,

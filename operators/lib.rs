@@ -17,6 +17,7 @@ pub mod flight;
 pub mod kafka_client;
 pub mod kafka_producer;
 pub mod options;
+pub mod place;
 pub mod otlp;
 pub mod tenant;
 pub mod tokens;

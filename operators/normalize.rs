@@ -50,6 +50,7 @@ use crate::coverage::{Coverage, PartitionKey};
 use crate::dead_letter::replay::is_mark;
 use crate::epoch::Epoch;
 use crate::fault::Health;
+use crate::place::Place;
 use crate::quota::Quotas;
 use crate::tenant::Tenant;
 
@@ -125,10 +126,12 @@ pub struct Outputs<'s> {
     pub rejects: Stream<'s, Epoch, Vec<Reject>>,
 }
 
-/// Normalizes batches. A partition's batches all go to one worker: its order is kept, and all workers decode.
-pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, ports: Ports) -> Outputs<'s> {
+/// Normalizes batches. A partition's batches all go to one worker of the process that read them: its order is kept, and all workers
+/// decode.
+pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, ports: Ports, place: Place) -> Outputs<'s> {
     let mut builder = OperatorBuilder::new(NAME.into(), stream.scope());
-    let mut input = builder.new_input(stream, Exchange::new(|batch: &RawBatch| partition_hash(&batch.partition)));
+    let routed = Exchange::new(move |batch: &RawBatch| place.route(partition_hash(&batch.partition)));
+    let mut input = builder.new_input(stream, routed);
     let (output, normalized) = builder.new_output::<Vec<NormalizedBatch>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<NormalizedBatch>>>::from(output);
     let (reject_output, rejects) = builder.new_output::<Vec<Reject>>();
@@ -179,7 +182,7 @@ fn copy_out(arena: &Bytes, records: &mut [Record], written: &mut Vec<u8>) -> Byt
     Bytes::new()
 }
 
-/// Places a partition on a worker; the same on every worker of every process.
+/// Places a partition on a worker of a process (`Place::route`); the same on every worker of every process.
 pub(crate) fn partition_hash(partition: &PartitionKey) -> u64 {
     // Neighbouring partitions of a topic land on neighbouring workers: evenly spread, which a hash of the number is not for a few.
     XxHash3_64::oneshot(partition.topic.name.as_bytes()).wrapping_add(partition.partition as u64)

@@ -29,15 +29,21 @@ use crate::batch::RecalledBatch;
 use crate::dedup_window::{Recalled, recalled_of};
 use crate::epoch::Epoch;
 use crate::normalize::{self, Normalized, Normalizer, partition_hash};
+use crate::place::Place;
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "recall";
 
-/// Finds the keys of recalled messages. All workers take their share.
-pub fn recall<'s>(stream: Stream<'s, Epoch, Vec<RecalledBatch>>, config: normalize::Config) -> Stream<'s, Epoch, Vec<Recalled>> {
-    let peers = stream.scope().peers();
+/// Finds the keys of recalled messages. All workers of the process that read them take their share.
+pub fn recall<'s>(
+    stream: Stream<'s, Epoch, Vec<RecalledBatch>>,
+    config: normalize::Config,
+    place: Place,
+) -> Stream<'s, Epoch, Vec<Recalled>> {
+    let peers = place.peers;
     let mut builder = OperatorBuilder::new(NAME.into(), stream.scope());
-    let mut input = builder.new_input(stream, Exchange::new(|batch: &RecalledBatch| partition_hash(&batch.0.partition)));
+    let routed = Exchange::new(move |batch: &RecalledBatch| place.route(partition_hash(&batch.0.partition)));
+    let mut input = builder.new_input(stream, routed);
     let (output, recalled) = builder.new_output::<Vec<Recalled>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Recalled>>>::from(output);
     builder.build(move |_capabilities| {

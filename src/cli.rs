@@ -176,9 +176,11 @@ pub struct DemoArgs {
 Examples:
   openwit-ingest run --config config/standalone.yaml
   openwit-ingest run --config config/standalone.yaml --until-end --json
+  openwit-ingest run --config ingest.yaml --processes 2 --process 0 --hostfile hosts   # and --process 1 on the other machine
 
 SIGTERM and SIGINT stop the sources, let what was read become durable, commit and end with 0.
-A second signal ends at once; the write-ahead log makes the next start complete what was begun.")]
+A second signal ends at once; the write-ahead log makes the next start complete what was begun.
+In a cluster the other processes stop as well.")]
 pub struct RunArgs {
     /// The configuration.
     #[command(flatten)]
@@ -186,7 +188,21 @@ pub struct RunArgs {
     /// Worker threads in this process [default: as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub workers: Option<u64>,
-    /// Processes in the timely cluster; more than 1 is not supported yet: start several processes with one group_id
+    /// The cluster it is part of.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// End when all that was in the topics at the start is published, then print a summary
+    #[arg(long)]
+    pub until_end: bool,
+    /// Print the summary as JSON and show no progress
+    #[arg(long, requires = "until_end")]
+    pub json: bool,
+}
+
+/// Arguments of the commands that can be one process of a cluster.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// Processes in the timely cluster, with one dedup window across all (docs/scaling.md); they wait for each other at the start
     #[arg(long, value_name = "P", default_value_t = 1, requires = "process", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub processes: u64,
     /// Number of this process in the cluster, from 0
@@ -195,12 +211,6 @@ pub struct RunArgs {
     /// Addresses of the cluster's processes, one `host:port` a line, in order [default: localhost, ports from 2101]
     #[arg(long, value_name = "FILE", requires = "process")]
     pub hostfile: Option<PathBuf>,
-    /// End when all that was in the topics at the start is published, then print a summary
-    #[arg(long)]
-    pub until_end: bool,
-    /// Print the summary as JSON and show no progress
-    #[arg(long, requires = "until_end")]
-    pub json: bool,
 }
 
 /// Arguments of `check`.

@@ -13,7 +13,7 @@ use openwit_graphs::process::{GraphPlan, Plan, StoragePlan};
 use openwit_graphs::reload::{QuotaReload, TokenReload};
 use openwit_graphs::replayed::{ending_in, fed_by, without_captures};
 use openwit_graphs::wiring::{self, Description, Stage, Wiring};
-use openwit_graphs::{catalog, storage};
+use openwit_graphs::{catalog, cluster, storage};
 use openwit_operators::catalog_commit::janitor;
 use openwit_operators::catalog_commit::postgres_catalog::{self, tls};
 use openwit_operators::dataset::Schema;
@@ -52,6 +52,8 @@ pub struct Changes {
     pub workers: Option<usize>,
     /// End at the end offsets of the start.
     pub until_end: bool,
+    /// Which process of which cluster it is.
+    pub cluster: Option<cluster::Config>,
 }
 
 /// Extra room in a gRPC message for a single row that Arrow makes larger than its payload (nested values as JSON text, repeated
@@ -68,13 +70,17 @@ const DELIVERY_BYTES_MAX: usize = 8 << 20;
 pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Status>) -> Result<Plan, String> {
     let workers = changes.workers.unwrap_or(config.workers());
     let description = config.description();
+    if changes.cluster.is_some() && description.stages.is_empty() {
+        return Err("--processes: a cluster is of graphs with a source; any number of storage processes work without knowing of each other".into());
+    }
     let wiring = (!description.stages.is_empty()).then(|| wire(&description)).transpose()?;
     let graph = wiring.map(|wiring| {
         let source = wiring.has(kafka_source::NAME).then(|| source(config, changes, workers, positions)).transpose()?;
         let files = Files::read(config)?;
         graph_plan(config, wiring, workers, files, Origin { source, frames: None })
     });
-    process_plan(config, workers, graph.transpose()?, description.storage)
+    let plan = process_plan(config, workers, graph.transpose()?, description.storage)?;
+    Ok(Plan { cluster: changes.cluster.clone(), ..plan })
 }
 
 /// What a replay reads.
@@ -155,6 +161,7 @@ fn process_plan(config: &Config, workers: usize, graph: Option<GraphPlan>, stora
     let knows_catalog = storage || graph.as_ref().is_some_and(|graph| graph.wiring.has(flight_sink::NAME));
     Ok(Plan {
         workers,
+        cluster: None,
         catalog: knows_catalog.then(|| catalog_location(config)),
         message_bytes_max: config.ingestion.grpc.max_message_size as usize * MESSAGE_HEADROOM,
         graph,

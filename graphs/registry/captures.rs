@@ -108,7 +108,7 @@ fn open_capture(placed: &Placed, means: &Means<'_>) -> Result<Held, String> {
 
 fn captured<'s, B: Captured + Travels>(flow: Flow<'s, B>, site: &Site<'_, 's>) -> Built<'s> {
     let writer = site.opened::<capture::Writer<B>>();
-    Built::outputs([B::edge(capture::capture(flow, capture::Ports { writer: (*writer).clone() }))])
+    Built::outputs([B::edge(capture::capture(flow, capture::Ports { writer: (*writer).clone() }, site.place))])
 }
 
 /// How fast a source of what has its times gives it.
@@ -164,7 +164,7 @@ pub(super) const fn source<B: Captured + Travels>(
         };
         let config = capture_source::Config { path: options.path("path"), selection, speed: speed(options) };
         let ports = capture_source::FeedPorts {
-            workers: means.workers,
+            place: means.place,
             budget: means.budget.clone(),
             health: means.health.clone(),
             clock: means.clock.clone(),
@@ -176,11 +176,8 @@ pub(super) const fn source<B: Captured + Travels>(
     }
     fn build<'s, B: Captured + Travels>(site: &mut Site<'_, 's>) -> Built<'s> {
         let feed = site.opened::<Arc<capture_source::Feed<B>>>();
-        Built::outputs([B::edge(capture_source::capture_source(
-            site.scope,
-            capture_source::NAME,
-            capture_source::Ports { feed: (*feed).clone() },
-        ))])
+        let ports = capture_source::Ports { feed: (*feed).clone() };
+        Built::outputs([B::edge(capture_source::capture_source(site.scope, capture_source::NAME, ports, site.place))])
     }
     Operator { options: CAPTURE_SOURCE_OPTIONS, open: Some(open::<B>), ..operator(name, meaning, &[], outputs, build::<B>) }
 }

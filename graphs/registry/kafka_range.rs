@@ -66,7 +66,7 @@ pub(super) const KAFKA_RANGE_SOURCE: Operator = Operator {
             speed: speed(options),
         };
         let ports = FeedPorts {
-            workers: means.workers,
+            place: means.place,
             budget: means.budget.clone(),
             health: means.health.clone(),
             clock: means.clock.clone(),
@@ -84,7 +84,7 @@ pub(super) const KAFKA_RANGE_SOURCE: Operator = Operator {
         |site| {
             let feed = site.opened::<Arc<Feed<RawBatch>>>();
             let ports = capture_source::Ports { feed: (*feed).clone() };
-            Built::outputs([Edge::Raw(capture_source::capture_source(site.scope, kafka_range_source::NAME, ports))])
+            Built::outputs([Edge::Raw(capture_source::capture_source(site.scope, kafka_range_source::NAME, ports, site.place))])
         },
     )
 };

@@ -29,7 +29,12 @@ impl Replay {
         let budget = Budget::new(Load { bytes: budget_bytes, messages: usize::MAX });
         let clock = ManualClock::default();
         let (health, stats) = (Health::default(), Arc::new(Stats::default()));
-        let ports = FeedPorts { workers, budget, health, clock: Arc::new(clock.clone()) };
+        let ports = FeedPorts {
+            place: Place { process: 0, worker: 0, workers, peers: workers },
+            budget,
+            health,
+            clock: Arc::new(clock.clone()),
+        };
         Replay { folder, ports, stats, clock }
     }
 
@@ -42,10 +47,10 @@ impl Replay {
         let (feed, thread) = Feed::<RawBatch>::start(self.config(speed), self.ports.clone(), self.stats.clone()).unwrap();
         let (seen, during) = (Seen::default(), Arc::new(during));
         let to = seen.clone();
-        run(self.ports.workers, &self.ports.health, move |worker| {
+        run(self.ports.place.workers, &self.ports.health, move |worker| {
             let (seen, count) = (to.clone(), to.clone());
             let probe = worker.dataflow::<Epoch, _, _>(|scope| {
-                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() });
+                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() }, Place::alone(&scope));
                 let seen = watch(batches, move |epoch, batch| seen.lock().unwrap().push(content(epoch, batch)));
                 seen.probe().0
             });
@@ -100,7 +105,7 @@ fn an_epoch_that_exceeds_the_budget_is_emitted_whole() {
         run(workers, &replay.ports.health, move |worker| {
             let (to, budget) = (to.clone(), budget.clone());
             let probe = worker.dataflow::<Epoch, _, _>(|scope| {
-                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() });
+                let batches = capture_source(scope, NAME, Ports { feed: feed.clone() }, Place::alone(&scope));
                 let held = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
                 let holding = held.clone();
                 let inspected = watch(batches, move |epoch, batch| {
@@ -180,8 +185,9 @@ fn a_capture_that_cannot_be_read_raises_a_fault_and_its_end_is_not_reached() {
         let health = ports.health.clone();
         let (feed, thread) = Feed::<UniqueBatch>::start(config, ports, replay.stats.clone()).unwrap();
         run(1, &health, move |worker| {
-            let probe =
-                worker.dataflow::<Epoch, _, _>(|scope| capture_source(scope, NAME, Ports { feed: feed.clone() }).probe().0);
+            let probe = worker.dataflow::<Epoch, _, _>(|scope| {
+                capture_source(scope, NAME, Ports { feed: feed.clone() }, Place::alone(&scope)).probe().0
+            });
             Box::new(move || {
                 assert!(!probe.done(), "the frontier passed what was not read");
                 true

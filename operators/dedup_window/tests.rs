@@ -11,9 +11,9 @@ fn partition(number: i32) -> PartitionKey {
 }
 
 fn judge() -> Judge {
-    let memories = Arc::new(Mutex::new(vec![None]));
-    let ports = Ports { memories, stats: Arc::default(), health: Health::default() };
-    Judge::new(Config { window_ms: WINDOW_MS, bytes_max: 1 << 20 }, ports, 0, 1)
+    let ports = Ports { remembered: remember::Feed::default(), stats: Arc::default(), health: Health::default() };
+    let place = Place { process: 0, worker: 0, workers: 1, peers: 1 };
+    Judge::new(Config { window_ms: WINDOW_MS, bytes_max: 1 << 20 }, ports, place)
 }
 
 /// Keys by offset and time.

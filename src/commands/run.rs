@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use openwit_graphs::cluster;
 use openwit_graphs::frontiers::{Reached, StageFrontier};
 use openwit_graphs::process::{self, Control, Plan};
 use openwit_graphs::registry::{self, Keeps};
@@ -16,7 +17,7 @@ use tracing::{info, warn};
 use super::audit::{self, Scope};
 use super::{Ended, Failure, load};
 use crate::admin::Admin;
-use crate::cli::RunArgs;
+use crate::cli::{ClusterArgs, RunArgs};
 use crate::config::Config;
 use crate::plan::{Changes, plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
@@ -30,13 +31,9 @@ const PAUSED_PARTITIONS_MAX: usize = 32;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Ended {
-    if args.processes > 1 {
-        return Err(Failure::usage(
-            "--processes: a timely cluster of several processes is not supported yet; start several processes with one group_id",
-        ));
-    }
+    let cluster = cluster(&args.cluster)?;
     let config = load(&args.config)?;
-    let changes = Changes { workers: args.workers.map(|workers| workers as usize), until_end: args.until_end };
+    let changes = Changes { workers: args.workers.map(|workers| workers as usize), until_end: args.until_end, cluster };
     if args.until_end && !config.has_source() {
         return Err(Failure::usage("--until-end needs a graph with a source; graph: storage has none"));
     }
@@ -60,6 +57,22 @@ pub fn run(args: &RunArgs) -> Ended {
             Ok(())
         }
     }
+}
+
+/// The cluster that a process is told to be part of; `None` where it is alone.
+fn cluster(args: &ClusterArgs) -> Result<Option<cluster::Config>, Failure> {
+    let processes = args.processes as usize;
+    let addresses = match &args.hostfile {
+        None => cluster::Config::local_addresses(processes),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("--hostfile: reading {}: {error}", path.display())))?;
+            cluster::Config::parse_hostfile(path, &text, processes)
+                .map_err(|invalid| Failure::usage(format!("--hostfile: {invalid}")))?
+        }
+    };
+    let cluster = cluster::Config::new(args.process.unwrap_or(0) as usize, addresses).map_err(Failure::usage)?;
+    Ok((processes > 1).then_some(cluster))
 }
 
 /// Runs a plan to its end and sums it up.

@@ -167,7 +167,7 @@ pub struct Running {
 impl Running {
     pub fn start(config: &Config, workers: usize, until: Until) -> Self {
         let control = Control::default();
-        let changes = Changes { workers: Some(workers), until_end: until == Until::End };
+        let changes = Changes { workers: Some(workers), until_end: until == Until::End, cluster: None };
         let plan = plan(config, &changes, control.counters.positions.clone()).unwrap();
         let running = control.clone();
         Running { control, thread: std::thread::spawn(move || process::run(&plan, &running)) }

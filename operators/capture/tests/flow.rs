@@ -9,6 +9,7 @@ use timely::dataflow::operators::{Input, Probe};
 
 use super::*;
 use crate::budget::{Budget, Load};
+use crate::place::Place;
 use crate::wal_commit::memory::Fault;
 
 /// What a worker does, and what it sees.
@@ -23,7 +24,7 @@ fn edge(worker: &mut timely::worker::Worker, writer: Writer<RawBatch>) -> Edge {
     let seen = passed.clone();
     let (input, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
         let (input, stream) = scope.new_input();
-        let passed = capture(stream, Ports { writer });
+        let passed = capture(stream, Ports { writer }, Place::alone(&scope));
         let (probe, _) = watch(passed, move |epoch, batch| seen.borrow_mut().push(content(epoch, batch))).probe();
         (input, probe)
     });

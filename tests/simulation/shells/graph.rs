@@ -14,6 +14,7 @@ use openwit_operators::fault::Health;
 use openwit_operators::kafka_source::ledger::Ledger;
 use openwit_operators::normalize::index::IndexRules;
 use openwit_operators::normalize::{self, Format, normalize};
+use openwit_operators::place::Place;
 use openwit_operators::recall::recall;
 use openwit_operators::wal_commit::{self, replay, wal_commit};
 use timely::container::CapacityContainerBuilder;
@@ -132,11 +133,12 @@ pub fn build(scope: Scope<'_, Epoch>, ports: Ports) {
     let (published_loop, published) = scope.feedback::<Vec<()>>(Same);
     let commit = if ports.is_after_wal { durable } else { published.clone() };
 
+    let place = Place::alone(&scope);
     let raw = source(scope, commit, ports.shared.clone());
     let counters = normalize::Ports { stats: Arc::default(), health: ports.health.clone(), quotas: None };
-    let normalized = normalize(raw, normalize_config(), counters);
-    let recalled = recall(empty::<Epoch, Vec<RecalledBatch>>(scope), normalize_config());
-    let unique = dedup_window(normalized.normalized, recalled, window_config(), ports.dedup);
+    let normalized = normalize(raw, normalize_config(), counters, place);
+    let recalled = recall(empty::<Epoch, Vec<RecalledBatch>>(scope), normalize_config(), place);
+    let unique = dedup_window(normalized.normalized, recalled, window_config(), ports.dedup, place);
     let dead = dead_letter(normalized.rejects, ports.dead_letter);
     let logged = wal_commit(unique, wal_commit::Frontiers { dead_letter: dead, published }, ports.wal);
     let replayed = replay::wal_replay(logged.spilled.clone(), ports.replay);

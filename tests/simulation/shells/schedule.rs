@@ -6,12 +6,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use openwit_graphs::recovery::warm_windows;
 use openwit_operators::batch::{RawBatch, RawRecord, Reject, Span};
 use openwit_operators::budget::{Budget, Load};
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
 use openwit_operators::dead_letter;
-use openwit_operators::dedup_window;
+use openwit_operators::dedup_window::{self, remember};
 use openwit_operators::desk::{Desk, Envelope};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
@@ -169,7 +168,7 @@ impl World {
         self.check_recovered(&recovery);
         // On this thread: beside the schedule the keeper would have the disk's faults to itself.
         log.save_keys().expect("the disk has no faults yet");
-        let memories = warm_windows(graph::window_config(), workers, Some(&recovery)).unwrap();
+        let remembered = remember::Feed::loaded(recovery.keys()).unwrap();
         let health = Health::default();
         let replayed = Arc::new(Replay::new(recovery.frames(), Arc::new(self.lake.covered.clone())));
         let reader = log.reader();
@@ -192,7 +191,7 @@ impl World {
         let ports = graph::Ports {
             shared: shared.clone(),
             is_after_wal,
-            dedup: dedup_window::Ports { memories, stats: Arc::default(), health: health.clone() },
+            dedup: dedup_window::Ports { remembered, stats: Arc::default(), health: health.clone() },
             dead_letter: dead_letter::Ports { desk: desk.clone() },
             wal: wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: backlog.clone() },
             replay: replay::Ports { replay: replayed, reader, budget: budget.clone(), health: health.clone(), stats: backlog },
