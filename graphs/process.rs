@@ -564,7 +564,7 @@ fn close_storage(opened: &Opened) {
 }
 
 fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
-    let Opened { graph, storage, server, writer, janitor, desks, .. } = opened;
+    let Opened { graph, storage, durable, server, writer, janitor, desks, .. } = opened;
     if let Some(stop) = janitor {
         stop.send_replace(true);
     }
@@ -573,7 +573,7 @@ fn close(opened: Opened, runtime: &tokio::runtime::Runtime) {
     }
     let held: Vec<Held> = graph.iter().flat_map(|(.., resources)| resources.opened.values().cloned()).collect();
     // The desks end with their last users.
-    drop((graph, storage));
+    drop((graph, storage, durable));
     held.into_iter().for_each(Held::close);
     if let Some(writer) = writer {
         writer.shutdown();

@@ -255,6 +255,9 @@ impl WorkerQueue {
     }
 }
 
+/// How often the epoch moves on where nothing comes: each tick wakes all workers, and nothing behind waits for an epoch to pass.
+const TICK: Duration = Duration::from_millis(200);
+
 /// Emits what the Flight server receives; `published` carries deliveries whose commits are in the catalog.
 pub fn flight_source<'s>(
     scope: Scope<'s, Epoch>,
@@ -276,7 +279,7 @@ pub fn flight_source<'s>(
     builder.build_reschedule(move |mut capabilities| {
         let mut capability = capabilities.pop();
         let mut next_tick = Instant::now();
-        let tick = Duration::from_millis(config.epoch_interval_ms.max(1));
+        let tick = TICK.max(Duration::from_millis(config.epoch_interval_ms));
         move |frontiers| {
             // 1. Tell senders what is published.
             published_input.for_each(|_, deliveries| ports.server.acknowledge(deliveries.drain(..), Ack::Published));

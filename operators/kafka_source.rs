@@ -62,6 +62,11 @@ use crate::place::Place;
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "kafka_source";
 
+/// A source that has emitted nothing for so long is idle,
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// and its tick takes as long, unless an epoch does: each wakes all workers. What comes closes the open epoch at once.
+const IDLE_TICK: Duration = Duration::from_millis(200);
+
 /// Batches taken over per scheduling, so that one source does not starve its worker's other operators.
 const BATCHES_PER_SCHEDULING: usize = 64;
 
@@ -218,10 +223,9 @@ pub fn kafka_source<'s>(
             if more {
                 activator.activate();
             }
-            // One timer at a time: activate_after never deduplicates.
-            let now = Instant::now();
-            if next_tick <= now {
-                let tick = running.tick_length();
+            // One timer at a time, as activate_after never deduplicates; but the long one of an idle source does not count.
+            let (now, tick) = (Instant::now(), running.tick_length());
+            if next_tick <= now || next_tick > now + tick {
                 next_tick = now + tick;
                 activator.activate_after(tick);
             }
@@ -277,6 +281,9 @@ struct Source {
     emitted_in: Epoch,
     /// Of epochs that are not committable: when messages were polled, and how many.
     polled: BTreeMap<Epoch, Vec<(u64, u64)>>,
+    /// No other consumer's epochs wait for this one's.
+    is_sole: bool,
+    last_event: Instant,
     is_closing: bool,
     is_closed: bool,
 }
@@ -296,6 +303,7 @@ impl Source {
         if config.consumers > 1 {
             distinguish(place.worker);
         }
+        let is_sole = config.consumers == 1 && !place.is_in_cluster();
         let handle = match consumer::spawn(settings, ports.clone(), move || waker.wake()) {
             Ok(handle) => handle,
             Err(error) => {
@@ -313,6 +321,8 @@ impl Source {
             emitted: BTreeMap::new(),
             emitted_in: Epoch(0),
             polled: BTreeMap::new(),
+            is_sole,
+            last_event: Instant::now(),
             is_closing: false,
             is_closed: false,
         };
@@ -322,7 +332,10 @@ impl Source {
     }
 
     fn tick_length(&self) -> Duration {
-        Duration::from_millis(self.config.epoch_interval_ms.max(1))
+        let tick = Duration::from_millis(self.config.epoch_interval_ms.max(1));
+        let is_waited_for = self.draining.is_some() || !self.ledger.is_settled() || self.capability.is_none();
+        let is_idle = self.is_sole && !is_waited_for && self.last_event.elapsed() > IDLE_AFTER;
+        if is_idle { tick.max(IDLE_TICK) } else { tick }
     }
 
     fn command(&self, command: Command) {
@@ -368,6 +381,7 @@ impl Source {
     fn take_events(&mut self, output: &mut Sessions<'_>) -> bool {
         for _ in 0..BATCHES_PER_SCHEDULING {
             let Some(event) = self.handle.as_ref().and_then(|handle| handle.events.try_recv().ok()) else { return false };
+            self.last_event = Instant::now();
             match event {
                 Event::Batch(batch) => self.emit(batch, &mut output.raw),
                 Event::Recalled(batch) => self.recall(batch, &mut output.recalled),

@@ -457,6 +457,9 @@ pub struct ReplayArgs {
     /// As fast as it was recorded, or a multiple: 1, 0.5, 10 [default: as fast as it goes]
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub speed: Option<f64>,
+    /// The cluster it is part of: each process reads its share of a capture, and its result is a part of the whole one.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Worker threads in this process [default: as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub workers: Option<u64>,

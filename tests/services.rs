@@ -11,6 +11,8 @@ mod support;
 
 #[path = "services/broker.rs"]
 mod broker;
+#[path = "services/cluster.rs"]
+mod cluster;
 #[path = "services/collector.rs"]
 mod collector;
 #[path = "services/dead_letter.rs"]
@@ -19,6 +21,8 @@ mod dead_letter;
 mod disks;
 #[path = "services/exactly_once.rs"]
 mod exactly_once;
+#[path = "services/group.rs"]
+mod group;
 #[path = "services/hostile.rs"]
 mod hostile;
 #[path = "services/kafka.rs"]

@@ -22,6 +22,7 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use tracing::info;
 
 use super::window::Progress;
 use super::{Asked, NAME, Ports, owner};
@@ -166,6 +167,7 @@ struct Sending {
     /// A page that has to wait.
     next: Option<Page>,
     sent: u64,
+    keys: u64,
     /// Keys by the times that `taken` has not passed.
     under_way: BTreeMap<Epoch, usize>,
 }
@@ -209,7 +211,7 @@ pub(super) fn remember<'s>(taken: Stream<'s, Epoch, Vec<()>>, ports: Ports, plac
     let mut taken = builder.new_input_connection(taken, Pipeline, []);
     builder.build(move |mut capabilities| {
         let pages = if place.worker == 0 { ports.remembered.take() } else { None };
-        let mut sending = pages.map(|pages| Sending { pages, next: None, sent: 0, under_way: BTreeMap::new() });
+        let mut sending = pages.map(|pages| Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new() });
         let mut capability = capabilities.pop().filter(|_| sending.is_some());
         move |frontiers| {
             taken.for_each(|_, data| data.clear());
@@ -224,6 +226,7 @@ pub(super) fn remember<'s>(taken: Stream<'s, Epoch, Vec<()>>, ports: Ports, plac
                     Turn::Page(time, page) => {
                         open.downgrade(&time);
                         emitted += page.keys.len();
+                        sending.keys += page.keys.len() as u64;
                         let mut session = output.session(open);
                         session.give_iterator(page.remembered(sending.sent, place));
                         session.flush();
@@ -236,6 +239,7 @@ pub(super) fn remember<'s>(taken: Stream<'s, Epoch, Vec<()>>, ports: Ports, plac
                     // Keys that cannot be read look exhausted: nothing may be decided without them.
                     Turn::End if ports.health.failed() => return,
                     Turn::End => {
+                        info!(keys = sending.keys, "dedup window warmed up from the write-ahead log");
                         capability = None;
                         return;
                     }
@@ -267,7 +271,7 @@ mod tests {
     fn sending(keys: Vec<RememberedKey>) -> Sending {
         let (sender, pages) = sync_channel(keys.len());
         read(keys.into_iter().map(Ok::<_, std::io::Error>), &sender).unwrap();
-        Sending { pages, next: None, sent: 0, under_way: BTreeMap::new() }
+        Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new() }
     }
 
     #[test]

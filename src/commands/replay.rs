@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use openwit_graphs::process::{self, Control};
 use openwit_graphs::registry;
+use openwit_operators::capture_source;
 use serde::{Deserialize, Serialize};
 
 use self::input::input;
 use self::result::{Difference, Sides, compared};
-use super::run::{Words, on_signals};
+use super::run::{Words, cluster, on_signals};
 use super::{Ended, Failure, load};
 use crate::cli::{ConfigArgs, ReplayArgs};
 use crate::config::Config;
-use crate::plan::{Output, replay_directory, replay_plan};
+use crate::plan::{Input, Output, replay_directory, replay_plan};
 use crate::progress::{Mode, Progress, Reading, Unit};
 
 /// What a replay did.
@@ -82,6 +83,12 @@ impl fmt::Display for Replayed {
 
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> Ended {
+    let cluster = cluster(&args.cluster)?;
+    if cluster.is_some() && (args.result.expect.is_some() || args.result.compare.is_some()) {
+        return Err(Failure::usage(
+            "--processes: each process has a part of the result; write the parts with --to, and compare what is in all of these folders",
+        ));
+    }
     let config = load(&args.config)?;
     let control = Control::default();
     on_signals(&control, Duration::from_secs(config.processing.shutdown_timeout_seconds), WORDS)?;
@@ -188,7 +195,13 @@ fn complete(args: &ReplayArgs, replayed: &Replayed) -> Ended {
 
 fn planned(args: &ReplayArgs, config: &Config, output: &Output) -> Result<process::Plan, Failure> {
     let input = input(args, config)?;
-    replay_plan(config, args.workers.map(|workers| workers as usize), input, output).map_err(Failure::usage)
+    let cluster = cluster(&args.cluster)?;
+    let is_capture = matches!(&input, Input::Stage(stage) if stage.operator.starts_with(capture_source::NAME));
+    if cluster.is_some() && !is_capture {
+        return Err(Failure::usage("--processes: only captures are shared among processes; replay this with one"));
+    }
+    let plan = replay_plan(config, args.workers.map(|workers| workers as usize), input, output).map_err(Failure::usage)?;
+    Ok(process::Plan { cluster, ..plan })
 }
 
 fn replay(args: &ReplayArgs, config: &Config, output: &Output, control: &Control) -> Result<Replayed, Failure> {

@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs) -> Ended {
 }
 
 /// The cluster that a process is told to be part of; `None` where it is alone.
-fn cluster(args: &ClusterArgs) -> Result<Option<cluster::Config>, Failure> {
+pub(super) fn cluster(args: &ClusterArgs) -> Result<Option<cluster::Config>, Failure> {
     let processes = args.processes as usize;
     let addresses = match &args.hostfile {
         None => cluster::Config::local_addresses(processes),

@@ -3,6 +3,7 @@
 //! The captures are made of a seed and read back here; rows are read with the tests' own reader.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use openwit_operators::batch::RawBatch;
@@ -357,4 +358,43 @@ graph:
     setup.replay("--publish").expect(DONE);
     assert_eq!(files(&capture), before);
     assert!(!lake::files(&setup.path("data/objects"), ".parquet").is_empty());
+}
+
+#[test]
+fn two_processes_that_share_a_capture_give_together_the_bytes_of_one() {
+    let setup = Setup::new(1_500);
+    let one = setup.replay("--to @one --workers 2 --json").expect(DONE).json();
+    for workers in [1, 2] {
+        let hosts: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let hosts: String = hosts.iter().map(|host| format!("{}\n", host.local_addr().unwrap())).collect();
+        std::fs::write(setup.path("hosts"), hosts).unwrap();
+        let part = |process: usize| format!("part-{workers}-{process}");
+        let start =
+            |process: usize| {
+                let part = part(process);
+                Process::start(setup.words(&format!(
+                    "--to @{part} --workers {workers} --json --processes 2 --process {process} --hostfile @hosts"
+                )))
+            };
+        let ended = [start(0), start(1)].map(|process| process.wait(PATIENCE).expect(DONE).json());
+        for count in ["records", "kept", "duplicates", "rejects", "skipped", "rows", "files"] {
+            let of = |result: &Value| result[count].as_u64().unwrap();
+            assert_eq!(of(&ended[0]) + of(&ended[1]), of(&one), "{count} with {workers} workers each");
+            assert!(count != "records" || ended.iter().all(|part| of(part) > 0), "each has a share");
+        }
+        let files = |result: &str| -> BTreeMap<PathBuf, Vec<u8>> {
+            let folder = setup.path(result).join("rows");
+            let files = lake::files(&folder, ".parquet");
+            files
+                .into_iter()
+                .map(|file| (file.strip_prefix(&folder).unwrap().to_owned(), std::fs::read(&file).unwrap()))
+                .collect()
+        };
+        let mut together = files(&part(0));
+        together.extend(files(&part(1)));
+        assert!(together == files("one"), "the files differ with {workers} workers each");
+        let mut rejects = setup.rejects(&part(0));
+        rejects.extend(setup.rejects(&part(1)));
+        assert_eq!(rejects, setup.rejects("one"));
+    }
 }
