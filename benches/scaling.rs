@@ -19,11 +19,12 @@ use openwit_operators::arrow_encode::{self, Encoder, Limits, Route, arrow_encode
 use openwit_operators::batch::{DurableBatch, Group, RawBatch, RawRecord, Signal, Span, UniqueBatch};
 use openwit_operators::coverage::PartitionKey;
 use openwit_operators::dedup_window::window::{Config, Partitions, Progress, Sighting, Window};
-use openwit_operators::dedup_window::{self, Memory, dedup_window};
+use openwit_operators::dedup_window::{self, dedup_window, remember};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
 use openwit_operators::normalize::index::IndexRules;
 use openwit_operators::normalize::{self, Normalizer, normalize};
+use openwit_operators::place::Place;
 use openwit_operators::wal_commit::read::Position;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Probe;
@@ -186,12 +187,7 @@ fn plain(load: &Load, signal: Signal) -> usize {
 /// The same as a dataflow.
 fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
     let (rows, health) = (Arc::new(AtomicUsize::new(0)), Health::default());
-    let memories = (0..workers).map(|_| Some(Memory::new(Window::new(Config::default())))).collect();
-    let dedup = dedup_window::Ports {
-        memories: Arc::new(std::sync::Mutex::new(memories)),
-        stats: Default::default(),
-        health: health.clone(),
-    };
+    let dedup = dedup_window::Ports { remembered: remember::Feed::default(), stats: Default::default(), health: health.clone() };
     let (of_rows, of_health, load) = (rows.clone(), health.clone(), load.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (rows, health, dedup) = (of_rows.clone(), of_health.clone(), dedup.clone());
@@ -199,8 +195,9 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
         let (mut input, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
             let (input, raw) = scope.new_input::<RawBatch>();
             let ports = normalize::Ports { stats: Default::default(), health: health.clone(), quotas: None };
-            let normalized = normalize(raw, normalize_config(signal), ports).normalized;
-            let unique = dedup_window(normalized, empty(scope), dedup_window::Config::default(), dedup);
+            let place = Place::alone(&scope);
+            let normalized = normalize(raw, normalize_config(signal), ports, place).normalized;
+            let unique = dedup_window(normalized, empty(scope), dedup_window::Config::default(), dedup, place);
             let durable = mapped(unique, "durable", |UniqueBatch(batch)| DurableBatch {
                 batch,
                 position: Position { segment: 0, at: 0, bytes: 0 },

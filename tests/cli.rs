@@ -12,6 +12,8 @@ mod broker;
 mod cases;
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/cluster.rs"]
+mod cluster;
 #[path = "cli/dead_letter.rs"]
 mod dead_letter;
 #[path = "cli/graphs.rs"]

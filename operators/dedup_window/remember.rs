@@ -170,11 +170,15 @@ struct Sending {
     keys: u64,
     /// Keys by the times that `taken` has not passed.
     under_way: BTreeMap<Epoch, usize>,
+    /// All of these.
+    under_way_keys: usize,
 }
 
 enum Turn {
     Page(Epoch, Page),
-    /// None yet, or none may go.
+    /// The next one is of this time, and has to wait until less is under way.
+    Full(Epoch),
+    /// None yet.
     Wait,
     End,
 }
@@ -190,13 +194,20 @@ impl Sending {
         // A log that a process with a slower clock went on with goes back in time; a frontier cannot.
         let time = Epoch(page.epoch.0 / TOGETHER_MS * TOGETHER_MS).max(open);
         // What is of this very time goes in any case: nobody can take it before it is complete.
-        let before: usize = self.under_way.range(..time).map(|(_, keys)| keys).sum();
+        let before = self.under_way_keys - self.under_way.get(&time).copied().unwrap_or(0);
         if before >= UNDER_WAY_MAX {
             self.next = Some(page);
-            return Turn::Wait;
+            return Turn::Full(time);
         }
         *self.under_way.entry(time).or_default() += page.keys.len();
+        self.under_way_keys += page.keys.len();
         Turn::Page(time, page)
+    }
+
+    /// All owners have taken what is of times before `passed`.
+    fn taken(&mut self, passed: Epoch) {
+        self.under_way = self.under_way.split_off(&passed);
+        self.under_way_keys = self.under_way.values().sum();
     }
 }
 
@@ -211,13 +222,14 @@ pub(super) fn remember<'s>(taken: Stream<'s, Epoch, Vec<()>>, ports: Ports, plac
     let mut taken = builder.new_input_connection(taken, Pipeline, []);
     builder.build(move |mut capabilities| {
         let pages = if place.worker == 0 { ports.remembered.take() } else { None };
-        let mut sending = pages.map(|pages| Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new() });
+        let mut sending =
+            pages.map(|pages| Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new(), under_way_keys: 0 });
         let mut capability = capabilities.pop().filter(|_| sending.is_some());
         move |frontiers| {
             taken.for_each(|_, data| data.clear());
             let Some((sending, open)) = sending.as_mut().zip(capability.as_mut()) else { return };
             if let Some(passed) = frontiers[0].frontier().first() {
-                sending.under_way = sending.under_way.split_off(passed);
+                sending.taken(*passed);
             }
             let mut output = output.activate();
             let mut emitted = 0;
@@ -231,6 +243,11 @@ pub(super) fn remember<'s>(taken: Stream<'s, Epoch, Vec<()>>, ports: Ports, plac
                         session.give_iterator(page.remembered(sending.sent, place));
                         session.flush();
                         sending.sent += 1;
+                    }
+                    // What is before it can be taken only when it is known that no more of that comes. The frontier wakes the operator.
+                    Turn::Full(time) => {
+                        open.downgrade(&time);
+                        return;
                     }
                     Turn::Wait => {
                         activator.activate_after(WAIT);
@@ -271,7 +288,7 @@ mod tests {
     fn sending(keys: Vec<RememberedKey>) -> Sending {
         let (sender, pages) = sync_channel(keys.len());
         read(keys.into_iter().map(Ok::<_, std::io::Error>), &sender).unwrap();
-        Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new() }
+        Sending { pages, next: None, sent: 0, keys: 0, under_way: BTreeMap::new(), under_way_keys: 0 }
     }
 
     #[test]
@@ -299,30 +316,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_bounded_but_what_is_of_one_time_always_goes() {
-        // 20 seconds of 100,000 keys.
-        let mut sending = sending(keys(2_000_000, |number| 1_000_000 + number as u64 / 100));
-        let mut gone = 0;
-        let mut open = Epoch(0);
-        for _ in 0..20 {
-            while let Turn::Page(time, page) = sending.turn(open) {
-                gone += page.keys.len();
-                assert!(time >= open);
-                open = time;
+    fn what_is_under_way_is_bounded_and_whatever_is_in_a_second_all_goes_in_the_end() {
+        // 20 seconds of 100,000 keys; seconds that are each more than may be under way.
+        for (count, per_ms) in [(2_000_000, 100), (3 * UNDER_WAY_MAX, 1_000)] {
+            let mut sending = sending(keys(count, |number| 1_000_000 + number as u64 / per_ms));
+            let (mut gone, mut open) = (0, Epoch(0));
+            loop {
+                match sending.turn(open) {
+                    Turn::Page(time, page) => {
+                        assert!(time >= open);
+                        open = time;
+                        gone += page.keys.len();
+                        let of_a_second = per_ms as usize * 1_000;
+                        assert!(sending.under_way_keys < UNDER_WAY_MAX + of_a_second + PAGE_KEYS, "{gone} keys are gone");
+                    }
+                    Turn::Full(time) => {
+                        assert!(time > open);
+                        open = time;
+                        // Everything of former times is taken.
+                        sending.taken(open);
+                    }
+                    Turn::Wait => panic!("all pages are there"),
+                    Turn::End => break,
+                }
             }
-            assert!(gone < UNDER_WAY_MAX + 200_000, "{gone} keys are under way");
-            if gone == 0 {
-                break;
-            }
-            // Everything of former times is taken.
-            let taken: usize = sending.under_way.range(..open).map(|(_, keys)| keys).sum();
-            sending.under_way = sending.under_way.split_off(&open);
-            gone -= taken;
+            assert_eq!(gone, count);
         }
-        assert!(matches!(sending.turn(open), Turn::End));
-        // All of one time, and more than may be under way.
-        let mut sending = self::sending(keys(2 * UNDER_WAY_MAX, |_| 5_000));
-        while let Turn::Page(..) = sending.turn(Epoch(0)) {}
-        assert!(matches!(sending.turn(Epoch(0)), Turn::End));
     }
 }

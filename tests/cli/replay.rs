@@ -3,7 +3,6 @@
 //! The captures are made of a seed and read back here; rows are read with the tests' own reader.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use openwit_operators::batch::RawBatch;
@@ -11,6 +10,7 @@ use openwit_operators::capture::{Files, Recorded, Selection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::addresses;
 use crate::support::binary::{Finished, PATIENCE, Process, openwit};
 use crate::support::captures;
 use crate::support::lake::{self, Place};
@@ -365,9 +365,7 @@ fn two_processes_that_share_a_capture_give_together_the_bytes_of_one() {
     let setup = Setup::new(1_500);
     let one = setup.replay("--to @one --workers 2 --json").expect(DONE).json();
     for workers in [1, 2] {
-        let hosts: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let hosts: String = hosts.iter().map(|host| format!("{}\n", host.local_addr().unwrap())).collect();
-        std::fs::write(setup.path("hosts"), hosts).unwrap();
+        std::fs::write(setup.path("hosts"), addresses::hostfile(2)).unwrap();
         let part = |process: usize| format!("part-{workers}-{process}");
         let start =
             |process: usize| {

@@ -56,7 +56,7 @@ fn the_death_of_one_process_ends_the_other_and_both_together_lose_and_double_not
         let mut other = group.nodes[left].take().expect("it was started");
         assert!(wait::until_or_late(ENDS_WITHIN, || other.has_ended()), "{}", other.stderr());
         let ended = other.wait(PATIENCE).expect(1);
-        let told = format!("cluster: process {killed} of the cluster at 127.0.0.1:");
+        let told = format!("cluster: process {killed} of the cluster at 127.77.");
         assert!(ended.stderr.contains(&told) && ended.stderr.contains("is gone"), "round {round}: {}", ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
         sending.wait(PATIENCE).expect(0);
@@ -76,4 +76,26 @@ fn a_process_that_waits_for_the_others_says_so_and_can_be_stopped() {
     let waiting = group.start(1);
     assert!(waiting.wait_for("waiting for process 0 of the cluster"));
     group.stop(1);
+}
+
+#[test]
+fn a_process_that_stands_still_is_gone_for_the_others_and_ends_itself_when_it_wakes_up() {
+    let Some(mut group) = Group::cluster("cluster-silent", 2) else { return };
+    group.join_all();
+    let silent = group.nodes[1].take().expect("it was started");
+    silent.signal(libc::SIGSTOP);
+    let other = group.nodes[0].take().expect("it was started").wait(PATIENCE).expect(1);
+    assert!(other.stderr.contains("is gone: it has said nothing for 10 s"), "{}", other.stderr);
+    silent.signal(libc::SIGCONT);
+    silent.wait(PATIENCE).expect(1);
+}
+
+#[test]
+fn until_the_end_all_processes_end_when_all_have_read_what_was_there() {
+    let Some(group) = Group::cluster("cluster-until-end", 2) else { return };
+    let distinct = send(&group, 33);
+    let summaries: Vec<serde_json::Value> = group.run_to_end().into_iter().map(|ended| ended.expect(0).json()).collect();
+    let read: Vec<u64> = summaries.iter().map(|summary| summary["messages"].as_u64().expect("it is counted")).collect();
+    assert_eq!(read.iter().sum::<u64>(), COUNT, "{summaries:?}");
+    assert_eq!(dispositions(&group.check()), (distinct, COUNT - distinct));
 }

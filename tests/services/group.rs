@@ -1,11 +1,11 @@
 //! A group of processes, and what they share.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::setup::{Setup, root, service};
-use crate::support::binary::{PATIENCE, Process, openwit};
+use crate::support::addresses;
+use crate::support::binary::{Finished, PATIENCE, Process, openwit};
 use crate::support::wait;
 
 /// A killed member is missed after two seconds.
@@ -42,10 +42,8 @@ impl Group {
     /// The same whose nodes are one timely cluster.
     pub fn cluster(test: &str, nodes: usize) -> Option<Self> {
         let group = Group::new(test, nodes)?;
-        let bound: Vec<TcpListener> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let addresses = bound.iter().map(|listener| format!("{}\n", listener.local_addr().expect("it is bound")));
         let hostfile = group.setup.path("hosts");
-        std::fs::write(&hostfile, addresses.collect::<String>()).expect("the folder is writable");
+        std::fs::write(&hostfile, addresses::hostfile(nodes)).expect("the folder is writable");
         Some(Group { hostfile: Some(hostfile), ..group })
     }
 
@@ -83,6 +81,15 @@ impl Group {
         let arguments: Vec<Vec<String>> = (0..self.nodes.len()).map(|node| self.arguments(node)).collect();
         self.nodes = arguments.into_iter().map(|arguments| Some(Process::start(arguments))).collect();
         (0..self.nodes.len()).for_each(|node| self.wait_for_partitions(node));
+    }
+
+    /// Runs all of them until what is in the topic is published.
+    pub fn run_to_end(&self) -> Vec<Finished> {
+        let all = (0..self.nodes.len()).map(|node| self.arguments(node));
+        let all: Vec<Vec<String>> =
+            all.map(|own| own.into_iter().chain(["--until-end", "--json"].map(str::to_owned)).collect()).collect();
+        let started: Vec<Process> = all.into_iter().map(Process::start).collect();
+        started.into_iter().map(|process| process.wait(PATIENCE)).collect()
     }
 
     fn wait_for_partitions(&self, node: usize) {

@@ -1,6 +1,7 @@
 //! What the integration tests share: the binary as a process, what it left on disk, waiting with a deadline, seeded randomness.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod addresses;
 pub mod binary;
 pub mod captures;
 pub mod disk;

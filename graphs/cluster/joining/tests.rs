@@ -8,9 +8,11 @@ use openwit_operators::clock::ManualClock;
 
 use super::*;
 
-/// Addresses that nobody listens at. They were free a moment ago: what takes one in between makes a test fail with its address.
+/// Addresses that nobody listens at. Not on 127.0.0.1, where a connection of anybody could take a port before it is listened at.
 fn addresses(count: usize) -> Vec<String> {
-    let bound: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = format!("127.78.{high}.{low}:0");
+    let bound: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(&own).unwrap()).collect();
     bound.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
 }
 
