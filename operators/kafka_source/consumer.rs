@@ -43,6 +43,7 @@ use crate::fault::Health;
 use crate::kafka_client::{self, Complaints};
 use crate::quota::Quotas;
 
+mod ends;
 mod flow;
 mod partitions;
 mod recreated;
@@ -219,6 +220,8 @@ struct Thread<W> {
     lows: Places<i64>,
     /// With `until_end`: partitions not at their end offset yet.
     ends: Option<Places<i64>>,
+    /// When to ask the group next for ends that others have reached; not before this process is one of it.
+    ends_asked_at: Option<Instant>,
     /// End-of-partition events per partition number since its last message (see `note_end_of_partition`).
     eofs: BTreeMap<i32, usize>,
     /// Since when nothing is read because the budget is full.
@@ -276,6 +279,7 @@ impl<W: Fn()> Thread<W> {
             is_paused: false,
             gate: Gate::default(),
             throttle: Throttle::default(),
+            ends_asked_at: None,
             told_of_waiting: Instant::now(),
             is_stopping: false,
         };
@@ -393,6 +397,7 @@ impl<W: Fn()> Thread<W> {
             self.answer_rebalances()?;
             self.set_group_back();
             self.look_for_forgotten_offsets();
+            self.look_for_ends_elsewhere();
             self.look_for_lost_offsets()?;
             self.close_timed_out_batches();
             self.warm_up()?;
@@ -612,37 +617,6 @@ impl<W: Fn()> Thread<W> {
 
     fn emit(&self, batch: RawBatch) {
         self.send(Event::Batch(batch));
-    }
-
-    /// The end offset may be a transaction marker, which is never handed out: the end-of-partition event stands in for it. The client
-    /// names only the partition's number, so with several topics as many events are awaited as topics own that number.
-    fn note_end_of_partition(&mut self, number: i32) {
-        let Some(ends) = &mut self.ends else { return };
-        let seen = self.eofs.entry(number).or_default();
-        *seen += 1;
-        let owners: Vec<&Arc<str>> =
-            self.collectors.iter().filter(|(_, topic)| topic.contains_key(&number)).map(|(name, _)| name).collect();
-        if *seen >= owners.len() {
-            for topic in owners {
-                ends.get_mut(topic).and_then(|topic| topic.remove(&number));
-            }
-            self.check_ended();
-        }
-    }
-
-    /// With `until_end`: hands out what is collected and says so once every partition is at its end.
-    fn check_ended(&mut self) {
-        let Some(ends) = &mut self.ends else { return };
-        for (name, partitions) in ends.iter_mut() {
-            let Some(topic) = self.collectors.get(name) else { continue };
-            partitions.retain(|partition, end| topic.get(partition).is_none_or(|collector| collector.next() < *end));
-        }
-        ends.retain(|_, partitions| !partitions.is_empty());
-        if ends.is_empty() {
-            self.ends = None;
-            self.close_all_batches();
-            self.send(Event::Ended);
-        }
     }
 
     fn close_timed_out_batches(&mut self) {

@@ -98,6 +98,7 @@ impl<W: Fn()> Thread<W> {
         assigned.map_err(|error| format!("assigning partitions: {error}"))?;
         self.store(&resumed);
         self.begin_warm_up(gained)?;
+        self.ends_asked_at.get_or_insert_with(Instant::now);
         if self.is_paused || self.is_stopping {
             self.pause(true);
         }
