@@ -85,3 +85,45 @@ impl Covered for Durable {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner).lost_records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openwit_operators::coverage::TopicKey;
+
+    use super::*;
+
+    fn partition(number: i32) -> PartitionKey {
+        let topic = TopicKey { cluster: "c".into(), name: "t".into(), id: "".into() };
+        PartitionKey { topic: topic.into(), partition: number }
+    }
+
+    fn logged(offsets: &[(i32, std::ops::Range<i64>)], lost_records: bool) -> Logged {
+        let mut joined = Logged::default();
+        for (number, range) in offsets {
+            let mut set = OffsetSet::default();
+            set.insert(range.clone());
+            joined.join(Logged { offsets: vec![(partition(*number), set)], lost_records });
+        }
+        joined
+    }
+
+    #[test]
+    fn what_the_log_of_another_process_holds_is_covered_here_too_whoever_is_given_the_partition() {
+        let durable = Durable::new(None, None);
+        durable.join(logged(&[(1, 5..8), (0, 0..3)], false));
+        assert!(!durable.log_lost_records());
+        let other = logged(&[(1, 8..9), (2, 4..6)], true);
+        // As it travels.
+        let text = serde_json::to_string(&other).unwrap();
+        durable.join(serde_json::from_str(&text).unwrap());
+        assert_eq!(durable.logged(), {
+            let mut all = logged(&[(0, 0..3), (1, 5..9), (2, 4..6)], false);
+            all.lost_records = true;
+            all
+        });
+        let ranges = |number| durable.covered(&partition(number)).unwrap().ranges().collect::<Vec<_>>();
+        assert_eq!([ranges(0), ranges(1), ranges(2), ranges(3)], [vec![0..3], vec![5..9], vec![4..6], vec![]]);
+        assert_eq!(durable.remembered(&partition(1)).ranges().collect::<Vec<_>>(), [5..9]);
+        assert!(durable.log_lost_records(), "the loss of one is looked for by all");
+    }
+}
