@@ -340,13 +340,13 @@ impl NormalizedBatch {
 #[derive(Clone, Debug)]
 pub struct UniqueBatch(pub NormalizedBatch);
 
-/// A `UniqueBatch` whose write-ahead log frame is durable.
+/// A `UniqueBatch` that is durable in the write-ahead log, itself or as the messages it was made of.
 #[derive(Clone, Debug)]
 pub struct DurableBatch {
     /// The batch.
     pub batch: NormalizedBatch,
-    /// Where its frame lies: good until its epoch is published.
-    pub position: Position,
+    /// Where its frame lies: good until its epoch is published. None where the log holds messages as they came.
+    pub position: Option<Position>,
     /// Its share of the memory behind the log.
     pub charge: Charge,
 }
@@ -385,7 +385,8 @@ impl EncodedBatch {
 pub struct Delivery {
     /// The rows. Let go once storage has received them.
     pub batch: EncodedBatch,
-    /// The frames the rows were made of, in this order: from them they can be made again until they are published.
+    /// The frames the rows were made of, in this order: from them they can be made again until they are published. None where the log
+    /// holds messages as they came: then only the graph can make rows of them again.
     pub frames: Vec<Position>,
     /// Which endpoint the rows belong to, by its position in the configuration; another one stands in while it is away.
     pub endpoint: usize,

@@ -36,9 +36,9 @@ use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use crate::wal_commit::Error;
 use crate::wal_commit::inspect::Source;
 use crate::wal_commit::long_term::read::Selection;
+use crate::wal_commit::{Error, Logged, frame};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "frame_source";
@@ -196,14 +196,24 @@ impl FrameReader {
                 Err(error) => return Err(error),
             };
             count(&self.stats.read_bytes, frame.position.bytes.into());
-            if !selection.has_frame(&frame) {
-                count(&self.stats.unselected, 1);
-            } else if self.is_committed(&frame.batch) {
+            let is_selected = selection.has_frame(&frame);
+            let batch = match frame.batch {
+                _ if !is_selected => {
+                    count(&self.stats.unselected, 1);
+                    continue;
+                }
+                Logged::Normalized(batch) => batch,
+                Logged::Raw(_) => {
+                    let (path, at) = (format!("segment {}", frame.position.segment).into(), frame.position.at);
+                    return Err(Error::Frame { path, at, source: frame::Error::OtherKind { is_raw: true } });
+                }
+            };
+            if self.is_committed(&batch) {
                 count(&self.stats.covered, 1);
             } else {
                 count(&self.stats.frames, 1);
-                count(&self.stats.records, frame.batch.records.len() as u64);
-                if sender.send(frame.batch).is_err() {
+                count(&self.stats.records, batch.records.len() as u64);
+                if sender.send(batch).is_err() {
                     // The graphs are gone.
                     return Ok(());
                 }

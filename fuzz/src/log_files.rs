@@ -124,7 +124,7 @@ fn check_segment(file: Vec<u8>, meter: &mut Meter) {
     disk.edit(&segment::segment_name(SEGMENT), |bytes| *bytes = file);
     let opened = meter.measure(&RECOVER, size, || {
         let (log, recovery) = open(&disk, 1_790_000_001_000)?;
-        let frames = recovery.frames().count();
+        let frames = recovery.frames().count() + recovery.raw_frames(Epoch(u64::MAX)).count();
         Ok::<_, Error>((log, recovery, frames))
     });
     let (log, recovery, count) = match opened {
@@ -139,6 +139,12 @@ fn check_segment(file: Vec<u8>, meter: &mut Meter) {
         let covered = recovery.coverage.get(&frame.batch.coverage.partition);
         let is_covered = range.is_empty() || covered.is_some_and(|covered| covered.missing_in(range).is_empty());
         assert!(is_covered, "{:?} is not in what recovery covers", frame.batch.coverage);
+    }
+    for frame in recovery.raw_frames(Epoch(u64::MAX)) {
+        let batch = frame.expect("a frame that was counted is whole").batch;
+        let covered = recovery.raw.get(&batch.partition);
+        let is_covered = batch.start == batch.end || covered.is_some_and(|covered| covered.overlaps(&(batch.start..batch.end)));
+        assert!(is_covered, "{} to {} of {} are not in what recovery covers", batch.start, batch.end, batch.partition);
     }
     let records: usize = frames.iter().map(|frame| frame.batch.records.len()).sum();
     let keys = recovery.keys().filter(Result::is_ok).count();
