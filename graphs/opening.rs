@@ -123,13 +123,15 @@ impl Opening<'_> {
             self.resources.source = Some(consumer::Ports {
                 health: health.clone(),
                 clock: clock.clone(),
-                covered: Arc::new(Durable::new(recovery, registrar)),
+                covered: Arc::new(Durable::new(recovery, registrar, self.plan.wiring.has_raw_log())),
                 budget: self.budget.clone(),
                 quotas: self.plan.quotas.as_ref().map(|reload| reload.quotas.clone()),
                 stats: counters.source.clone(),
             });
         }
-        if let Some(frames) = self.settings.frames.clone().filter(|_| self.has(frame_source::NAME)) {
+        if let Some(frames) =
+            self.settings.frames.clone().filter(|_| self.has(frame_source::NAME) || self.has(frame_source::RAW_NAME))
+        {
             let (stats, committed) = (counters.frames.clone(), self.context.committed());
             let (feed, reader) = Feed::start(frames, Epoch(run_epoch.0 + 1), committed, health.clone(), stats)
                 .map_err(|error| fault(format!("starting the reader of frames: {error}")))?;

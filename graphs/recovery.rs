@@ -12,16 +12,19 @@ use openwit_operators::wal_commit::recovery::Recovery;
 /// Offsets that are durable somewhere: in this process's log, or in the catalog.
 pub struct Durable {
     logged: BTreeMap<PartitionKey, OffsetSet>,
+    /// Of these, the offsets that the dedup window is warmed up from, where they are not all.
+    remembered: Option<BTreeMap<PartitionKey, OffsetSet>>,
     lost_records: bool,
     catalog: Option<Registrar>,
 }
 
 impl Durable {
     /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it. A graph may have
-    /// neither.
-    pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>) -> Self {
+    /// neither. Messages as they came are remembered only by a graph that reads them again: keys of others are read back from Kafka.
+    pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>, reads_raw: bool) -> Self {
         let logged = log.map(|log| log.coverage.clone()).unwrap_or_default();
-        Durable { logged, lost_records: log.is_some_and(|log| log.report.lost_records()), catalog }
+        let remembered = log.filter(|log| !reads_raw && !log.raw.is_empty()).map(|log| log.normalized.clone());
+        Durable { logged, remembered, lost_records: log.is_some_and(|log| log.report.lost_records()), catalog }
     }
 }
 
@@ -40,7 +43,7 @@ impl Covered for Durable {
     }
 
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
-        self.logged.get(partition).cloned().unwrap_or_default()
+        self.remembered.as_ref().unwrap_or(&self.logged).get(partition).cloned().unwrap_or_default()
     }
 
     fn log_lost_records(&self) -> bool {

@@ -219,6 +219,17 @@ pub static OPERATORS: &[Operator] = &[
             |site| Built::outputs([Edge::Unique(frame_source::frame_source(site.scope, site.ports(|ports| &ports.frames)))]),
         )
     },
+    Operator {
+        is_single: true,
+        is_internal: true,
+        ..operator(
+            frame_source::RAW_NAME,
+            "Reads the frames of a log that stood before normalize, in a replay.",
+            &[],
+            &[output("raw", Kind::Raw)],
+            |site| Built::outputs([Edge::Raw(frame_source::frame_source(site.scope, site.ports(|ports| &ports.frames)))]),
+        )
+    },
     captures::source::<RawBatch>(capture_source::NAME, "Reads a capture of messages as they came.", &[output("raw", Kind::Raw)]),
     captures::source::<NormalizedBatch>(
         "capture_source_normalized",

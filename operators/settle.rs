@@ -94,3 +94,55 @@ pub fn new_rejects<'s>(stream: Stream<'s, Epoch, Vec<Reject>>, committed: Commit
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use timely::dataflow::operators::{Input, Inspect, Probe};
+
+    use super::*;
+    use crate::batch::{Group, Signal};
+    use crate::testing::{batch, partition};
+
+    fn unique(start: i64) -> UniqueBatch {
+        let group = Group { index: "i".into(), signal: Signal::Logs };
+        UniqueBatch(batch(&group, partition("t", 0), start, &vec![vec![0]; 10]))
+    }
+
+    #[test]
+    fn nothing_goes_on_before_its_rejects_are_kept_and_what_is_published_not_at_all() {
+        timely::execute_directly(|worker| {
+            let mut covered = OffsetSet::default();
+            covered.insert(0..15);
+            let committed: Committed = Arc::new([(partition("t", 0), covered)].into_iter().collect());
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let seeing = seen.clone();
+            let (mut batches, mut letters, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
+                let (batches, stream) = scope.new_input::<Vec<UniqueBatch>>();
+                let (letters, dead_letter) = scope.new_input::<Vec<()>>();
+                let settled = settle(stream, dead_letter, committed);
+                let settled = settled.inspect(move |durable| seeing.borrow_mut().push(durable.batch.coverage.start));
+                (batches, letters, settled.probe().0)
+            });
+            for (epoch, start) in [(1, 0), (2, 10), (3, 20)] {
+                batches.advance_to(Epoch(epoch));
+                batches.send(unique(start));
+            }
+            batches.close();
+            // A batch of which a part is stored goes on whole: storage drops that part.
+            for (kept, expected) in [(2, &[][..]), (3, &[10]), (4, &[10, 20])] {
+                letters.advance_to(Epoch(kept));
+                for _ in 0..20 {
+                    worker.step();
+                }
+                assert_eq!(*seen.borrow(), expected);
+                assert_eq!(probe.less_equal(&Epoch(3)), kept < 4, "epochs that wait hold the frontier");
+            }
+            letters.close();
+            while worker.step() {}
+            assert!(probe.done());
+        });
+    }
+}

@@ -29,6 +29,7 @@
 //! W-4  A segment is reused only when all its frames are released, its dedup keys are synced in a file of their own and, with a
 //!      long-term log, its copy is durable there.
 //! W-5  After a failed sync nothing is written and nothing acknowledged.
+//! W-6  Messages as they came enter the graph, again and again, in the epoch in which they were logged.
 //! ```
 //!
 //! One log and one writer thread serve all timely workers of a process:

@@ -107,11 +107,18 @@ pub const REJECTS: &str = "rejects";
 pub fn replay_plan(config: &Config, workers: Option<usize>, input: Input, output: &Output) -> Result<Plan, String> {
     let workers = workers.unwrap_or(config.workers());
     let (source, frames) = match input {
+        Input::Log(frames) if frames.is_raw => (Stage::of(frame_source::RAW_NAME), Some(frames)),
         Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames)),
         Input::Stage(stage) => (stage, None),
     };
     let fed = fed_by(&config.description(), source)?;
     let description = match output {
+        // Which of two copies is stored was decided by epochs, which frames from several workers do not ascend by.
+        Output::Published if frames.as_ref().is_some_and(|frames| frames.is_raw) => {
+            return Err("a log of messages as they came is not published by a replay: its graph stores what is missing when it is started; \
+                        --to DIR keeps what a replay makes of it"
+                .to_owned());
+        }
         Output::Published => without_captures(&fed)?,
         Output::Files(directory, replace) => ending_in(&fed, files_stage(&directory.join(ROWS), *replace))?,
         Output::Counted => rejects_counted(ending_in(&fed, Stage::of(blackhole::NAME).named("rows"))?),

@@ -201,6 +201,11 @@ impl Source {
         }
     }
 
+    /// True if it holds messages as they came, of a log before `normalize`; `None` if nothing in it can be read.
+    pub fn is_raw(&self) -> Result<Option<bool>, Error> {
+        Ok(self.frames()?.find_map(Result::ok).map(|frame| matches!(frame.batch, Logged::Raw(_))))
+    }
+
     /// All whole frames, in the order in which they were logged. An error tells what is missing, and what follows it is read all
     /// the same.
     pub fn frames(&self) -> Result<FrameIterator, Error> {

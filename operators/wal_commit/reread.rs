@@ -249,3 +249,25 @@ impl Backlog {
         current.next.take().map(|frame| (current.capability.clone(), frame))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_next_epoch_is_the_least_reads_and_an_epoch_that_is_begun_is_read_whole_without_room() {
+        let turns = Turns::default();
+        assert!(turns.may_read(0, Epoch(5), true));
+        assert!(!turns.may_read(1, Epoch(6), true), "the other stands at an earlier one");
+        assert!(turns.may_read(0, Epoch(5), false), "begun");
+        assert!(!turns.may_read(0, Epoch(7), true), "now it is the other's turn");
+        assert!(!turns.may_read(1, Epoch(6), false), "no room, and not begun");
+        assert!(turns.may_read(1, Epoch(6), true));
+        turns.nothing(1);
+        assert!(turns.may_read(0, Epoch(7), true));
+        // What was let go late is read, though the room is taken by later epochs: they wait for it.
+        assert!(turns.may_read(1, Epoch(4), false));
+        assert!(turns.may_read(1, Epoch(7), false));
+        assert!(!turns.may_read(1, Epoch(8), false));
+    }
+}

@@ -1,12 +1,15 @@
 //! The log before `normalize`: what is acknowledged as it came becomes the same rows, duplicates and rejects as with the log behind the
 //! window, whatever dies in between.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use openwit_graphs::wiring::Description;
 use openwit_ingest::config::{Config, Graph};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
@@ -16,7 +19,8 @@ use openwit_operators::wal_commit::inspect::Source;
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, send_when, sent};
-use crate::support::binary::{PATIENCE, Process};
+use crate::support::binary::{PATIENCE, Process, openwit};
+use crate::support::lake::Place;
 use crate::support::random::Random;
 use crate::support::{lake, wait};
 
@@ -226,6 +230,52 @@ fn what_a_killed_storage_node_had_received_is_made_again_by_the_graph_from_the_l
     let storage = setup.storage(1);
     assert!(ingest.finish_after_restarts() > 0, "what was received is not in memory any more");
     setup.end(storage);
+}
+
+#[test]
+fn the_log_is_a_copy_of_the_topic_which_is_shown_and_to_which_any_rules_are_applied() {
+    let load = traces();
+    let (broker, folder, mut config) = setup(&load);
+    // As large as a process wants it that is started in earnest.
+    (config.processing.wal.segment_size_bytes, config.processing.wal.max_size_bytes) = (16 << 20, 256 << 20);
+    send(&broker, &load);
+    run_to_the_end(&config, 2);
+    let sent = sent(&load);
+    delivered(&config, &sent);
+    let (log, path) = (config.processing.wal.directory.display().to_string(), folder.path().join("wal-first.yaml"));
+    std::fs::write(&path, config.to_yaml()).unwrap();
+
+    let lines = openwit(["wal", "cat", &log, "--payload", "base64"]).expect(0).stdout;
+    let mut shown = BTreeMap::new();
+    for line in lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        let (topic, partition) = (line["topic"].as_str().unwrap().to_owned(), line["partition"].as_i64().unwrap() as i32);
+        let place = Place { topic, partition, offset: line["offset"].as_i64().unwrap() };
+        let payload = line["payload_base64"].as_str().map(|payload| BASE64_STANDARD.decode(payload).unwrap());
+        assert!(shown.insert(place, payload).is_none(), "{line}");
+    }
+    let expected: BTreeMap<Place, Option<Vec<u8>>> =
+        sent.iter().map(|(place, message)| (place.clone(), message.payload.clone())).collect();
+    assert!(shown == expected, "duplicates, tombstones and what is invalid included");
+    let records = openwit(["wal", "verify", &log, "--json"]).expect(0).json()["records"].as_u64();
+    assert_eq!(records, load.count);
+
+    let configured = path.display().to_string();
+    let replay = ["replay", "--from", &log, "--config", &configured, "--json"];
+    let to = folder.path().join("replayed");
+    let replayed = openwit(replay.iter().copied().chain(["--to", to.to_str().unwrap()])).expect(0).json();
+    assert_eq!(replayed["records"].as_u64(), load.count);
+    assert_eq!(rows(&to.join("rows")), rows(&config.storage.object_store.root));
+    assert_eq!(lake::letters(&to.join("rejects")).len() as u64, replayed["rejects"].as_u64().unwrap());
+    // Another rule: nothing is protobuf any more.
+    let json_only = ["--set", "ingestion.kafka.format=otlp_json"];
+    let judged = openwit(replay.iter().copied().chain(json_only)).expect(0).json();
+    assert_eq!(judged["kept"], 0);
+    let refused = openwit(replay.iter().copied().chain(["--publish"])).expect(2).stderr;
+    assert!(refused.contains("messages as they came") && refused.contains("--to DIR"), "{refused}");
+}
+
+fn rows(folder: &Path) -> BTreeMap<(Place, i32), u64> {
+    lake::rows(folder).into_iter().map(|row| ((row.place, row.ordinal), row.content)).collect()
 }
 
 #[test]
