@@ -172,7 +172,14 @@ impl Opening<'_> {
         if self.plan.wiring.has_raw_log() {
             // The source's first epoch is that of the start, rounded down.
             let before = Epoch(run_epoch.0.saturating_sub(self.settings.epoch_interval_ms));
-            let recovered = Arc::new(Mutex::new(Some(recovery.raw_frames(before))));
+            let frames = recovery.raw_frames(before);
+            // What is missing comes from Kafka, behind all of these: none of it may be taken for the duplicate of a copy that
+            // was dropped in favour of one that is missing.
+            let frames = match recovery.report.lost_records() {
+                true => frames.leaving_out(self.context.committed()),
+                false => frames,
+            };
+            let recovered = Arc::new(Mutex::new(Some(frames)));
             let reread = reread::Ports { recovered, turns: Arc::new(Turns::default()), reader, budget, health, stats };
             self.resources.raw_wal = Some((wal, reread));
             self.resources.settled = Some(self.context.committed());

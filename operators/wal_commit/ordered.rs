@@ -10,13 +10,14 @@
 //! Epochs are times of the day, and a clock may have been set back between two runs of the process. Each run of the process is moved back as far as is
 //! needed to lie before the next one, and the last one before what is read now; mostly by nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Error;
 use super::disk::Disk;
 use super::read::{Frames, RecoveredFrame, Run};
 use crate::batch::RawBatch;
+use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 
 /// What one run of the process has left in the log.
@@ -48,6 +49,7 @@ impl OwnRun {
 /// The frames, merged.
 pub struct Ordered {
     disk: Arc<dyn Disk>,
+    left_out: Arc<BTreeMap<PartitionKey, OffsetSet>>,
     runs: VecDeque<Moved>,
     open: Vec<Open>,
 }
@@ -74,7 +76,33 @@ impl Ordered {
             ascents.sort_by_key(|(epoch, run)| (*epoch, run.segment, run.bytes.start));
             moved.push_front(Moved { by, ascents: ascents.into() });
         }
-        Ordered { disk, runs: moved, open: Vec::new() }
+        Ordered { disk, left_out: Arc::default(), runs: moved, open: Vec::new() }
+    }
+
+    /// The same without frames all of whose offsets are among these.
+    pub fn leaving_out(self, offsets: Arc<BTreeMap<PartitionKey, OffsetSet>>) -> Self {
+        Ordered { left_out: offsets, ..self }
+    }
+
+    fn is_left_out(&self, batch: &RawBatch) -> bool {
+        let offsets = self.left_out.get(&batch.partition);
+        offsets.is_some_and(|offsets| offsets.missing_in(batch.start..batch.end).is_empty())
+    }
+
+    fn next_of_all(&mut self) -> Option<Result<RecoveredFrame<RawBatch>, Error>> {
+        let least = match self.least() {
+            Ok(least) => least?,
+            Err(error) => return Some(Err(error)),
+        };
+        let by = self.runs.front().map_or(0, |moved| moved.by);
+        let open = &mut self.open[least];
+        let frame = match open.frames.next() {
+            Some(Ok(next)) => std::mem::replace(&mut open.next, next),
+            // What is behind is missing: nobody may go on as if it were not.
+            Some(Err(error)) => return Some(Err(error)),
+            None => self.open.swap_remove(least).next,
+        };
+        Some(Ok(RecoveredFrame { epoch: Epoch(frame.epoch.0.saturating_sub(by).max(1)), ..frame }))
     }
 
     /// The open run whose next frame is the least; those that begin before it are opened.
@@ -104,18 +132,11 @@ impl Iterator for Ordered {
     type Item = Result<RecoveredFrame<RawBatch>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let least = match self.least() {
-            Ok(least) => least?,
-            Err(error) => return Some(Err(error)),
-        };
-        let by = self.runs.front().map_or(0, |moved| moved.by);
-        let open = &mut self.open[least];
-        let frame = match open.frames.next() {
-            Some(Ok(next)) => std::mem::replace(&mut open.next, next),
-            // What is behind is missing: nobody may go on as if it were not.
-            Some(Err(error)) => return Some(Err(error)),
-            None => self.open.swap_remove(least).next,
-        };
-        Some(Ok(RecoveredFrame { epoch: Epoch(frame.epoch.0.saturating_sub(by).max(1)), ..frame }))
+        loop {
+            match self.next_of_all()? {
+                Ok(frame) if self.is_left_out(&frame.batch) => {}
+                next => return Some(next),
+            }
+        }
     }
 }

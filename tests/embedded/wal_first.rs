@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use openwit_graphs::wiring::Description;
-use openwit_ingest::config::{Config, Graph};
+use openwit_ingest::config::{Config, ConsumerType, Graph};
 use openwit_ingest::embedded_broker::EmbeddedBroker;
 use openwit_ingest::generate::{Format, Plan, Ppm};
 use openwit_operators::batch::Signal;
@@ -39,6 +39,12 @@ fn setup(load: &Plan) -> (EmbeddedBroker, TempDir, Config) {
     let mut config = config(&broker, load, &folder);
     config.graph = Graph::Stages(wal_first());
     (broker, folder, config)
+}
+
+/// Two consumers, so that two workers write the log and its frames are not in the order of their epochs.
+fn with_two_consumers(config: &mut Config) {
+    config.ingestion.kafka.consumer_type = ConsumerType::HighPerformance;
+    config.ingestion.kafka.high_performance.num_consumers = 2;
 }
 
 /// Sends `load` on a thread, up to a number of messages that the test raises.
@@ -127,6 +133,7 @@ fn a_process_killed_again_and_again_stores_each_message_once_and_rejects_each_ba
     let mut random = Random::for_test("a_process_killed_again_and_again_stores_each_message_once_and_rejects_each_bad_one");
     let load = Plan { count: Some(1_200), duplicates: Ppm(300_000), ..traces() };
     let (broker, folder, mut config) = setup(&load);
+    with_two_consumers(&mut config);
     // As large as a process wants it that is started in earnest.
     (config.processing.wal.segment_size_bytes, config.processing.wal.max_size_bytes) = (16 << 20, 256 << 20);
     // Some of it is published when it is killed, and some is not.
@@ -135,7 +142,7 @@ fn a_process_killed_again_and_again_stores_each_message_once_and_rejects_each_ba
     let path = folder.path().join("wal-first.yaml");
     std::fs::write(&path, config.to_yaml()).unwrap();
     let objects = &config.storage.object_store.root;
-    for (round, workers) in ["1", "4", "2"].into_iter().enumerate() {
+    for (round, workers) in ["2", "4", "3"].into_iter().enumerate() {
         limit.store(300 * (round as u64 + 1), Relaxed);
         let published = lake::files(objects, ".parquet").len();
         let wanted = published + 1 + random.below(3) as usize;
@@ -201,6 +208,9 @@ impl Apart {
 fn acknowledging_goes_on_while_storage_is_away_and_the_backlog_is_stored_in_its_order() {
     for workers in [1, 2, 4] {
         let mut setup = Apart::new(1_200);
+        if workers > 1 {
+            with_two_consumers(&mut setup.ingest);
+        }
         // A ninth of the load: the rest has to wait on disk.
         setup.ingest.processing.buffer.max_size_bytes = 1 << 20;
         setup.ingest.processing.wal.max_size_bytes = 32 << 20;

@@ -48,6 +48,23 @@ proptest! {
 }
 
 #[test]
+fn frames_all_of_whose_offsets_are_left_out_are_not_read() {
+    let disk = Memory::aligned();
+    let (mut log, _) = open(&disk, &small_config(), 1_000);
+    for offset in 0..6 {
+        log.append(Epoch(1_001 + offset as u64 % 2), &raw(offset, -1, 10)).unwrap();
+    }
+    log.sync().unwrap();
+    drop(log);
+    let (_, recovery) = open(&disk, &small_config(), 9_000);
+    let mut stored = crate::coverage::OffsetSet::default();
+    stored.insert(1..4);
+    let stored = Arc::new([(partition(0), stored)].into_iter().collect());
+    let left: Vec<_> = recovery.raw_frames(Epoch(9_000)).leaving_out(stored).map(|frame| frame.unwrap().batch.start).collect();
+    assert_eq!(left, [0, 4, 5]);
+}
+
+#[test]
 fn what_was_logged_before_the_clock_was_set_back_comes_first_and_all_of_it_before_what_is_read_now() {
     let disk = Memory::aligned();
     for (started, epochs) in [(5_000, [5_010, 5_020]), (2_000, [2_005, 2_105])] {
