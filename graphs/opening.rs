@@ -206,7 +206,7 @@ impl Opening<'_> {
         self.resources.stats = stats.clone();
         let (brokers, epoch_interval_ms) = (&self.settings.brokers, self.settings.epoch_interval_ms);
         let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
-        let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar));
+        let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar, false));
         let means = Means { health, clock, budget: &self.budget, workers, stats, brokers, epoch_interval_ms, covered: &covered };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
