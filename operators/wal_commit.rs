@@ -114,7 +114,8 @@ pub struct Config {
     pub bytes_max: u64,
     /// When frames are synced.
     pub sync: Sync,
-    /// How long dedup keys outlive their segment, by epoch and by record time; 0 keeps none.
+    /// How long dedup keys outlive their segment, by epoch and by record time; 0 keeps none. A segment with messages as they came is kept
+    /// itself for so long, unless room is needed: their keys are found in it.
     pub keys_retention_ms: u64,
     /// Bound of all key files together. When reached the oldest are dropped, counted in `Stats::keys_dropped`: a duplicate that
     /// old may pass after a restart.

@@ -88,7 +88,7 @@ pub struct Stats {
     pub key_files: u64,
     /// Bytes of the key files.
     pub keys_bytes: u64,
-    /// Key files dropped before their time because of `keys_bytes_max`.
+    /// Key files dropped before their time because of `keys_bytes_max`, and segments of messages as they came because of `bytes_max`.
     pub keys_dropped: u64,
     /// Jobs that wait for the writer.
     pub queued_jobs: u64,

@@ -47,8 +47,14 @@ impl Log {
         loop {
             match self.start_segment(file_bytes) {
                 Err(error) if error.is_full() && self.is_retired(self.sealed.front()) => {
-                    let is_wanted = self.sealed.front().is_some_and(|oldest| self.is_remembered(oldest));
-                    self.stats.keys_dropped += u64::from(is_wanted);
+                    if let Some(segment) = self.sealed.front().filter(|oldest| self.is_remembered(oldest)).map(|oldest| oldest.number) {
+                        self.stats.keys_dropped += 1;
+                        tracing::warn!(
+                            segment,
+                            "the write-ahead log lets go of published messages before the dedup window has passed them: after a restart \
+                             their duplicates may be stored; raise processing.wal.max_size_bytes"
+                        );
+                    }
                     self.retire_oldest()?;
                 }
                 started => return started,
