@@ -7,13 +7,13 @@ use openwit_operators::catalog_commit::registrar::{Answer, Registrar, Request};
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
 use openwit_operators::dedup_window::{self, owner, window::Window};
 use openwit_operators::kafka_source::consumer::Covered;
-use openwit_operators::wal_commit::recovery::Recovery;
+use openwit_operators::wal_commit::recovery::{Recovery, merge};
 
 /// Offsets that are durable somewhere: in this process's log, or in the catalog.
 pub struct Durable {
     logged: BTreeMap<PartitionKey, OffsetSet>,
-    /// Of these, the offsets that the dedup window is warmed up from, where they are not all.
-    remembered: Option<BTreeMap<PartitionKey, OffsetSet>>,
+    /// The offsets that the dedup window is warmed up from.
+    remembered: BTreeMap<PartitionKey, OffsetSet>,
     lost_records: bool,
     catalog: Option<Registrar>,
 }
@@ -23,7 +23,10 @@ impl Durable {
     /// neither. Messages as they came are remembered only by a graph that reads them again: keys of others are read back from Kafka.
     pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>, reads_raw: bool) -> Self {
         let logged = log.map(|log| log.coverage.clone()).unwrap_or_default();
-        let remembered = log.filter(|log| !reads_raw && !log.raw.is_empty()).map(|log| log.normalized.clone());
+        let mut remembered = log.map(|log| if reads_raw { &log.coverage } else { &log.normalized }).cloned().unwrap_or_default();
+        if let Some(log) = log.filter(|_| reads_raw) {
+            merge(&mut remembered, &log.recalled);
+        }
         Durable { logged, remembered, lost_records: log.is_some_and(|log| log.report.lost_records()), catalog }
     }
 }
@@ -43,7 +46,7 @@ impl Covered for Durable {
     }
 
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
-        self.remembered.as_ref().unwrap_or(&self.logged).get(partition).cloned().unwrap_or_default()
+        self.remembered.get(partition).cloned().unwrap_or_default()
     }
 
     fn log_lost_records(&self) -> bool {

@@ -11,7 +11,7 @@ mod sinks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use openwit_operators::batch::{NormalizedBatch, RawBatch, UniqueBatch};
+use openwit_operators::batch::{NormalizedBatch, RawBatch, Sourced, UniqueBatch};
 use openwit_operators::budget::Budget;
 use openwit_operators::clock::Clock;
 use openwit_operators::dedup_window::dedup_window;
@@ -25,8 +25,8 @@ use openwit_operators::wal_commit::{self, replay::wal_replay, reread::wal_reread
 use openwit_operators::{
     arrow_encode, capture_source, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize, settle,
 };
-use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::generic::operator::empty;
+use timely::dataflow::operators::{Concat, OkErr};
 
 use crate::dataflow::{Built, Site, frontier_only, mapped};
 use crate::edge::{Edge, Flow, Kind, Travels};
@@ -312,16 +312,21 @@ pub static OPERATORS: &[Operator] = &[
             |site| {
                 let edge = site.edge();
                 if let Edge::Raw(raw) = edge {
-                    // Its rejects are found behind it.
-                    let frontiers =
-                        wal_commit::Frontiers { dead_letter: frontier_only(raw.clone()), published: site.published() };
+                    // Its rejects are found behind it: it waits for none.
+                    let frontiers = wal_commit::Frontiers { dead_letter: empty(site.scope), published: site.published() };
                     let (wal, reread) = site.ports(|ports| &ports.raw_wal);
-                    let logged = wal_commit(raw, frontiers, wal);
+                    let mut sourced = mapped(raw, "read", Sourced::Read);
+                    if let Some(recalled) = site.recalled() {
+                        sourced = sourced.concat(mapped(recalled, "recalled", Sourced::Recalled));
+                    }
+                    let logged = wal_commit(sourced, frontiers, wal);
                     let reread = wal_reread(logged.spilled.clone(), reread);
-                    return Built {
-                        outputs: vec![Edge::Raw(logged.durable.concat(reread))],
-                        done: Some(frontier_only(logged.spilled)),
-                    };
+                    let (read, recalled) = logged.durable.concat(reread).ok_err(|sourced| match sourced {
+                        Sourced::Read(batch) => Ok(batch),
+                        Sourced::Recalled(batch) => Err(batch),
+                    });
+                    site.leave_recalled(recalled);
+                    return Built { outputs: vec![Edge::Raw(read)], done: Some(frontier_only(logged.spilled)) };
                 }
                 let unique = unique(edge);
                 // What is in a log already has no rejects left: nothing waits for a dead letter.
@@ -348,7 +353,7 @@ pub static OPERATORS: &[Operator] = &[
                     Edge::Durable(durable) => durable,
                     edge => {
                         let unique = unique(edge);
-                        let dead_letter = site.dead_letter().unwrap_or_else(|| frontier_only(unique.clone()));
+                        let dead_letter = site.dead_letter().unwrap_or_else(|| empty(site.scope));
                         let committed = site.settled().expect("made where the log stands before normalize");
                         settle::settle(unique, dead_letter, committed)
                     }

@@ -126,6 +126,32 @@ pub struct RawBatch {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecalledBatch(pub RawBatch);
 
+/// What a source gives, on its way through a log that stands before `normalize`.
+#[derive(Clone, Debug)]
+pub enum Sourced {
+    /// Messages to be stored.
+    Read(RawBatch),
+    /// Messages for their keys only.
+    Recalled(RecalledBatch),
+}
+
+impl Sourced {
+    /// The messages, whatever they are for.
+    pub fn batch(&self) -> &RawBatch {
+        match self {
+            Sourced::Read(batch) | Sourced::Recalled(RecalledBatch(batch)) => batch,
+        }
+    }
+
+    /// The same with this share of a memory budget.
+    pub fn charged(self, charge: Charge) -> Self {
+        match self {
+            Sourced::Read(batch) => Sourced::Read(RawBatch { charge, ..batch }),
+            Sourced::Recalled(RecalledBatch(batch)) => Sourced::Recalled(RecalledBatch(RawBatch { charge, ..batch })),
+        }
+    }
+}
+
 /// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
 pub fn push_header(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     arena.extend_from_slice(&(name.len() as u32).to_le_bytes());

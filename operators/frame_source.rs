@@ -223,6 +223,9 @@ impl FrameReader {
             count(&self.stats.read_bytes, frame.position.bytes.into());
             if !selection.has_frame(&frame) {
                 count(&self.stats.unselected, 1);
+            } else if matches!(frame.batch, Logged::Recalled(_)) {
+                // Whoever handled these messages has them in a log of his own.
+                count(&self.stats.unselected, 1);
             } else if *is_raw != matches!(frame.batch, Logged::Raw(_)) {
                 let (path, at) = (format!("segment {}", frame.position.segment).into(), frame.position.at);
                 return Err(Error::Frame { path, at, source: frame::Error::OtherKind { is_raw: !is_raw } });

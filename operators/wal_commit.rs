@@ -1,11 +1,12 @@
 //! `wal_commit`: makes every batch durable in the short-term write-ahead log before its offsets may be committed.
 //!
 //! # In
-//! `UniqueBatch`, on the worker that decoded it; or `RawBatch`, on the worker that read it, where the log stands before `normalize` (ADR
-//! 0026). Nothing is exchanged.
+//! `UniqueBatch`, on the worker that decoded it; or, where the log stands before `normalize` (ADR 0026), `Sourced`, on the worker that
+//! read it: messages, and those that were read once more for their keys, so that the log holds all that the dedup window goes by. Nothing is
+//! exchanged.
 //!
 //! # Out
-//! `DurableBatch`, or `RawBatch`: the same batches, once their frames are synced (or written, with [`Sync::Every`]). Where storage lags and half of the
+//! `DurableBatch`, or `Sourced`: the same batches, once their frames are synced (or written, with [`Sync::Every`]). Where storage lags and half of the
 //! memory budget is taken by what is behind the log, the payloads are let go and `SpilledBatches` says where the frames lie: the disk is
 //! the buffer (design D-9), up to `bytes_max`, and acknowledging goes on.
 //!
@@ -56,7 +57,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::batch::{DurableBatch, RawBatch, SpilledBatches, UniqueBatch};
+use crate::batch::{DurableBatch, Sourced, SpilledBatches, UniqueBatch};
 use crate::budget::{Budget, Charge};
 use crate::epoch::Epoch;
 
@@ -301,11 +302,16 @@ impl Loggable for UniqueBatch {
     }
 }
 
-impl Loggable for RawBatch {
-    type Durable = RawBatch;
-    fn durable(batch: Logged, _position: read::Position, charge: Charge) -> RawBatch {
-        let Logged::Raw(batch) = batch else { panic!("{GIVEN_BACK}") };
-        RawBatch { charge: batch.charge.with(charge), ..batch }
+impl Loggable for Sourced {
+    type Durable = Sourced;
+    fn durable(batch: Logged, _position: read::Position, charge: Charge) -> Sourced {
+        let charge = batch.charge().clone().with(charge);
+        let batch = match batch {
+            Logged::Raw(batch) => Sourced::Read(batch),
+            Logged::Recalled(batch) => Sourced::Recalled(batch),
+            Logged::Normalized(_) => panic!("{GIVEN_BACK}"),
+        };
+        batch.charged(charge)
     }
 }
 

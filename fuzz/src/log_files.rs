@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openwit_operators::batch::NormalizedBatch;
+use openwit_operators::batch::{NormalizedBatch, Sourced};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::wal_commit::disk::{Access, BLOCK_BYTES, Disk};
 use openwit_operators::wal_commit::long_term::cleanup::Found;
@@ -141,8 +141,10 @@ fn check_segment(file: Vec<u8>, meter: &mut Meter) {
         assert!(is_covered, "{:?} is not in what recovery covers", frame.batch.coverage);
     }
     for frame in recovery.raw_frames(Epoch(u64::MAX)) {
-        let batch = frame.expect("a frame that was counted is whole").batch;
-        let covered = recovery.raw.get(&batch.partition);
+        let sourced = frame.expect("a frame that was counted is whole").batch;
+        let batch = sourced.batch();
+        let kind = if matches!(sourced, Sourced::Read(_)) { &recovery.raw } else { &recovery.recalled };
+        let covered = kind.get(&batch.partition);
         let is_covered = batch.start == batch.end || covered.is_some_and(|covered| covered.overlaps(&(batch.start..batch.end)));
         assert!(is_covered, "{} to {} of {} are not in what recovery covers", batch.start, batch.end, batch.partition);
     }

@@ -7,7 +7,7 @@
 //! 16  u64  position in the file   48  u32  crc32c of meta
 //! 24  u64  synced: all before it  52  u32  crc32c of payload and padding
 //!          was durable when       56  u32  records
-//!          this was written       60  u8   kind: 1, more by 1 with a schema, by 2 with tenants; 5: messages as they came   61..64 zero
+//!          this was written       60  u8   kind: 1, more by 1 with a schema, by 2 with tenants; 5, 6: messages as they came   61..64 zero
 //! 64  meta: stamp of the dataset schema, if there is one; tenants, if there are any; group, coverage; per record offset, timestamp,
 //!           key, length; per record its tenant, if there are several; of messages as they came the table of `raw`
 //!     payload: the records' payloads, back to back; of messages as they came the pieces of `raw`
@@ -28,7 +28,7 @@ use super::buffer::AlignedBuffer;
 use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u32_at, u64_at};
 use super::logged::{Logged, LoggedRef};
 use super::{keys, raw};
-use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, Record, Signal, Span};
+use crate::batch::{Arena, Group, NormalizedBatch, RecalledBatch, Record, Signal, Sourced, Span};
 use crate::budget::Charge;
 use crate::coverage::Coverage;
 use crate::dataset::{Carrier, Column, FIELDS_MAX, Kind, Stamp};
@@ -51,6 +51,8 @@ const HAS_SCHEMA: u8 = 1;
 const HAS_TENANTS: u8 = 2;
 /// The kind of a batch of messages as they came.
 const KIND_RAW: u8 = 5;
+/// The same of messages that somebody else has handled, for their keys only.
+const KIND_RECALLED: u8 = 6;
 /// What `Scratch` keeps: more than nearly all frames.
 const SCRATCH_BYTES_MAX: usize = 8 << 20;
 /// The least a record takes up in meta: offset, timestamp, key, length.
@@ -114,7 +116,7 @@ impl Header {
         if !expected_place || u32_at(bytes, 4) != crc32c::crc32c(&bytes[8..HEADER_BYTES]) {
             return Err(Error::NoFrame);
         }
-        if !(KIND_BATCH..=KIND_RAW).contains(&bytes[60]) || bytes[61..HEADER_BYTES] != [0; 3] {
+        if !(KIND_BATCH..=KIND_RECALLED).contains(&bytes[60]) || bytes[61..HEADER_BYTES] != [0; 3] {
             return Err(Error::Malformed);
         }
         Ok(Header {
@@ -154,7 +156,12 @@ impl Header {
 
     /// True if the frame holds messages as they came.
     pub fn is_raw(&self) -> bool {
-        self.kind == KIND_RAW
+        self.kind >= KIND_RAW
+    }
+
+    /// True if the frame holds messages for their keys only, and accounts for none.
+    pub fn is_recalled(&self) -> bool {
+        self.kind == KIND_RECALLED
     }
 
     /// Checks and reads the meta that follows the header, of a batch of normalized messages.
@@ -256,7 +263,9 @@ impl<'a> Prepared<'a> {
         let encoded = match batch {
             LoggedRef::Normalized(batch) => encode_meta(batch, meta),
             // The pieces are looked at once before they are written: then none can be found to be missing.
-            LoggedRef::Raw(batch) => raw::put_table(batch, meta).and_then(|()| raw::put_pieces(batch, |_| {})),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
+                raw::put_table(batch, meta).and_then(|()| raw::put_pieces(batch, |_| {}))
+            }
         };
         encoded.map_err(|problem| WalError::Batch { problem })?;
         let payload_bytes = batch.payload_bytes();
@@ -281,7 +290,9 @@ impl<'a> Prepared<'a> {
         let payload = out.len();
         match self.batch {
             LoggedRef::Normalized(batch) => batch.payload_runs().for_each(|run| out.extend(run)),
-            LoggedRef::Raw(batch) => raw::put_pieces(batch, |piece| out.extend(piece)).expect("looked at when it was prepared"),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
+                raw::put_pieces(batch, |piece| out.extend(piece)).expect("looked at when it was prepared");
+            }
         }
         out.extend_zeros(self.frame_bytes() as usize - (out.len() - start));
         let header = Header {
@@ -301,7 +312,11 @@ impl<'a> Prepared<'a> {
 }
 
 fn kind_of(batch: LoggedRef<'_>) -> u8 {
-    let LoggedRef::Normalized(batch) = batch else { return KIND_RAW };
+    let batch = match batch {
+        LoggedRef::Normalized(batch) => batch,
+        LoggedRef::Raw(_) => return KIND_RAW,
+        LoggedRef::Recalled(_) => return KIND_RECALLED,
+    };
     let schema = if batch.schema.is_some() { HAS_SCHEMA } else { 0 };
     let tenants = if batch.tenants.is_empty() { 0 } else { HAS_TENANTS };
     KIND_BATCH + schema + tenants
@@ -352,16 +367,17 @@ impl Framed for NormalizedBatch {
     }
 }
 
-impl Framed for RawBatch {
+impl Framed for Sourced {
     fn read(header: &Header, meta: &[u8], payload: Bytes) -> Result<Self, Error> {
-        header.table(meta).map(|table| table.with(payload))
+        let batch = header.table(meta)?.with(payload);
+        Ok(if header.is_recalled() { Sourced::Recalled(RecalledBatch(batch)) } else { Sourced::Read(batch) })
     }
 }
 
 impl Framed for Logged {
     fn read(header: &Header, meta: &[u8], payload: Bytes) -> Result<Self, Error> {
         match header.is_raw() {
-            true => RawBatch::read(header, meta, payload).map(Logged::Raw),
+            true => Sourced::read(header, meta, payload).map(Logged::from),
             false => NormalizedBatch::read(header, meta, payload).map(Logged::Normalized),
         }
     }

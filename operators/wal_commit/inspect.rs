@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Directory, Disk};
-use super::logged::Logged;
+use super::logged::{Logged, LoggedRef};
 use super::long_term;
 use super::long_term::cleanup::Found;
 use super::long_term::read::Selection;
@@ -203,7 +203,7 @@ impl Source {
 
     /// True if it holds messages as they came, of a log before `normalize`; `None` if nothing in it can be read.
     pub fn is_raw(&self) -> Result<Option<bool>, Error> {
-        Ok(self.frames()?.find_map(Result::ok).map(|frame| matches!(frame.batch, Logged::Raw(_))))
+        Ok(self.frames()?.find_map(Result::ok).map(|frame| !matches!(frame.batch, Logged::Normalized(_))))
     }
 
     /// All whole frames, in the order in which they were logged. An error tells what is missing, and what follows it is read all
@@ -379,7 +379,7 @@ fn summarize(shelf: &Arc<dyn Shelf>, copy: Found) -> Result<(Summary, Vec<Proble
         summary.payload_bytes += batch.payload_bytes();
         let (first, last) = summary.epochs.unwrap_or((frame.epoch, frame.epoch));
         summary.epochs = Some((first.min(frame.epoch), last.max(frame.epoch)));
-        if !batch.range().is_empty() {
+        if !batch.range().is_empty() && !matches!(batch, LoggedRef::Recalled(_)) {
             summary.offsets.entry(batch.partition().clone()).or_default().insert(batch.range());
         }
     }

@@ -261,12 +261,14 @@ impl Log {
             }
         }
         let (mut coverage, mut normalized, mut raw) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut recalled = BTreeMap::new();
         let mut runs = Vec::new();
         let mut raw_runs = Vec::new();
         for Surveyed { number, header, scan, .. } in surveyed {
             recovery::merge(&mut coverage, &scan.coverage());
             recovery::merge(&mut normalized, &scan.normalized);
             recovery::merge(&mut raw, &scan.raw);
+            recovery::merge(&mut recalled, &scan.recalled);
             let run = |bytes: &Range<u64>| Run { segment: *number, bytes: bytes.clone() };
             runs.extend(scan.runs.iter().map(run));
             let ascents = scan.raw_runs.iter().map(|(epoch, bytes)| (*epoch, run(bytes)));
@@ -291,7 +293,7 @@ impl Log {
         let key_files = self.keys.saved.keys().copied().collect();
         let unsaved_keys = self.keys.unsaved.iter().cloned().collect();
         let disk = self.disk.clone();
-        Ok(Recovery { coverage, normalized, raw, report, disk, runs, raw_runs, key_files, unsaved_keys })
+        Ok(Recovery { coverage, normalized, raw, recalled, report, disk, runs, raw_runs, key_files, unsaved_keys })
     }
 
     /// Reads the key files and writes those that live segments lack. Returns the damaged ones.
@@ -376,7 +378,7 @@ impl Log {
         match batch {
             _ if self.config.keys_retention_ms == 0 => {}
             LoggedRef::Normalized(batch) => active.keys.add(epoch, &batch.coverage.partition, &batch.records),
-            LoggedRef::Raw(batch) => {
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
                 for record in &batch.records {
                     let age = keys::Age::of(epoch, record.timestamp_ms);
                     active.age = Some(active.age.map_or(age, |before| before.max(age)));

@@ -1,6 +1,6 @@
 //! What a log holds: messages that were normalized, or, where the log stands before `normalize`, messages as they came.
 
-use crate::batch::{NormalizedBatch, RawBatch};
+use crate::batch::{NormalizedBatch, RawBatch, RecalledBatch, Sourced};
 use crate::budget::Charge;
 use crate::coverage::PartitionKey;
 
@@ -11,6 +11,8 @@ pub enum Logged {
     Normalized(NormalizedBatch),
     /// Messages as they were read.
     Raw(RawBatch),
+    /// Messages as they were read once more, for their keys.
+    Recalled(RecalledBatch),
 }
 
 impl Logged {
@@ -19,6 +21,7 @@ impl Logged {
         match self {
             Logged::Normalized(batch) => LoggedRef::Normalized(batch),
             Logged::Raw(batch) => LoggedRef::Raw(batch),
+            Logged::Recalled(RecalledBatch(batch)) => LoggedRef::Recalled(batch),
         }
     }
 
@@ -26,7 +29,7 @@ impl Logged {
     pub fn charge(&self) -> &Charge {
         match self {
             Logged::Normalized(batch) => &batch.charge,
-            Logged::Raw(batch) => &batch.charge,
+            Logged::Raw(batch) | Logged::Recalled(RecalledBatch(batch)) => &batch.charge,
         }
     }
 }
@@ -37,9 +40,12 @@ impl From<NormalizedBatch> for Logged {
     }
 }
 
-impl From<RawBatch> for Logged {
-    fn from(batch: RawBatch) -> Self {
-        Logged::Raw(batch)
+impl From<Sourced> for Logged {
+    fn from(batch: Sourced) -> Self {
+        match batch {
+            Sourced::Read(batch) => Logged::Raw(batch),
+            Sourced::Recalled(batch) => Logged::Recalled(batch),
+        }
     }
 }
 
@@ -50,6 +56,8 @@ pub enum LoggedRef<'a> {
     Normalized(&'a NormalizedBatch),
     /// Messages as they were read.
     Raw(&'a RawBatch),
+    /// Messages as they were read once more, for their keys.
+    Recalled(&'a RawBatch),
 }
 
 impl<'a> LoggedRef<'a> {
@@ -57,15 +65,15 @@ impl<'a> LoggedRef<'a> {
     pub fn partition(self) -> &'a PartitionKey {
         match self {
             LoggedRef::Normalized(batch) => &batch.coverage.partition,
-            LoggedRef::Raw(batch) => &batch.partition,
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => &batch.partition,
         }
     }
 
-    /// The offsets it accounts for.
+    /// Its offsets. Those of messages that were read for their keys it does not account for.
     pub fn range(self) -> std::ops::Range<i64> {
         match self {
             LoggedRef::Normalized(batch) => batch.coverage.range(),
-            LoggedRef::Raw(batch) => batch.start..batch.end,
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => batch.start..batch.end,
         }
     }
 
@@ -73,7 +81,7 @@ impl<'a> LoggedRef<'a> {
     pub fn records(self) -> usize {
         match self {
             LoggedRef::Normalized(batch) => batch.records.len(),
-            LoggedRef::Raw(batch) => batch.records.len(),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => batch.records.len(),
         }
     }
 
@@ -81,7 +89,7 @@ impl<'a> LoggedRef<'a> {
     pub fn payload_bytes(self) -> u64 {
         match self {
             LoggedRef::Normalized(batch) => batch.payload_bytes() as u64,
-            LoggedRef::Raw(batch) => super::raw::piece_bytes(batch),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => super::raw::piece_bytes(batch),
         }
     }
 }
@@ -89,12 +97,6 @@ impl<'a> LoggedRef<'a> {
 impl<'a> From<&'a NormalizedBatch> for LoggedRef<'a> {
     fn from(batch: &'a NormalizedBatch) -> Self {
         LoggedRef::Normalized(batch)
-    }
-}
-
-impl<'a> From<&'a RawBatch> for LoggedRef<'a> {
-    fn from(batch: &'a RawBatch) -> Self {
-        LoggedRef::Raw(batch)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::Error;
 use super::disk::Disk;
 use super::read::{Frames, RecoveredFrame, Run};
-use crate::batch::RawBatch;
+use crate::batch::Sourced;
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 
@@ -62,8 +62,8 @@ struct Moved {
 }
 
 struct Open {
-    frames: Frames<RawBatch>,
-    next: RecoveredFrame<RawBatch>,
+    frames: Frames<Sourced>,
+    next: RecoveredFrame<Sourced>,
 }
 
 impl Ordered {
@@ -84,12 +84,13 @@ impl Ordered {
         Ordered { left_out: offsets, ..self }
     }
 
-    fn is_left_out(&self, batch: &RawBatch) -> bool {
+    fn is_left_out(&self, sourced: &Sourced) -> bool {
+        let Sourced::Read(batch) = sourced else { return false };
         let offsets = self.left_out.get(&batch.partition);
         offsets.is_some_and(|offsets| offsets.missing_in(batch.start..batch.end).is_empty())
     }
 
-    fn next_of_all(&mut self) -> Option<Result<RecoveredFrame<RawBatch>, Error>> {
+    fn next_of_all(&mut self) -> Option<Result<RecoveredFrame<Sourced>, Error>> {
         let least = match self.least() {
             Ok(least) => least?,
             Err(error) => return Some(Err(error)),
@@ -129,7 +130,7 @@ impl Ordered {
 }
 
 impl Iterator for Ordered {
-    type Item = Result<RecoveredFrame<RawBatch>, Error>;
+    type Item = Result<RecoveredFrame<Sourced>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

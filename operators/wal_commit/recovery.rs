@@ -48,6 +48,8 @@ pub struct Recovery {
     pub normalized: BTreeMap<PartitionKey, OffsetSet>,
     /// And those of messages as they came.
     pub raw: BTreeMap<PartitionKey, OffsetSet>,
+    /// The offsets of messages that are there for their keys only: they are in `coverage` only where others of these are.
+    pub recalled: BTreeMap<PartitionKey, OffsetSet>,
     /// What was found, and what was lost.
     pub report: Report,
     pub(super) disk: Arc<dyn Disk>,
@@ -169,6 +171,8 @@ pub struct Scan {
     pub normalized: BTreeMap<PartitionKey, OffsetSet>,
     /// The coverage of messages as they came.
     pub raw: BTreeMap<PartitionKey, OffsetSet>,
+    /// The offsets of messages that are there for their keys only.
+    pub recalled: BTreeMap<PartitionKey, OffsetSet>,
 }
 
 /// Bytes that are no whole frame.
@@ -309,7 +313,11 @@ impl Stretch {
         }
         scan.payload_bytes += u64::from(header.payload_bytes);
         scan.epochs = Some(join(scan.epochs, (header.epoch, header.epoch)));
-        let coverage = if self.is_raw { &mut scan.raw } else { &mut scan.normalized };
+        let coverage = match (self.is_raw, header.is_recalled()) {
+            (false, _) => &mut scan.normalized,
+            (true, false) => &mut scan.raw,
+            (true, true) => &mut scan.recalled,
+        };
         insert(coverage, &account.coverage.partition, account.coverage.range());
     }
 }
@@ -398,9 +406,10 @@ impl Scan {
         self.epochs = scan.epochs.map(|epochs| join(self.epochs, epochs)).or(self.epochs);
         merge(&mut self.normalized, &scan.normalized);
         merge(&mut self.raw, &scan.raw);
+        merge(&mut self.recalled, &scan.recalled);
     }
 
-    /// The coverage of all its frames.
+    /// What its frames account for.
     pub fn coverage(&self) -> BTreeMap<PartitionKey, OffsetSet> {
         let mut coverage = self.normalized.clone();
         merge(&mut coverage, &self.raw);

@@ -6,7 +6,7 @@
 //! matter, as `normalize` sends each batch to the worker of its partition.
 //!
 //! # Out
-//! `RawBatch`, once for each spilled frame and once for each frame of the last run, published or not, *in the epoch in which it
+//! `Sourced`, messages to be stored and messages for their keys: once for each spilled frame and once for each frame of the last run, published or not, *in the epoch in which it
 //! was logged*. So the dedup window, which decides by epochs, decides as it did before: what was dropped is dropped again in favour of the
 //! same message, and what is published already is remembered. What the catalog covers goes no further than `settle`.
 //!
@@ -40,7 +40,7 @@ use super::Error;
 use super::ordered::Ordered;
 use super::read::{Frames, Reader, RecoveredFrame, Run};
 use super::replay::{BYTES_PER_SCHEDULING, Stats, arm_timer};
-use crate::batch::{RawBatch, SpilledBatches};
+use crate::batch::{Sourced, SpilledBatches};
 use crate::budget::{Budget, Load};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
@@ -113,14 +113,14 @@ impl Turns {
 }
 
 /// Reads back what is in the log alone.
-pub fn wal_reread<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Ports) -> Stream<'s, Epoch, Vec<RawBatch>> {
+pub fn wal_reread<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Ports) -> Stream<'s, Epoch, Vec<Sourced>> {
     let scope = stream.scope();
     let worker = scope.index();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
     let mut input = builder.new_input(stream, Pipeline);
-    let (output, reread) = builder.new_output::<Vec<RawBatch>>();
-    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<RawBatch>>>::from(output);
+    let (output, reread) = builder.new_output::<Vec<Sourced>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<Sourced>>>::from(output);
     builder.build(move |mut capabilities| {
         let recovered = ports.take_recovered(worker);
         let mut backlog = Backlog::new(ports.reader.clone(), capabilities.pop().zip(recovered));
@@ -169,11 +169,11 @@ pub fn wal_reread<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Por
     reread
 }
 
-fn recall(frame: RecoveredFrame<RawBatch>, ports: &Ports) -> RawBatch {
+fn recall(frame: RecoveredFrame<Sourced>, ports: &Ports) -> Sourced {
     let RecoveredFrame { position, batch, .. } = frame;
     ports.stats.recalled.fetch_add(1, Ordering::Relaxed);
-    let charge = ports.budget.recall(Load { bytes: position.bytes as usize, messages: batch.records.len() });
-    RawBatch { charge, ..batch }
+    let load = Load { bytes: position.bytes as usize, messages: batch.batch().records.len() };
+    batch.charged(ports.budget.recall(load))
 }
 
 /// Frames of one segment that are not read back. A worker's epochs ascend in the log.
@@ -196,10 +196,10 @@ struct Backlog {
 struct Current {
     /// At the epoch of the next frame, once that is known.
     capability: Capability<Epoch>,
-    next: Option<RecoveredFrame<RawBatch>>,
+    next: Option<RecoveredFrame<Sourced>>,
     /// It was let go by this run.
     was_spilled: bool,
-    rest: Box<dyn Iterator<Item = Result<RecoveredFrame<RawBatch>, Error>>>,
+    rest: Box<dyn Iterator<Item = Result<RecoveredFrame<Sourced>, Error>>>,
 }
 
 impl Backlog {
@@ -235,13 +235,13 @@ impl Backlog {
             }
             let Some(Chapter { capability, segment, runs }) = self.chapters.pop_front() else { return Ok(None) };
             let runs = runs.into_iter().map(|bytes| Run { segment, bytes });
-            let frames: Frames<RawBatch> = self.reader.frames(runs.collect::<Vec<_>>());
+            let frames: Frames<Sourced> = self.reader.frames(runs.collect::<Vec<_>>());
             self.current = Some(Current { capability, next: None, was_spilled: true, rest: Box::new(frames) });
         }
     }
 
     /// Takes the next frame, if one was peeked at.
-    fn take(&mut self, stats: &Stats) -> Option<(Capability<Epoch>, RecoveredFrame<RawBatch>)> {
+    fn take(&mut self, stats: &Stats) -> Option<(Capability<Epoch>, RecoveredFrame<Sourced>)> {
         let current = self.current.as_mut()?;
         if current.was_spilled {
             stats.note_read_back(1);

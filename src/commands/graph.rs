@@ -98,7 +98,10 @@ fn stages(wiring: &Wiring, config: &Config, edges: &mut Vec<Edge>) {
         && wiring.stages[source].operator.commits
         && config.processing.dedup_warm_up
     {
-        edges.push(Edge::new(name(source), name(dedup), "keys of RecalledBatch"));
+        // A log of messages as they came holds all that the window goes by.
+        let recalled = [Some(source), log.filter(|_| wiring.has_raw_log()), Some(dedup)];
+        let recalled: Vec<usize> = recalled.into_iter().flatten().collect();
+        edges.extend(recalled.windows(2).map(|pair| Edge::new(name(pair[0]), name(pair[1]), "keys of RecalledBatch")));
     }
     // Nothing is durable, or published from a log of messages as they came, before its rejects are kept.
     let waiting = if wiring.has_raw_log() { find(registry::ENCODE) } else { log };

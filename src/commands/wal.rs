@@ -7,7 +7,7 @@ use base64::Engine;
 use opentelemetry_proto::tonic::logs::v1::LogsData;
 use opentelemetry_proto::tonic::metrics::v1::MetricsData;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
-use openwit_operators::batch::{NormalizedBatch, RawBatch, RawRecord, Record, Signal, Span, headers};
+use openwit_operators::batch::{NormalizedBatch, RawBatch, RawRecord, RecalledBatch, Record, Signal, Span, headers};
 use openwit_operators::fault::chain;
 use openwit_operators::wal_commit::Logged;
 use openwit_operators::wal_commit::inspect::{Source, Summary};
@@ -149,9 +149,16 @@ fn print_frame(out: &mut impl Write, frame: &RecoveredFrame<Logged>, args: &WalC
         Logged::Normalized(batch) => {
             batch.records.iter().try_for_each(|record| print(record.offset, &|| record_json(batch, record, args.payload)))
         }
-        Logged::Raw(batch) => {
-            batch.records.iter().try_for_each(|record| print(record.offset, &|| raw_record_json(batch, record, args.payload)))
-        }
+        Logged::Raw(batch) | Logged::Recalled(RecalledBatch(batch)) => batch.records.iter().try_for_each(|record| {
+            print(record.offset, &|| {
+                let mut line = raw_record_json(batch, record, args.payload);
+                if matches!(frame.batch, Logged::Recalled(_)) {
+                    // Handled by another process: it is there for its dedup key.
+                    line["recalled"] = true.into();
+                }
+                line
+            })
+        }),
     }
 }
 

@@ -80,7 +80,7 @@ fn copies_in_a_bucket_come_back_as_they_were_logged_and_expire() {
     let shelf: Arc<dyn Shelf> = Arc::new(Store::open(&store).unwrap());
     let frames = Frames::open(shelf.clone(), Selection::default()).unwrap().map(|frame| match frame.unwrap().batch {
         Logged::Normalized(batch) => batch.raw,
-        Logged::Raw(batch) => panic!("messages as they came: {batch:?}"),
+        batch => panic!("messages as they came: {batch:?}"),
     });
     let found: Vec<_> = frames.collect();
     assert!(logged.starts_with(&found) && found.len() == 21, "{} of {}", found.len(), logged.len());

@@ -47,7 +47,9 @@ impl Log {
         loop {
             match self.start_segment(file_bytes) {
                 Err(error) if error.is_full() && self.is_retired(self.sealed.front()) => {
-                    if let Some(segment) = self.sealed.front().filter(|oldest| self.is_remembered(oldest)).map(|oldest| oldest.number) {
+                    if let Some(segment) =
+                        self.sealed.front().filter(|oldest| self.is_remembered(oldest)).map(|oldest| oldest.number)
+                    {
                         self.stats.keys_dropped += 1;
                         tracing::warn!(
                             segment,

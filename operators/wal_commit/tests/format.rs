@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{RawBatch, RawRecord, push_header};
+use crate::batch::{RawBatch, RawRecord, RecalledBatch, Sourced, push_header};
 use crate::dataset::{Carrier, Column, Kind, Stamp};
 use crate::wal_commit::buffer::AlignedBuffer;
 use crate::wal_commit::frame::{Place, Prepared};
@@ -59,16 +59,17 @@ fn golden_batches() -> [NormalizedBatch; 5] {
     [usual, extreme, ruled, owned, shared]
 }
 
-/// A batch with everything that a message can have and lack, one whose numbers are as far apart as they can be, and one of nothing but
-/// offsets.
-fn golden_raw_batches() -> [RawBatch; 3] {
+/// A batch with everything that a message can have and lack, one whose numbers are as far apart as they can be, one of nothing but
+/// offsets, and one of messages for their keys only.
+fn golden_raw_batches() -> [Sourced; 4] {
     let usual = raw_batch(4, 1_000, &[(Some(b"key"), Some(b"payload"), &[("h", Some("1")), ("none", None)]), (None, None, &[])]);
     let usual = RawBatch { start: 997, end: 1_020, ..usual };
     let mut extreme = raw_batch(-1, i64::MIN, &[(Some(b""), Some(b""), &[]), (None, Some(&[0xff; 9]), &[])]);
     (extreme.end, extreme.polled_ms, extreme.records[1].offset) = (-1, u64::MAX, -2);
     (extreme.records[0].timestamp_ms, extreme.records[1].timestamp_ms) = (-1, i64::MIN);
     let empty = RawBatch { end: 1_100, ..raw_batch(4, 1_020, &[]) };
-    [usual, extreme, empty]
+    let recalled = RecalledBatch(raw_batch(5, 7, &[(Some(b"k"), Some(b"handled by another"), &[])]));
+    [Sourced::Read(usual), Sourced::Read(extreme), Sourced::Read(empty), Sourced::Recalled(recalled)]
 }
 
 /// Key, payload and headers.
@@ -143,21 +144,23 @@ fn messages_as_they_came_are_read_from_their_golden_segment_and_by_nobody_who_wa
     assert!(disk.edit(&segment::segment_name(1), |bytes| *bytes = std::fs::read(golden("segment-v4-raw.wal")).unwrap()));
     let (_, recovery) = open(&disk, &small_config(), 1_790_000_001_000);
     let found: Vec<_> = recovery.raw_frames(Epoch(1_790_000_001_000)).map(Result::unwrap).collect();
-    let told = |batch: &RawBatch| format!("{batch:?}");
+    let told = |batch: &Sourced| format!("{batch:?}");
     let expected = golden_raw_batches();
     assert_eq!(found.len(), expected.len());
     for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert_eq!(found.epoch, Epoch(1_790_000_000_020 + 20 * number as u64));
         // Another arena holds the same, at the same places: the pieces lay side by side.
         assert_eq!(told(&found.batch), told(expected));
-        let covered = recovery.raw.get(&expected.partition).unwrap();
-        assert!(covered.missing_in(expected.start..expected.end).is_empty());
+        let kind = if matches!(expected, Sourced::Read(_)) { &recovery.raw } else { &recovery.recalled };
+        let expected = expected.batch();
+        assert!(kind[&expected.partition].missing_in(expected.start..expected.end).is_empty());
     }
     assert_eq!((recovery.frames().count(), recovery.keys().count(), recovery.normalized.len()), (0, 0, 0));
-    let frame = encoded(PLACE, &expected[0]);
+    assert_eq!(recovery.coverage, recovery.raw, "nobody accounts for what was read for its keys");
+    let frame = encoded(PLACE, &Logged::from(expected[0].clone()));
     assert_eq!(frame::decode::<NormalizedBatch>(&frame, 3, 8192).unwrap_err(), frame::Error::OtherKind { is_raw: true });
     let normalized = encoded(PLACE, &batch(0, 0, 3, 30));
-    assert_eq!(frame::decode::<RawBatch>(&normalized, 3, 8192).unwrap_err(), frame::Error::OtherKind { is_raw: false });
+    assert_eq!(frame::decode::<Sourced>(&normalized, 3, 8192).unwrap_err(), frame::Error::OtherKind { is_raw: false });
 }
 
 #[test]

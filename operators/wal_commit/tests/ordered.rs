@@ -6,16 +6,19 @@ use super::*;
 use crate::batch::{RawBatch, RawRecord};
 
 /// A batch of one message of `bytes`, told by its offset.
-fn raw(offset: i64, timestamp_ms: i64, bytes: usize) -> RawBatch {
+fn raw(offset: i64, timestamp_ms: i64, bytes: usize) -> Logged {
     let payload = Some(Span { start: 0, len: bytes as u32 });
     let records = vec![RawRecord { offset, timestamp_ms, key: None, payload, headers: Span::default() }];
     let (arena, charge) = (vec![7; bytes].into(), Default::default());
-    RawBatch { partition: partition(0), start: offset, end: offset + 1, arena, records, polled_ms: 1, charge }
+    Logged::Raw(RawBatch { partition: partition(0), start: offset, end: offset + 1, arena, records, polled_ms: 1, charge })
 }
 
 /// Epoch and offset of all frames, as they are read.
 fn read(recovery: &Recovery, before: u64) -> Vec<(u64, i64)> {
-    recovery.raw_frames(Epoch(before)).map(|frame| frame.map(|frame| (frame.epoch.0, frame.batch.start)).unwrap()).collect()
+    recovery
+        .raw_frames(Epoch(before))
+        .map(|frame| frame.map(|frame| (frame.epoch.0, frame.batch.batch().start)).unwrap())
+        .collect()
 }
 
 proptest! {
@@ -60,7 +63,8 @@ fn frames_all_of_whose_offsets_are_left_out_are_not_read() {
     let mut stored = crate::coverage::OffsetSet::default();
     stored.insert(1..4);
     let stored = Arc::new([(partition(0), stored)].into_iter().collect());
-    let left: Vec<_> = recovery.raw_frames(Epoch(9_000)).leaving_out(stored).map(|frame| frame.unwrap().batch.start).collect();
+    let left: Vec<_> =
+        recovery.raw_frames(Epoch(9_000)).leaving_out(stored).map(|frame| frame.unwrap().batch.batch().start).collect();
     assert_eq!(left, [0, 4, 5]);
 }
 
