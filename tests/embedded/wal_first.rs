@@ -157,6 +157,50 @@ fn a_process_killed_again_and_again_stores_each_message_once_and_rejects_each_ba
     delivered(&config, &sent(&load));
 }
 
+#[test]
+fn what_was_read_back_for_its_keys_is_in_the_log_and_a_restart_decides_by_it() {
+    let load = Plan { duplicates: Ppm(300_000), ..traces() };
+    let (broker, folder, mut first) = setup(&load);
+    (first.processing.wal.segment_size_bytes, first.processing.wal.max_size_bytes) = (16 << 20, 256 << 20);
+    let (limit, sender) = send_up_to(&broker, &load);
+    // What the first process stores is known to the second from Kafka only.
+    limit.store(200, Relaxed);
+    let mut running = Running::start(&first, 2, Until::Stopped);
+    running.wait_for("half of the messages", |positions| positions.emitted == 200);
+    running.stop();
+    limit.store(u64::MAX, Relaxed);
+    sender.join().unwrap();
+
+    // The second acknowledges the other half, of which a third are duplicates of the first, and is killed before it can store any.
+    let mut second = first.clone();
+    second.processing.wal.directory = folder.path().join("wal-of-second");
+    let mut away = second.clone();
+    away.graph = Graph::Stages(Description { storage: false, ..wal_first() });
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    away.storage.endpoints = vec![format!("http://127.0.0.1:{port}")];
+    let path = folder.path().join("second.yaml");
+    std::fs::write(&path, away.to_yaml()).unwrap();
+    let mut process = Process::start(["run", "--config", &path.display().to_string(), "--workers", "2"]);
+    let segments = || Source::find(&second.processing.wal.directory).and_then(|log| log.list()).unwrap_or_default();
+    let logged = || {
+        let ranges = segments().into_iter().flat_map(|segment| segment.offsets.into_values());
+        ranges.flat_map(|offsets| offsets.ranges().map(|range| range.end - range.start).collect::<Vec<_>>()).sum::<i64>()
+    };
+    let met = wait::until_or_late(PATIENCE, || logged() == 200 || process.has_ended());
+    assert!(met && !process.has_ended(), "{} offsets are in the log, not 200:\n{}", logged(), process.stderr());
+    assert!(process.kill());
+    assert_eq!(
+        segments().iter().map(|segment| segment.records).sum::<u64>(),
+        400,
+        "with those that were read back for their keys"
+    );
+
+    let control = run_to_the_end(&second, 4);
+    assert_eq!(control.counters.source.recalled.load(Relaxed), 0, "the log has them");
+    assert!(control.counters.dedup.recalled.load(Relaxed) > 0);
+    delivered(&second, &sent(&load));
+}
+
 /// An ingest node whose storage node is another process, at a port that is free now.
 struct Apart {
     _broker: EmbeddedBroker,
