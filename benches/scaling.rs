@@ -200,7 +200,7 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
             let unique = dedup_window(normalized, empty(scope), dedup_window::Config::default(), dedup, place);
             let durable = mapped(unique, "durable", |UniqueBatch(batch)| DurableBatch {
                 batch,
-                position: Position { segment: 0, at: 0, bytes: 0 },
+                position: Some(Position { segment: 0, at: 0, bytes: 0 }),
                 charge: Default::default(),
             });
             let deliveries = arrow_encode(durable, limits(), arrow_encode::Ports { route: Arc::new(OneEndpoint), health });

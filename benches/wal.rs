@@ -17,7 +17,7 @@ use openwit_operators::batch::{Arena, Group, NormalizedBatch, Record, Signal, Sp
 use openwit_operators::coverage::{Coverage, PartitionKey, TopicKey};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::Health;
-use openwit_operators::wal_commit::{Config, Job, Log, Sync, Writer};
+use openwit_operators::wal_commit::{Config, Job, Log, Logged, Sync, Writer};
 
 /// A span as OTLP protobuf, the smallest usual payload and so the dearest for a log.
 const PAYLOAD_BYTES: usize = 344;
@@ -156,7 +156,7 @@ fn threads(directory: &Path, sync: Sync, group: usize, total: u64) -> Threaded {
     let batch = batch(0, group / (PAYLOAD_BYTES + 20));
     let (begin, mut bytes, mut ticket) = (Instant::now(), 0, 0u64);
     let mut waiting = 0;
-    let mut spare: Vec<NormalizedBatch> = (0..JOBS_IN_FLIGHT).map(|_| batch.clone()).collect();
+    let mut spare: Vec<Logged> = (0..JOBS_IN_FLIGHT).map(|_| batch.clone().into()).collect();
     while bytes < total && begin.elapsed() < ROUND_MAX {
         while let Some(batch) = spare.pop() {
             port.append(Job { ticket, batches: vec![(Epoch(1_000_000 + ticket), batch)] });
@@ -165,7 +165,7 @@ fn threads(directory: &Path, sync: Sync, group: usize, total: u64) -> Threaded {
         let ack = port.receiver().recv().expect("the writer runs");
         waiting -= 1;
         writer.release(Epoch(1_000_000 + ack.ticket));
-        bytes += ack.appended.iter().map(|appended| appended.batch.payload_bytes() as u64).sum::<u64>();
+        bytes += ack.appended.iter().map(|appended| appended.batch.by_ref().payload_bytes()).sum::<u64>();
         spare.extend(ack.appended.into_iter().map(|appended| appended.batch));
     }
     let elapsed = begin.elapsed();
@@ -192,7 +192,7 @@ fn latencies(directory: &Path, sync: Sync, bytes_per_s: f64) -> Vec<f64> {
     while (taken.len() as u32) < jobs {
         let due = begin + interval * sent;
         if sent < jobs && Instant::now() >= due {
-            port.append(Job { ticket: sent.into(), batches: vec![(Epoch(1_000_000 + u64::from(sent)), batch.clone())] });
+            port.append(Job { ticket: sent.into(), batches: vec![(Epoch(1_000_000 + u64::from(sent)), batch.clone().into())] });
             sent += 1;
             continue;
         }

@@ -18,9 +18,9 @@ use openwit_operators::batch::RecalledBatch;
 use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::kafka_source::{self, consumer};
 use openwit_operators::place::Place;
-use openwit_operators::wal_commit::{self, replay};
+use openwit_operators::wal_commit::{self, replay, reread};
 use openwit_operators::{
-    arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, memory_sink, memory_source, normalize,
+    arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, memory_sink, memory_source, normalize, settle,
 };
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Scope;
@@ -94,6 +94,10 @@ pub struct Resources {
     pub dead_letter: Option<dead_letter::Ports>,
     /// Of `wal_commit`, and of `wal_replay` in it.
     pub wal: Option<(wal_commit::Ports, replay::Ports)>,
+    /// Of `wal_commit`, and of `wal_reread` in it, where it stands before `normalize`.
+    pub raw_wal: Option<(wal_commit::Ports, reread::Ports)>,
+    /// Of `settle` behind such a log: what the catalog covered at the start.
+    pub settled: Option<settle::Committed>,
     /// Of `arrow_encode`.
     pub encode: Option<arrow_encode::Ports>,
     /// Of `flight_sink`.
@@ -193,6 +197,11 @@ impl<'s> Site<'_, 's> {
     /// The dead letter's frontier, where the graph has one.
     pub fn dead_letter(&self) -> Option<Flow<'s, ()>> {
         self.loops.dead_letter.clone()
+    }
+
+    /// What the catalog covered at the start, where the log stands before `normalize`.
+    pub fn settled(&self) -> Option<settle::Committed> {
+        self.resources.settled.clone()
     }
 
     /// Leaves messages for their keys only to whoever wants them.

@@ -2,8 +2,8 @@
 //! themselves. Of what the graph does not have, nothing is opened.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use openwit_operators::budget::{Budget, Load};
@@ -18,6 +18,7 @@ use openwit_operators::kafka_source::consumer;
 use openwit_operators::place::Place;
 use openwit_operators::wal_commit::recovery::Recovery;
 use openwit_operators::wal_commit::replay::{self as wal_replay, Replay};
+use openwit_operators::wal_commit::reread::{self, Turns};
 use openwit_operators::wal_commit::{self, Log, Writer};
 use openwit_operators::{arrow_encode, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize};
 use tracing::info;
@@ -28,6 +29,7 @@ use crate::memory;
 use crate::process::{Counters, GraphPlan, fault};
 use crate::recovery::Durable;
 use crate::registry::{self, Means};
+use crate::wiring::Wiring;
 
 /// What a catalog covers.
 pub type Committed = Arc<BTreeMap<PartitionKey, OffsetSet>>;
@@ -84,16 +86,19 @@ pub fn open_graph(
     // What an earlier run that was killed left in its log is sent first.
     let log = wiring.has(registry::LOG).then(|| open_log(&plan.wal, run_epoch)).transpose()?;
     let (log, recovery) = log.unzip();
+    if let Some(recovery) = &recovery {
+        refuse_other_kind(wiring, recovery, &context.committed(), &plan.wal.directory)?;
+    }
     let writer = log.map(|log| start_writer(log, context.health)).transpose()?;
     let budget = Budget::new(Load { bytes: plan.in_flight_bytes_max, messages: plan.in_flight_messages_max });
     let registrar = context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
-    let durable = Arc::new(Durable::new(recovery.as_ref(), registrar));
+    let durable = Arc::new(Durable::new(recovery.as_ref(), registrar, wiring.has_raw_log()));
     let resources = Resources { workers: context.place.workers, frontiers, ..Resources::default() };
     let mut opening = Opening { plan, context, settings: &settings, budget, resources, desks: Vec::new() };
     opening.sources(&durable, run_epoch)?;
     opening.until_the_log(recovery.as_ref())?;
     if let Some((writer, recovery)) = writer.as_ref().zip(recovery.as_ref()) {
-        opening.behind_the_log(writer, recovery);
+        opening.behind_the_log(writer, recovery, run_epoch);
     }
     opening.stages_own()?;
     let Opening { resources, desks, .. } = opening;
@@ -128,7 +133,9 @@ impl Opening<'_> {
                 stats: counters.source.clone(),
             });
         }
-        if let Some(frames) = self.settings.frames.clone().filter(|_| self.has(frame_source::NAME)) {
+        if let Some(frames) =
+            self.settings.frames.clone().filter(|_| self.has(frame_source::NAME) || self.has(frame_source::RAW_NAME))
+        {
             let (stats, committed) = (counters.frames.clone(), self.context.committed());
             let (feed, reader) = frame_source::Feed::start(frames, Epoch(run_epoch.0 + 1), committed, health.clone(), stats)
                 .map_err(|error| fault(format!("starting the reader of frames: {error}")))?;
@@ -164,8 +171,9 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn behind_the_log(&mut self, writer: &Writer, recovery: &Recovery) {
+    fn behind_the_log(&mut self, writer: &Writer, recovery: &Recovery, run_epoch: Epoch) {
         let Context { counters, health, .. } = *self.context;
+        let reader = writer.reader();
         // Sinks that the catalog does not speak for are given everything again that the log still has.
         let committed = match self.plan.wiring.has_other_keepers() {
             true => Committed::default(),
@@ -173,15 +181,27 @@ impl Opening<'_> {
         };
         let budget = &self.budget;
         let wal = wal_commit::Ports { writer: writer.clone(), budget: budget.clone(), backlog: counters.backlog.clone() };
-        let replay = wal_replay::Ports {
-            replay: Arc::new(Replay::new(recovery.frames(), committed)),
-            reader: writer.reader(),
-            budget: budget.clone(),
-            health: health.clone(),
-            stats: counters.backlog.clone(),
-        };
+        let (budget, health, stats) = (budget.clone(), health.clone(), counters.backlog.clone());
+        if self.plan.wiring.has_raw_log() {
+            // The source's first epoch is that of the start, rounded down.
+            let before = Epoch(run_epoch.0.saturating_sub(self.settings.epoch_interval_ms));
+            let frames = recovery.raw_frames(before);
+            // What is missing comes from Kafka, behind all of these: none of it may be taken for the duplicate of a copy that
+            // was dropped in favour of one that is missing.
+            let frames = match recovery.report.lost_records() {
+                true => frames.leaving_out(self.context.committed()),
+                false => frames,
+            };
+            let recovered = Arc::new(Mutex::new(Some(frames)));
+            let reread = reread::Ports { recovered, turns: Arc::new(Turns::default()), reader, budget, health, stats };
+            self.resources.raw_wal = Some((wal, reread));
+            self.resources.settled = Some(self.context.committed());
+        } else {
+            let replay = Arc::new(Replay::new(recovery.frames(), committed));
+            self.resources.wal = Some((wal, wal_replay::Ports { replay, reader, budget, health, stats }));
+        }
         let router = Arc::new(Router::new(&self.settings.sink.endpoints, self.settings.sink.failover));
-        self.resources.wal = Some((wal, replay));
+        let Context { counters, health, .. } = *self.context;
         self.resources.encode = Some(arrow_encode::Ports { route: router.clone(), health: health.clone() });
         self.resources.sink = Some(flight_sink::Ports {
             runtime: self.context.runtime.clone(),
@@ -199,7 +219,7 @@ impl Opening<'_> {
         self.resources.stats = stats.clone();
         let (brokers, epoch_interval_ms) = (&self.settings.brokers, self.settings.epoch_interval_ms);
         let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
-        let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar));
+        let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar, false));
         let means = Means { health, clock, budget: &self.budget, place, stats, brokers, epoch_interval_ms, covered: &covered };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
@@ -227,6 +247,30 @@ fn open_log(config: &wal_commit::Config, run_epoch: Epoch) -> Result<(Log, Recov
     let (log, recovery) = opened.map_err(|error| fault(format!("opening the write-ahead log: {}", chain(&error))))?;
     report_recovery(&recovery.report, &config.directory);
     Ok((log, recovery))
+}
+
+/// Refuses a log of messages of the other kind that are not stored yet: nobody of this graph would read them.
+fn refuse_other_kind(wiring: &Wiring, recovery: &Recovery, committed: &Committed, directory: &Path) -> Result<(), Fault> {
+    let (found, held, wanted) = match wiring.has_raw_log() {
+        true => (&recovery.normalized, "normalized messages", "messages as they came"),
+        false => (&recovery.raw, "messages as they came", "normalized messages"),
+    };
+    let missing = |(partition, offsets): (&PartitionKey, &OffsetSet)| -> i64 {
+        let ranges = offsets.ranges().flat_map(|range| match committed.get(partition) {
+            Some(committed) => committed.missing_in(range),
+            None => vec![range],
+        });
+        ranges.map(|range| range.end - range.start).sum()
+    };
+    let unstored: i64 = found.iter().map(missing).sum();
+    if unstored == 0 {
+        return Ok(());
+    }
+    Err(fault(format!(
+        "the write-ahead log {} holds {held}, {unstored} offsets of which are not stored yet, and this graph has {wanted} in its log. Run the \
+         former graph until all is stored (a stop waits for that), or give this one a directory of its own: processing.wal.directory",
+        directory.display()
+    )))
 }
 
 fn start_writer(log: Log, health: &Health) -> Result<Writer, Fault> {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use openwit_operators::catalog_commit::registrar::{Answer, Registrar, Request};
 use openwit_operators::coverage::{OffsetSet, PartitionKey};
 use openwit_operators::kafka_source::consumer::Covered;
-use openwit_operators::wal_commit::recovery::Recovery;
+use openwit_operators::wal_commit::recovery::{Recovery, merge};
 use serde::{Deserialize, Serialize};
 
 /// Offsets that are durable somewhere: in the log of a process, or in the catalog.
@@ -15,11 +15,16 @@ pub struct Durable {
     catalog: Option<Registrar>,
 }
 
+/// Offsets by partition, ascending. In pairs, as the text in which they travel has no other keys than texts.
+type Offsets = Vec<(PartitionKey, OffsetSet)>;
+
 /// What logs had in them at the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logged {
-    /// Offsets by partition. In pairs, as the text in which it travels has no other keys than texts.
-    offsets: Vec<(PartitionKey, OffsetSet)>,
+    /// What is in them.
+    offsets: Offsets,
+    /// Whose keys the dedup window has from them.
+    remembered: Offsets,
     /// One of the logs lost records that were acknowledged.
     lost_records: bool,
 }
@@ -27,28 +32,36 @@ pub struct Logged {
 impl Logged {
     /// Adds what another log had in it.
     fn join(&mut self, other: Logged) {
-        let mut offsets: BTreeMap<PartitionKey, OffsetSet> = std::mem::take(&mut self.offsets).into_iter().collect();
-        for (partition, more) in other.offsets {
-            let known = offsets.entry(partition).or_default();
-            more.ranges().for_each(|range| known.insert(range));
-        }
-        self.offsets = offsets.into_iter().collect();
+        join(&mut self.offsets, other.offsets);
+        join(&mut self.remembered, other.remembered);
         self.lost_records |= other.lost_records;
     }
+}
 
-    fn of(&self, partition: &PartitionKey) -> OffsetSet {
-        let found = self.offsets.binary_search_by(|(known, _)| known.cmp(partition));
-        found.map(|position| self.offsets[position].1.clone()).unwrap_or_default()
-    }
+fn join(offsets: &mut Offsets, more: Offsets) {
+    let mut joined: BTreeMap<PartitionKey, OffsetSet> = std::mem::take(offsets).into_iter().collect();
+    merge(&mut joined, &more.into_iter().collect());
+    *offsets = joined.into_iter().collect();
+}
+
+fn of(offsets: &Offsets, partition: &PartitionKey) -> OffsetSet {
+    let found = offsets.binary_search_by(|(known, _)| known.cmp(partition));
+    found.map(|position| offsets[position].1.clone()).unwrap_or_default()
 }
 
 impl Durable {
     /// Joins what the log covers with the catalog, which is asked anew at every assignment: other nodes write to it. A graph may have
-    /// neither.
-    pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>) -> Self {
-        let offsets = log.map(|log| log.coverage.clone()).unwrap_or_default().into_iter().collect();
+    /// neither. Messages as they came are remembered only by a graph that reads them again: keys of others are read back from Kafka.
+    pub fn new(log: Option<&Recovery>, catalog: Option<Registrar>, reads_raw: bool) -> Self {
+        let offsets = log.map(|log| log.coverage.clone()).unwrap_or_default();
+        let mut remembered = log.map(|log| if reads_raw { &log.coverage } else { &log.normalized }).cloned().unwrap_or_default();
+        if let Some(log) = log.filter(|_| reads_raw) {
+            merge(&mut remembered, &log.recalled);
+        }
         let lost_records = log.is_some_and(|log| log.report.lost_records());
-        Durable { logged: Mutex::new(Logged { offsets, lost_records }), catalog }
+        let logged =
+            Logged { offsets: offsets.into_iter().collect(), remembered: remembered.into_iter().collect(), lost_records };
+        Durable { logged: Mutex::new(logged), catalog }
     }
 
     /// What this process's log had in it, and those of others that have joined.
@@ -71,14 +84,15 @@ impl Covered for Durable {
             Some(Some(Answer::Failed(message))) => return Err(message),
             Some(_) => return Err("the catalog's thread has ended".into()),
         };
-        for range in self.remembered(partition).ranges() {
+        let logged = of(&self.logged.lock().unwrap_or_else(PoisonError::into_inner).offsets, partition);
+        for range in logged.ranges() {
             covered.insert(range);
         }
         Ok(covered)
     }
 
     fn remembered(&self, partition: &PartitionKey) -> OffsetSet {
-        self.logged.lock().unwrap_or_else(PoisonError::into_inner).of(partition)
+        of(&self.logged.lock().unwrap_or_else(PoisonError::into_inner).remembered, partition)
     }
 
     fn log_lost_records(&self) -> bool {
@@ -102,14 +116,15 @@ mod tests {
         for (number, range) in offsets {
             let mut set = OffsetSet::default();
             set.insert(range.clone());
-            joined.join(Logged { offsets: vec![(partition(*number), set)], lost_records });
+            let offsets = vec![(partition(*number), set)];
+            joined.join(Logged { offsets: offsets.clone(), remembered: offsets, lost_records });
         }
         joined
     }
 
     #[test]
     fn what_the_log_of_another_process_holds_is_covered_here_too_whoever_is_given_the_partition() {
-        let durable = Durable::new(None, None);
+        let durable = Durable::new(None, None, false);
         durable.join(logged(&[(1, 5..8), (0, 0..3)], false));
         assert!(!durable.log_lost_records());
         let other = logged(&[(1, 8..9), (2, 4..6)], true);

@@ -11,7 +11,7 @@ mod sinks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use openwit_operators::batch::{NormalizedBatch, RawBatch, UniqueBatch};
+use openwit_operators::batch::{NormalizedBatch, RawBatch, Sourced, UniqueBatch};
 use openwit_operators::budget::Budget;
 use openwit_operators::clock::Clock;
 use openwit_operators::dedup_window::dedup_window;
@@ -22,12 +22,12 @@ use openwit_operators::place::Place;
 use openwit_operators::recall::recall;
 use openwit_operators::redact::Redact;
 use openwit_operators::transform::{Transform, transform};
-use openwit_operators::wal_commit::{self, replay::wal_replay, wal_commit};
+use openwit_operators::wal_commit::{self, replay::wal_replay, reread::wal_reread, wal_commit};
 use openwit_operators::{
-    arrow_encode, capture_source, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize,
+    arrow_encode, capture_source, dead_letter, dedup_window, flight_sink, frame_source, kafka_source, normalize, settle,
 };
-use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::generic::operator::empty;
+use timely::dataflow::operators::{Concat, OkErr};
 
 use crate::dataflow::{Built, Site, frontier_only, mapped};
 use crate::edge::{Edge, Flow, Kind, Travels};
@@ -38,6 +38,8 @@ use crate::wiring::Placed;
 pub const LOG: &str = wal_commit::NAME;
 /// The operator of the dead letter.
 pub const DEAD_LETTER: &str = dead_letter::NAME;
+/// The operator that makes rows for storage nodes.
+pub const ENCODE: &str = arrow_encode::NAME;
 /// The operator that hands over to storage nodes.
 pub const FLIGHT: &str = flight_sink::NAME;
 
@@ -57,6 +59,16 @@ pub struct Output {
     pub name: &'static str,
     /// What comes out; `None`: the type that goes in.
     pub kind: Option<Kind>,
+    /// Messages as they came stay what they are.
+    pub passes_raw: bool,
+}
+
+impl Output {
+    /// What comes out where `takes` goes in.
+    pub fn given(&self, takes: Option<Kind>) -> Option<Kind> {
+        let is_passed = self.passes_raw && takes == Some(Kind::Raw);
+        self.kind.filter(|_| !is_passed).or(takes)
+    }
 }
 
 /// What a stage may need to open something that its operators on all workers share.
@@ -135,7 +147,7 @@ pub fn find(name: &str) -> Option<&'static Operator> {
 }
 
 const fn output(name: &'static str, kind: Kind) -> Output {
-    Output { name, kind: Some(kind) }
+    Output { name, kind: Some(kind), passes_raw: false }
 }
 
 /// An operator to begin with: one of many, no options, nothing kept.
@@ -208,6 +220,17 @@ pub static OPERATORS: &[Operator] = &[
             |site| Built::outputs([Edge::Unique(frame_source::frame_source(site.scope, site.ports(|ports| &ports.frames)))]),
         )
     },
+    Operator {
+        is_single: true,
+        is_internal: true,
+        ..operator(
+            frame_source::RAW_NAME,
+            "Reads the frames of a log that stood before normalize, in a replay.",
+            &[],
+            &[output("raw", Kind::Raw)],
+            |site| Built::outputs([Edge::Raw(frame_source::frame_source(site.scope, site.ports(|ports| &ports.frames)))]),
+        )
+    },
     captures::source::<RawBatch>(capture_source::NAME, "Reads a capture of messages as they came.", &[output("raw", Kind::Raw)]),
     captures::source::<NormalizedBatch>(
         "capture_source_normalized",
@@ -264,7 +287,14 @@ pub static OPERATORS: &[Operator] = &[
             "Keeps rejected messages where a person finds them (ingestion.kafka.dead_letter).",
             &[Kind::Reject],
             &[],
-            |site| Built::sink(dead_letter::dead_letter(site.input(), site.ports(|ports| &ports.dead_letter))),
+            |site| {
+                let rejects = site.input();
+                let rejects = match site.settled() {
+                    Some(committed) => settle::new_rejects(rejects, committed),
+                    None => rejects,
+                };
+                Built::sink(dead_letter::dead_letter(rejects, site.ports(|ports| &ports.dead_letter)))
+            },
         )
     },
     Operator {
@@ -272,11 +302,30 @@ pub static OPERATORS: &[Operator] = &[
         keeps: Keeps::Durable,
         ..operator(
             wal_commit::NAME,
-            "Makes messages durable in the write-ahead log (processing.wal), and reads back what lies there alone.",
-            &[Kind::Unique, Kind::Normalized],
-            &[output("durable", Kind::Durable)],
+            "Makes messages durable in the write-ahead log (processing.wal), and reads back what lies there alone; before normalize \
+             it holds them as they came.",
+            &[Kind::Unique, Kind::Normalized, Kind::Raw],
+            &[Output { passes_raw: true, ..output("durable", Kind::Durable) }],
             |site| {
-                let unique = unique(site.edge());
+                let edge = site.edge();
+                if let Edge::Raw(raw) = edge {
+                    // Its rejects are found behind it: it waits for none.
+                    let frontiers = wal_commit::Frontiers { dead_letter: empty(site.scope), published: site.published() };
+                    let (wal, reread) = site.ports(|ports| &ports.raw_wal);
+                    let mut sourced = mapped(raw, "read", Sourced::Read);
+                    if let Some(recalled) = site.recalled() {
+                        sourced = sourced.concat(mapped(recalled, "recalled", Sourced::Recalled));
+                    }
+                    let logged = wal_commit(sourced, frontiers, wal);
+                    let reread = wal_reread(logged.spilled.clone(), reread);
+                    let (read, recalled) = logged.durable.concat(reread).ok_err(|sourced| match sourced {
+                        Sourced::Read(batch) => Ok(batch),
+                        Sourced::Recalled(batch) => Err(batch),
+                    });
+                    site.leave_recalled(recalled);
+                    return Built { outputs: vec![Edge::Raw(read)], done: Some(frontier_only(logged.spilled)) };
+                }
+                let unique = unique(edge);
                 // What is in a log already has no rejects left: nothing waits for a dead letter.
                 let dead_letter = site.dead_letter().unwrap_or_else(|| frontier_only(unique.clone()));
                 let published = site.published();
@@ -294,10 +343,19 @@ pub static OPERATORS: &[Operator] = &[
         ..operator(
             arrow_encode::NAME,
             "Makes Arrow record batches of messages (pipeline).",
-            &[Kind::Durable],
+            &[Kind::Durable, Kind::Unique, Kind::Normalized],
             &[output("deliveries", Kind::Delivery)],
             |site| {
-                let encoded = arrow_encode::arrow_encode(site.input(), site.settings.encode, site.ports(|ports| &ports.encode));
+                let durable = match site.edge() {
+                    Edge::Durable(durable) => durable,
+                    edge => {
+                        let unique = unique(edge);
+                        let dead_letter = site.dead_letter().unwrap_or_else(|| empty(site.scope));
+                        let committed = site.settled().expect("made where the log stands before normalize");
+                        settle::settle(unique, dead_letter, committed)
+                    }
+                };
+                let encoded = arrow_encode::arrow_encode(durable, site.settings.encode, site.ports(|ports| &ports.encode));
                 Built::outputs([Edge::Delivery(encoded)])
             },
         )

@@ -6,7 +6,7 @@ use openwit_operators::capture;
 
 use crate::edge::Kind;
 use crate::registry::{self, Operator};
-use crate::wiring::{self, Description, Link, Stage, Wiring, check};
+use crate::wiring::{self, Description, Link, Placed, Stage, Wiring, check};
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,18 @@ pub fn fed_by(description: &Description, source: Stage) -> Result<Description, S
         let accept_loss = placed.stage.accept_loss && operator.commits;
         stages.push(Stage { from, accept_loss, ..placed.stage.clone() });
     }
+    if wiring.has_raw_log() && kind != Kind::Raw {
+        log_before_rows(&mut stages);
+    }
     Ok(Description { stages, storage: description.storage })
+}
+
+/// A log where rows are made: the graph's own stood before what is fed, and is gone.
+fn log_before_rows(stages: &mut Vec<Stage>) {
+    let Some(encode) = stages.iter().position(|stage| stage.operator == registry::ENCODE) else { return };
+    let log = Stage { from: stages[encode].from.clone(), ..Stage::of(registry::LOG) };
+    stages[encode].from = vec![log.name.clone()];
+    stages.insert(encode, log);
 }
 
 /// The graph without its captures: what is replayed is captured already, and they may be what is being read.
@@ -48,7 +59,7 @@ pub fn without_captures(description: &Description) -> Result<Description, String
     let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
     let kept = wiring.stages.iter().filter(|placed| placed.operator.name != capture::NAME);
     let stages = kept.map(|placed| {
-        let from = placed.inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+        let from = placed.inputs.iter().map(|link| name_of(&wiring, past(&wiring, *link, &is_capture)));
         Stage { from: from.collect(), ..placed.stage.clone() }
     });
     Ok(Description { stages: stages.collect(), storage: description.storage })
@@ -58,7 +69,11 @@ pub fn without_captures(description: &Description) -> Result<Description, String
 /// before, which the plan puts elsewhere. Nothing of it touches what the graph touches in production.
 pub fn ending_in(description: &Description, sink: Stage) -> Result<Description, String> {
     let wiring = check(description).map_err(|flaws| wiring::told(&flaws))?;
-    let ends = wiring.stages.iter().position(|placed| placed.operator.name == registry::LOG);
+    let is_of = |stage: &Placed, operator: &str| stage.operator.name == operator;
+    // A log of messages as they came is passed by: what would become rows goes to the sink.
+    let passes_on = |placed: &Placed| is_capture(placed) || is_of(placed, registry::LOG) && placed.takes == Some(Kind::Raw);
+    let log = wiring.stages.iter().position(|placed| is_of(placed, registry::LOG) && !passes_on(placed));
+    let ends = log.or_else(|| wiring.stages.iter().position(|placed| is_of(placed, registry::ENCODE)));
     let takes = registry::find(&sink.operator).map_or(&[][..], |operator| operator.inputs);
     // A sink of rejects may take the same type as this one, and is none of its rows.
     let is_wanted = |kind: Kind| kind != Kind::Reject && takes.contains(&kind);
@@ -70,8 +85,8 @@ pub fn ending_in(description: &Description, sink: Stage) -> Result<Description, 
     let mut stages = Vec::new();
     for position in wiring.order.iter().filter(|position| kept.contains(position) && **position != ends) {
         let placed = &wiring.stages[*position];
-        if placed.operator.name != capture::NAME {
-            let from = placed.inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+        if !passes_on(placed) {
+            let from = placed.inputs.iter().map(|link| name_of(&wiring, past(&wiring, *link, &passes_on)));
             stages.push(Stage { from: from.collect(), ..placed.stage.clone() });
         }
     }
@@ -80,7 +95,7 @@ pub fn ending_in(description: &Description, sink: Stage) -> Result<Description, 
         let from = placed.inputs.iter().map(|link| name_of(&wiring, *link)).collect();
         stages.push(Stage { from, ..placed.stage.clone() });
     }
-    let from = wiring.stages[ends].inputs.iter().map(|link| name_of(&wiring, past_captures(&wiring, *link)));
+    let from = wiring.stages[ends].inputs.iter().map(|link| name_of(&wiring, past(&wiring, *link, &passes_on)));
     stages.push(Stage { from: from.collect(), ..sink });
     Ok(Description { stages, storage: false })
 }
@@ -111,10 +126,15 @@ fn ancestors(wiring: &Wiring, of: usize) -> BTreeSet<usize> {
     found
 }
 
-fn past_captures(wiring: &Wiring, link: Link) -> Link {
+fn is_capture(placed: &Placed) -> bool {
+    placed.operator.name == capture::NAME
+}
+
+/// Where an edge comes from once the stages that only pass on are gone.
+fn past(wiring: &Wiring, link: Link, passes_on: &dyn Fn(&Placed) -> bool) -> Link {
     let placed = &wiring.stages[link.stage];
     match placed.inputs.first() {
-        Some(above) if placed.operator.name == capture::NAME => past_captures(wiring, *above),
+        Some(above) if passes_on(placed) => past(wiring, *above, passes_on),
         _ => link,
     }
 }

@@ -127,7 +127,7 @@ pub struct Placed {
 impl Placed {
     /// The type of one of its outputs.
     pub fn gives(&self, output: &Output) -> Option<Kind> {
-        output.kind.or(self.takes)
+        output.given(self.takes)
     }
 }
 
@@ -149,6 +149,11 @@ impl Wiring {
     /// True if a stage has this operator.
     pub fn has(&self, operator: &str) -> bool {
         self.stage(operator).is_some()
+    }
+
+    /// True if its log stands before `normalize`: it holds messages as they came.
+    pub fn has_raw_log(&self) -> bool {
+        self.stage(registry::LOG).is_some_and(|log| log.takes == Some(Kind::Raw))
     }
 
     /// True if its source commits offsets.
@@ -338,8 +343,9 @@ impl Checker<'_> {
         loop {
             let is_ready = |stage: &usize| !order.contains(stage) && links[*stage].iter().all(|link| order.contains(&link.stage));
             let ready = (0..links.len()).filter(is_ready);
-            // The log waits for the dead letter.
-            let Some(next) = ready.min_by_key(|stage| (self.stages[*stage].operator == registry::LOG, *stage)) else { break };
+            // The log waits for the dead letter; behind a log of messages as they came, what makes rows of them.
+            let waits = |stage: usize| [registry::LOG, registry::ENCODE].contains(&self.stages[stage].operator.as_str());
+            let Some(next) = ready.min_by_key(|stage| (waits(*stage), *stage)) else { break };
             order.push(next);
         }
         let circle: Vec<usize> = (0..links.len()).filter(|stage| !order.contains(stage)).collect();
@@ -358,7 +364,7 @@ impl Checker<'_> {
             let Some(operator) = operators[*position] else { continue };
             for link in &links[*position] {
                 let above = operators[link.stage].map(|operator| &operator.outputs[link.output]);
-                let Some(kind) = above.and_then(|output| output.kind.or(takes[link.stage])) else { continue };
+                let Some(kind) = above.and_then(|output| output.given(takes[link.stage])) else { continue };
                 let giver = (self.name(link.stage), operators[link.stage].map_or("", |operator| operator.name));
                 let giver = if giver.0 == giver.1 { giver.0.to_owned() } else { format!("{} ({})", giver.0, giver.1) };
                 let taker = (self.name(*position), operator.name);
@@ -404,10 +410,27 @@ impl Checker<'_> {
         }
     }
 
+    /// Rows on their way to storage are made again from the log: of normalized messages in it, or, if these stand behind it, by the graph.
+    fn rows_behind_the_log(&mut self, wiring: &Wiring, behind_log: &BTreeSet<usize>) {
+        for (position, placed) in wiring.stages.iter().enumerate().filter(|(_, placed)| placed.operator.name == registry::ENCODE)
+        {
+            let Some(kind) = placed.takes.filter(|kind| *kind != Kind::Durable) else { continue };
+            if !(wiring.has_raw_log() && behind_log.contains(&position)) {
+                let message = format!(
+                    "{} takes {kind} only behind a log: put {} before it, or between the source and normalize",
+                    placed.operator.name,
+                    registry::LOG
+                );
+                self.flaw(position, Part::From, message);
+            }
+        }
+    }
+
     /// What a source that commits offsets promises.
     fn promises(&mut self, wiring: &Wiring) {
         let log = wiring.stages.iter().position(|placed| placed.operator.name == registry::LOG);
         let behind_log = log.map(|log| wiring.below(log)).unwrap_or_default();
+        self.rows_behind_the_log(wiring, &behind_log);
         for (position, placed) in wiring.stages.iter().enumerate() {
             let Placed { stage, operator, .. } = placed;
             let is_sink = operator.outputs.is_empty();

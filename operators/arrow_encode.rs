@@ -207,7 +207,7 @@ impl Encoding {
             *held = capability.clone();
         }
         open.messages += batch.records.len();
-        open.frames.push(position);
+        open.frames.extend(position);
         open.charges.extend([batch.charge, charge]);
         if open.encoder.bytes() >= limits.delivery_bytes_max || open.messages >= limits.delivery_messages_max {
             open.send(output);

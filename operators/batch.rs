@@ -126,6 +126,32 @@ pub struct RawBatch {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecalledBatch(pub RawBatch);
 
+/// What a source gives, on its way through a log that stands before `normalize`.
+#[derive(Clone, Debug)]
+pub enum Sourced {
+    /// Messages to be stored.
+    Read(RawBatch),
+    /// Messages for their keys only.
+    Recalled(RecalledBatch),
+}
+
+impl Sourced {
+    /// The messages, whatever they are for.
+    pub fn batch(&self) -> &RawBatch {
+        match self {
+            Sourced::Read(batch) | Sourced::Recalled(RecalledBatch(batch)) => batch,
+        }
+    }
+
+    /// The same with this share of a memory budget.
+    pub fn charged(self, charge: Charge) -> Self {
+        match self {
+            Sourced::Read(batch) => Sourced::Read(RawBatch { charge, ..batch }),
+            Sourced::Recalled(RecalledBatch(batch)) => Sourced::Recalled(RecalledBatch(RawBatch { charge, ..batch })),
+        }
+    }
+}
+
 /// Appends one header to an arena: name length u32, name, value length i32 (-1: null), value; little endian.
 pub fn push_header(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     arena.extend_from_slice(&(name.len() as u32).to_le_bytes());
@@ -340,13 +366,13 @@ impl NormalizedBatch {
 #[derive(Clone, Debug)]
 pub struct UniqueBatch(pub NormalizedBatch);
 
-/// A `UniqueBatch` whose write-ahead log frame is durable.
+/// A `UniqueBatch` that is durable in the write-ahead log, itself or as the messages it was made of.
 #[derive(Clone, Debug)]
 pub struct DurableBatch {
     /// The batch.
     pub batch: NormalizedBatch,
-    /// Where its frame lies: good until its epoch is published.
-    pub position: Position,
+    /// Where its frame lies: good until its epoch is published. None where the log holds messages as they came.
+    pub position: Option<Position>,
     /// Its share of the memory behind the log.
     pub charge: Charge,
 }
@@ -385,7 +411,8 @@ impl EncodedBatch {
 pub struct Delivery {
     /// The rows. Let go once storage has received them.
     pub batch: EncodedBatch,
-    /// The frames the rows were made of, in this order: from them they can be made again until they are published.
+    /// The frames the rows were made of, in this order: from them they can be made again until they are published. None where the log
+    /// holds messages as they came: then only the graph can make rows of them again.
     pub frames: Vec<Position>,
     /// Which endpoint the rows belong to, by its position in the configuration; another one stands in while it is away.
     pub endpoint: usize,

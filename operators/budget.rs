@@ -146,7 +146,7 @@ impl Budget {
             return None;
         }
         // Two workers may take the last room at once: the bound is exceeded by a batch a worker.
-        let lane = charge.0.as_ref().and_then(|held| held.lane.clone());
+        let lane = charge.held.as_ref().and_then(|held| held.lane.clone());
         Some(self.add_charge(lane, load, Part::Behind))
     }
 
@@ -222,7 +222,7 @@ impl Budget {
         if let Some(meter) = lane.as_ref().and_then(|lane| lane.meter(part)) {
             meter.add(load);
         }
-        Charge(Some(Arc::new(Held { budget: self.clone(), lane, load, part })))
+        Charge { held: Some(Arc::new(Held { budget: self.clone(), lane, load, part })), behind: None }
     }
 
     fn meter(&self, part: Part) -> &Meter {
@@ -280,7 +280,11 @@ impl Lane {
 
 /// A batch's share of the budget, given back with its last clone. The default is no share: of a batch that came over the network, say.
 #[derive(Clone, Debug, Default)]
-pub struct Charge(Option<Arc<Held>>);
+pub struct Charge {
+    held: Option<Arc<Held>>,
+    /// Its share of the room behind the log, where it goes on being what it was before.
+    behind: Option<Arc<Held>>,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -293,18 +297,24 @@ struct Held {
 impl Charge {
     /// How much it is.
     pub fn load(&self) -> Load {
-        self.0.as_ref().map_or(Load::default(), |held| held.load)
+        self.held.as_ref().map_or(Load::default(), |held| held.load)
     }
 
     /// The charge of a batch that has become `bytes` larger. What is in flight may exceed the limit by it, and reading stops earlier.
     pub fn grown(self, bytes: usize) -> Charge {
-        match &self.0 {
-            Some(held) if bytes > 0 => {
-                let load = Load { bytes: held.load.bytes + bytes, ..held.load };
-                held.budget.add_charge(held.lane.clone(), load, held.part)
-            }
-            _ => self,
+        let grow = |held: &Arc<Held>| {
+            let load = Load { bytes: held.load.bytes + bytes, ..held.load };
+            held.budget.add_charge(held.lane.clone(), load, held.part).held
+        };
+        if bytes == 0 {
+            return self;
         }
+        Charge { held: self.held.as_ref().and_then(grow), behind: self.behind.as_ref().and_then(grow) }
+    }
+
+    /// Both charges in one, of which the other is for room behind the log.
+    pub fn with(self, behind: Charge) -> Charge {
+        Charge { behind: behind.held, ..self }
     }
 }
 

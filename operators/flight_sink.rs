@@ -9,19 +9,20 @@
 //!
 //! # Holds
 //! Per delivery a capability until it is published; its rows, and its share of the memory budget, until storage has received them.
-//! From then on only the positions of its frames.
+//! From then on only the positions of its frames; nothing where the log holds messages as they came.
 //!
 //! # Closes when
 //! The input is done and every delivery is published. When the input is done and all is received it asks storage to flush.
 //!
 //! # Fails when
 //! Storage refuses a delivery as malformed, or a frame can no longer be read. A connection that breaks is opened again, with backoff,
-//! and everything that is not published is sent again, from memory or from the log. An endpoint that stays away is replaced by another
+//! and everything that is not published is sent again, from memory or from the log; where the log holds messages as they came, what is
+//! not in memory any more is a curable fault. An endpoint that stays away is replaced by another
 //! one (see `router`).
 //!
 //! # Invariants
 //! - The published frontier passes an epoch only when all its deliveries are published (I-4).
-//! - A delivery's frames are not released before it is published: the log can always make its rows again.
+//! - A delivery's frames are not released before it is published: the log can always make its rows again, alone or with the graph.
 //!
 //! ```text
 //! sink         one per worker: windows, capabilities

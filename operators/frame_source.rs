@@ -4,7 +4,8 @@
 //! Nothing.
 //!
 //! # Out
-//! `UniqueBatch`: the batches as they were logged, so normalized and without duplicates, but for those whose offsets the catalog covers.
+//! `UniqueBatch`: the batches as they were logged, so normalized and without duplicates, but for those whose offsets the catalog covers. Or
+//! `RawBatch`, of a log that stood before `normalize`: all of them.
 //!
 //! # Holds
 //! A capability at the epoch it stands at; each epoch holds a few MiB. On its thread, `QUEUE_FRAMES` frames that no worker has taken.
@@ -31,17 +32,19 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, Stream};
 
-use crate::batch::{NormalizedBatch, UniqueBatch};
-use crate::budget::{Budget, Load};
+use crate::batch::{NormalizedBatch, RawBatch, UniqueBatch};
+use crate::budget::{Budget, Charge, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 use crate::fault::{Health, chain};
-use crate::wal_commit::Error;
 use crate::wal_commit::inspect::Source;
 use crate::wal_commit::long_term::read::Selection;
+use crate::wal_commit::{Error, Logged, frame};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "frame_source";
+/// Its name where it gives messages as they came.
+pub const RAW_NAME: &str = "frame_source_raw";
 
 /// Frames read ahead: enough to bridge a request to an object store, and few MiB.
 const QUEUE_FRAMES: usize = 32;
@@ -78,6 +81,28 @@ pub struct Config {
     pub source: Source,
     /// Which of its frames.
     pub selection: Selection,
+    /// It holds messages as they came. What is of the other kind is refused.
+    pub is_raw: bool,
+}
+
+/// What frames can be given as.
+pub trait Given: Clone + Sized + 'static {
+    /// What is in a frame of the kind that was asked for, with its share of the memory budget.
+    fn of(batch: Logged, charge: Charge) -> Option<Self>;
+}
+
+impl Given for UniqueBatch {
+    fn of(batch: Logged, charge: Charge) -> Option<Self> {
+        let Logged::Normalized(batch) = batch else { return None };
+        Some(UniqueBatch(NormalizedBatch { charge, ..batch }))
+    }
+}
+
+impl Given for RawBatch {
+    fn of(batch: Logged, charge: Charge) -> Option<Self> {
+        let Logged::Raw(batch) = batch else { return None };
+        Some(RawBatch { charge, ..batch })
+    }
 }
 
 /// What the operator needs from outside.
@@ -97,13 +122,13 @@ pub struct Feed {
 }
 
 struct Queue {
-    frames: Receiver<NormalizedBatch>,
+    frames: Receiver<Logged>,
     epoch: Epoch,
     epoch_bytes: usize,
 }
 
 enum Next {
-    Batch(Epoch, Box<NormalizedBatch>),
+    Batch(Epoch, Box<Logged>),
     /// None yet; it will not be of an earlier epoch than this.
     Nothing(Epoch),
     End,
@@ -150,7 +175,7 @@ impl Feed {
                 if queue.epoch_bytes >= EPOCH_BYTES {
                     queue.end_epoch();
                 }
-                queue.epoch_bytes += batch.payload_bytes();
+                queue.epoch_bytes += batch.by_ref().payload_bytes() as usize;
                 Next::Batch(queue.epoch, Box::new(batch))
             }
             Err(TryRecvError::Empty) => Next::Nothing(queue.epoch),
@@ -175,8 +200,8 @@ struct FrameReader {
 }
 
 impl FrameReader {
-    fn run(&self, sender: &SyncSender<NormalizedBatch>) -> Result<(), Error> {
-        let Config { source, selection } = &self.config;
+    fn run(&self, sender: &SyncSender<Logged>) -> Result<(), Error> {
+        let Config { source, selection, is_raw } = &self.config;
         let (total_bytes, frames) = source.frames_of(selection)?;
         let count = |counter: &AtomicU64, by: u64| counter.fetch_add(by, Ordering::Relaxed);
         self.stats.total_bytes.store(total_bytes, Ordering::Relaxed);
@@ -198,11 +223,17 @@ impl FrameReader {
             count(&self.stats.read_bytes, frame.position.bytes.into());
             if !selection.has_frame(&frame) {
                 count(&self.stats.unselected, 1);
+            } else if matches!(frame.batch, Logged::Recalled(_)) {
+                // Whoever handled these messages has them in a log of his own.
+                count(&self.stats.unselected, 1);
+            } else if *is_raw != matches!(frame.batch, Logged::Raw(_)) {
+                let (path, at) = (format!("segment {}", frame.position.segment).into(), frame.position.at);
+                return Err(Error::Frame { path, at, source: frame::Error::OtherKind { is_raw: !is_raw } });
             } else if self.is_committed(&frame.batch) {
                 count(&self.stats.covered, 1);
             } else {
                 count(&self.stats.frames, 1);
-                count(&self.stats.records, frame.batch.records.len() as u64);
+                count(&self.stats.records, frame.batch.by_ref().records() as u64);
                 if sender.send(frame.batch).is_err() {
                     // The graphs are gone.
                     return Ok(());
@@ -212,18 +243,20 @@ impl FrameReader {
         Ok(())
     }
 
-    fn is_committed(&self, batch: &NormalizedBatch) -> bool {
+    /// Of messages as they came none is left out: those that are stored already tell which others are their duplicates.
+    fn is_committed(&self, batch: &Logged) -> bool {
+        let Logged::Normalized(batch) = batch else { return false };
         let committed = self.committed.get(&batch.coverage.partition);
         committed.is_some_and(|committed| committed.missing_in(batch.coverage.range()).is_empty())
     }
 }
 
 /// Emits the frames of a log.
-pub fn frame_source<'s>(scope: Scope<'s, Epoch>, ports: Ports) -> Stream<'s, Epoch, Vec<UniqueBatch>> {
+pub fn frame_source<'s, B: Given>(scope: Scope<'s, Epoch>, ports: Ports) -> Stream<'s, Epoch, Vec<B>> {
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    let (output, frames) = builder.new_output::<Vec<UniqueBatch>>();
-    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<UniqueBatch>>>::from(output);
+    let (output, frames) = builder.new_output::<Vec<B>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<B>>>::from(output);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |_frontiers| {
@@ -235,14 +268,14 @@ pub fn frame_source<'s>(scope: Scope<'s, Epoch>, ports: Ports) -> Stream<'s, Epo
                 && !ports.budget.is_full()
             {
                 match ports.feed.next() {
-                    Next::Batch(epoch, mut batch) => {
+                    Next::Batch(epoch, batch) => {
                         open.downgrade(&epoch);
-                        let load = Load { bytes: batch.payload_bytes(), messages: batch.records.len() };
+                        let looked_at = batch.by_ref();
+                        let load = Load { bytes: looked_at.payload_bytes() as usize, messages: looked_at.records() };
                         ports.budget.collect(load);
-                        batch.charge = ports.budget.seal(load);
                         bytes += load.bytes;
                         let mut session = output.session(open);
-                        session.give(UniqueBatch(*batch));
+                        session.give_iterator(B::of(*batch, ports.budget.seal(load)).into_iter());
                         session.flush();
                     }
                     Next::Nothing(epoch) => {

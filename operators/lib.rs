@@ -37,6 +37,7 @@ pub mod reload;
 pub mod dedup_window;
 pub mod wal_commit;
 pub mod dead_letter;
+pub mod settle;
 pub mod arrow_encode;
 pub mod flight_sink;
 

@@ -1,10 +1,12 @@
 //! `wal_commit`: makes every batch durable in the short-term write-ahead log before its offsets may be committed.
 //!
 //! # In
-//! `UniqueBatch`, on the worker that decoded it. Nothing is exchanged.
+//! `UniqueBatch`, on the worker that decoded it; or, where the log stands before `normalize` (ADR 0026), `Sourced`, on the worker that
+//! read it: messages, and those that were read once more for their keys, so that the log holds all that the dedup window goes by. Nothing is
+//! exchanged.
 //!
 //! # Out
-//! `DurableBatch`: the same batches, once their frames are synced (or written, with [`Sync::Every`]). Where storage lags and half of the
+//! `DurableBatch`, or `Sourced`: the same batches, once their frames are synced (or written, with [`Sync::Every`]). Where storage lags and half of the
 //! memory budget is taken by what is behind the log, the payloads are let go and `SpilledBatches` says where the frames lie: the disk is
 //! the buffer (design D-9), up to `bytes_max`, and acknowledging goes on.
 //!
@@ -28,6 +30,7 @@
 //! W-4  A segment is reused only when all its frames are released, its dedup keys are synced in a file of their own and, with a
 //!      long-term log, its copy is durable there.
 //! W-5  After a failed sync nothing is written and nothing acknowledged.
+//! W-6  Messages as they came enter the graph, again and again, in the epoch in which they were logged.
 //! ```
 //!
 //! One log and one writer thread serve all timely workers of a process:
@@ -54,8 +57,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches, UniqueBatch};
-use crate::budget::Budget;
+use crate::batch::{DurableBatch, Sourced, SpilledBatches, UniqueBatch};
+use crate::budget::{Budget, Charge};
 use crate::epoch::Epoch;
 
 mod buffer;
@@ -68,12 +71,16 @@ pub mod inspect;
 pub mod keys;
 pub mod locate;
 pub mod log;
+pub mod logged;
 pub mod long_term;
 pub mod mark;
 pub mod memory;
+pub mod ordered;
+pub(crate) mod raw;
 pub mod read;
 pub mod recovery;
 pub mod replay;
+pub mod reread;
 pub mod segment;
 pub mod writer;
 
@@ -81,6 +88,7 @@ pub mod writer;
 mod tests;
 
 pub use log::Log;
+pub use logged::Logged;
 pub use writer::{Ack, Appended, Job, Port, Writer};
 
 /// The stage's name in config, metrics and faults.
@@ -107,7 +115,8 @@ pub struct Config {
     pub bytes_max: u64,
     /// When frames are synced.
     pub sync: Sync,
-    /// How long dedup keys outlive their segment, by epoch and by record time; 0 keeps none.
+    /// How long dedup keys outlive their segment, by epoch and by record time; 0 keeps none. A segment with messages as they came is kept
+    /// itself for so long, unless room is needed: their keys are found in it.
     pub keys_retention_ms: u64,
     /// Bound of all key files together. When reached the oldest are dropped, counted in `Stats::keys_dropped`: a duplicate that
     /// old may pass after a restart.
@@ -268,23 +277,65 @@ pub struct Frontiers<'s> {
     pub published: Stream<'s, Epoch, Vec<()>>,
 }
 
+/// What the log takes, and what becomes of it.
+pub trait Loggable: Into<Logged> + Clone + 'static {
+    /// The batch, once it is durable.
+    type Durable: Clone + 'static;
+    /// A batch that the log has given back, with its share of the memory behind the log.
+    fn durable(batch: Logged, position: read::Position, charge: Charge) -> Self::Durable;
+}
+
+/// The log gives back what it was given.
+const GIVEN_BACK: &str = "a job comes back with the batches it had";
+
+impl From<UniqueBatch> for Logged {
+    fn from(UniqueBatch(batch): UniqueBatch) -> Self {
+        Logged::Normalized(batch)
+    }
+}
+
+impl Loggable for UniqueBatch {
+    type Durable = DurableBatch;
+    fn durable(batch: Logged, position: read::Position, charge: Charge) -> DurableBatch {
+        let Logged::Normalized(batch) = batch else { panic!("{GIVEN_BACK}") };
+        DurableBatch { batch, position: Some(position), charge }
+    }
+}
+
+impl Loggable for Sourced {
+    type Durable = Sourced;
+    fn durable(batch: Logged, _position: read::Position, charge: Charge) -> Sourced {
+        let charge = batch.charge().clone().with(charge);
+        let batch = match batch {
+            Logged::Raw(batch) => Sourced::Read(batch),
+            Logged::Recalled(batch) => Sourced::Recalled(batch),
+            Logged::Normalized(_) => panic!("{GIVEN_BACK}"),
+        };
+        batch.charged(charge)
+    }
+}
+
 /// The operator's output streams. Both frontiers pass an epoch when all of it is durable.
-pub struct Outputs<'s> {
+pub struct Outputs<'s, D: Clone + 'static> {
     /// Batches that stay in memory.
-    pub durable: Stream<'s, Epoch, Vec<DurableBatch>>,
+    pub durable: Stream<'s, Epoch, Vec<D>>,
     /// Batches that do not.
     pub spilled: Stream<'s, Epoch, Vec<SpilledBatches>>,
 }
 
 /// Makes batches durable, by one group commit for all epochs that are closed.
-pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Frontiers<'s>, ports: Ports) -> Outputs<'s> {
+pub fn wal_commit<'s, B: Loggable>(
+    stream: Stream<'s, Epoch, Vec<B>>,
+    frontiers: Frontiers<'s>,
+    ports: Ports,
+) -> Outputs<'s, B::Durable> {
     let scope = stream.scope();
     let mut builder = OperatorBuilder::new(NAME.into(), scope);
     let address = builder.operator_info().address;
     let activator = scope.worker().sync_activator_for(address.to_vec());
     let mut input = builder.new_input(stream, Pipeline);
-    let (output, durable) = builder.new_output::<Vec<DurableBatch>>();
-    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<DurableBatch>>>::from(output);
+    let (output, durable) = builder.new_output::<Vec<B::Durable>>();
+    let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<B::Durable>>>::from(output);
     let (spilled_output, spilled) = builder.new_output::<Vec<SpilledBatches>>();
     let mut spilled_output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<SpilledBatches>>>::from(spilled_output);
     // Neither has a path to an output: their frontiers are news, no data comes.
@@ -306,7 +357,7 @@ pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Fr
                 let retain = |output| capability.retain_least(output).expect("every batch is sent under a capability");
                 let held = Held { durable: retain(0), spilled: retain(1) };
                 let open = open.entry(*held.durable.time()).or_insert_with(|| Open { held, batches: Vec::new() });
-                open.batches.extend(batches.drain(..).map(|UniqueBatch(batch)| batch));
+                open.batches.extend(batches.drain(..).map(Into::into));
             });
             // 2. Hand closed epochs to the writer.
             let closed = split_closed(&mut open, |epoch| !frontiers[0].less_equal(epoch) && !frontiers[1].less_equal(epoch));
@@ -317,7 +368,7 @@ pub fn wal_commit<'s>(stream: Stream<'s, Epoch, Vec<UniqueBatch>>, frontiers: Fr
             let (mut output, mut spilled_output) = (output.activate(), spilled_output.activate());
             for ack in port.acks() {
                 let held = jobs.finish(ack.ticket);
-                let (staying, spilled) = sort_out(ack.appended, &ports.budget);
+                let (staying, spilled) = sort_out::<B>(ack.appended, &ports.budget);
                 for (epoch, batch) in staying {
                     let mut session = output.session(&held[&epoch].durable);
                     session.give(batch);
@@ -350,18 +401,18 @@ struct Held {
 /// An epoch that is not complete yet.
 struct Open {
     held: Held,
-    batches: Vec<NormalizedBatch>,
+    batches: Vec<Logged>,
 }
 
 type AtEpochs<T> = Vec<(Epoch, T)>;
 
 /// Parts durable batches into those that stay in memory and those whose payloads are let go, their frames joined into runs. A run is
 /// under the epoch of its first batch, which is the least: epochs ascend within a job.
-fn sort_out(appended: Vec<Appended>, budget: &Arc<Budget>) -> (AtEpochs<DurableBatch>, AtEpochs<SpilledBatches>) {
+fn sort_out<B: Loggable>(appended: Vec<Appended>, budget: &Arc<Budget>) -> (AtEpochs<B::Durable>, AtEpochs<SpilledBatches>) {
     let (mut staying, mut spilled) = (Vec::new(), AtEpochs::<SpilledBatches>::new());
     for Appended { epoch, position, batch } in appended {
-        if let Some(charge) = budget.stay(&batch.charge) {
-            staying.push((epoch, DurableBatch { batch, position, charge }));
+        if let Some(charge) = budget.stay(batch.charge()) {
+            staying.push((epoch, B::durable(batch, position, charge)));
             continue;
         }
         match spilled.last_mut().filter(|(_, last)| position.follows(&last.run)) {
@@ -401,9 +452,8 @@ impl Jobs {
         let (mut capabilities, mut job) = (BTreeMap::new(), Job { ticket, batches: Vec::new() });
         for (epoch, Open { held, mut batches }) in closed {
             // In the order of offsets: recovery then finds runs without holes.
-            batches.sort_by(|one, other| {
-                (&one.coverage.partition, one.coverage.start).cmp(&(&other.coverage.partition, other.coverage.start))
-            });
+            let place = |batch: &Logged| (batch.by_ref().partition().clone(), batch.by_ref().range().start);
+            batches.sort_by_cached_key(place);
             job.batches.extend(batches.into_iter().map(|batch| (epoch, batch)));
             capabilities.insert(epoch, held);
         }

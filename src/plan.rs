@@ -113,11 +113,18 @@ pub const REJECTS: &str = "rejects";
 pub fn replay_plan(config: &Config, workers: Option<usize>, input: Input, output: &Output) -> Result<Plan, String> {
     let workers = workers.unwrap_or(config.workers());
     let (source, frames) = match input {
+        Input::Log(frames) if frames.is_raw => (Stage::of(frame_source::RAW_NAME), Some(frames)),
         Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames)),
         Input::Stage(stage) => (stage, None),
     };
     let fed = fed_by(&config.description(), source)?;
     let description = match output {
+        // Which of two copies is stored was decided by epochs, which frames from several workers do not ascend by.
+        Output::Published if frames.as_ref().is_some_and(|frames| frames.is_raw) => {
+            return Err("a log of messages as they came is not published by a replay: its graph stores what is missing when it is started; \
+                        --to DIR keeps what a replay makes of it"
+                .to_owned());
+        }
         Output::Published => without_captures(&fed)?,
         Output::Files(directory, replace) => ending_in(&fed, files_stage(&directory.join(ROWS), *replace))?,
         Output::Counted => rejects_counted(ending_in(&fed, Stage::of(blackhole::NAME).named("rows"))?),
@@ -241,7 +248,7 @@ fn graph_plan(config: &Config, wiring: Arc<Wiring>, workers: usize, files: Files
         epoch_interval_ms: config.processing.epoch_interval_ms,
     };
     Ok(GraphPlan {
-        wal: wal(config, wiring.has(dedup_window::NAME)),
+        wal: wal(config, &wiring),
         wiring,
         settings,
         in_flight_bytes_max: config.processing.buffer.max_size_bytes as usize,
@@ -476,8 +483,14 @@ fn format(format: Format) -> normalize::Format {
     }
 }
 
-fn wal(config: &Config, dedups: bool) -> wal_commit::Config {
+fn wal(config: &Config, wiring: &Wiring) -> wal_commit::Config {
     let (processing, wal) = (&config.processing, &config.processing.wal);
+    let keys_retention_ms = match (wiring.has(dedup_window::NAME), wiring.has_raw_log()) {
+        (false, _) => 0,
+        (true, false) => processing.dedup_window_seconds * 1_000,
+        // Which messages were duplicates is found out anew, as when they are read back from Kafka.
+        (true, true) => dedup(config).reach_ms(),
+    };
     wal_commit::Config {
         directory: wal.directory.clone(),
         segment_bytes: wal.segment_size_bytes,
@@ -486,7 +499,7 @@ fn wal(config: &Config, dedups: bool) -> wal_commit::Config {
             true => wal_commit::Sync::OnWrite,
             false => wal_commit::Sync::Every(Duration::from_millis(wal.sync_interval_ms)),
         },
-        keys_retention_ms: if dedups { processing.dedup_window_seconds * 1_000 } else { 0 },
+        keys_retention_ms,
         keys_bytes_max: wal.dedup_keys_bytes_max,
         retention_ms: config.wal_cleanup.retention_seconds * 1_000,
         long_term: wal.long_term.enabled.then(|| long_term(config)),

@@ -378,7 +378,7 @@ fn logs(folder: &Path) -> (Writer, PathBuf, PathBuf) {
             charge: Charge::default(),
         };
         let epoch = Epoch(1_790_000_000_000 + number as u64 * 20);
-        port.append(Job { ticket: number as u64, batches: vec![(epoch, batch)] });
+        port.append(Job { ticket: number as u64, batches: vec![(epoch, batch.into())] });
         port.receiver().recv_timeout(support::binary::PATIENCE).unwrap();
     }
     support::wait::until("copies of all sealed segments", support::binary::PATIENCE, || {

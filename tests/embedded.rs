@@ -40,5 +40,7 @@ mod storage_alone;
 mod storage_nodes;
 #[path = "embedded/topics.rs"]
 mod topics;
+#[path = "embedded/wal_first.rs"]
+mod wal_first;
 #[path = "embedded/workers.rs"]
 mod workers;

@@ -77,6 +77,9 @@ struct Args {
     /// Storage nodes
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=8))]
     storage: u64,
+    /// Ingest nodes have their log before normalize
+    #[arg(long)]
+    wal_first: bool,
     /// How long publication may take once the load has ended
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_seconds: u64,
@@ -168,7 +171,7 @@ fn soak(
         services.create_topic(&feed.topic().name, feed.topic().partitions)?;
     }
     let (ingest, storage) = (args.ingest as usize, args.storage as usize);
-    let surroundings = Surroundings::new(binary, folder.to_owned(), services, storage)?;
+    let surroundings = Surroundings::new(binary, folder.to_owned(), services, storage, args.wal_first)?;
     let config = surroundings.audit_config()?;
     let length = Duration::from_secs_f64(args.minutes * 60.0);
     let outages = match args.interval {

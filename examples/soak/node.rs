@@ -15,6 +15,10 @@ pub const GROUP: &str = "soak";
 /// Duplicates of the load reach back some minutes at most; the window must be longer, or the check would excuse what passes.
 pub const DEDUP_WINDOW_SECONDS: u32 = 900;
 
+/// The stages of `config/wal-first.yaml` without storage.
+const WAL_FIRST: &str = "{stages: [kafka_source, wal_commit, normalize, dead_letter, {operator: dedup_window, from: normalize}, \
+                         arrow_encode, flight_sink]}";
+
 /// Where everything is that the nodes need.
 pub struct Surroundings {
     /// The program.
@@ -26,12 +30,13 @@ pub struct Surroundings {
     metastore: String,
     object_store: String,
     endpoints: Vec<String>,
+    ingest_graph: &'static str,
     process_group: i32,
 }
 
 impl Surroundings {
-    /// Those of a run with `storage` storage nodes.
-    pub fn new(binary: PathBuf, folder: PathBuf, services: &Services, storage: usize) -> anyhow::Result<Self> {
+    /// Those of a run with `storage` storage nodes; with `wal_first` the log of ingest nodes stands before `normalize`.
+    pub fn new(binary: PathBuf, folder: PathBuf, services: &Services, storage: usize, wal_first: bool) -> anyhow::Result<Self> {
         let variable = |name: &str| services.variable(name);
         let metastore = format!("{{type: postgres, url: \"{}\", schema: soak}}", variable("OPENWIT_TEST_POSTGRES")?);
         let object_store = format!(
@@ -49,6 +54,7 @@ impl Surroundings {
             metastore,
             object_store,
             endpoints: endpoints.collect(),
+            ingest_graph: if wal_first { WAL_FIRST } else { "ingest" },
             process_group: services.process_group(),
         })
     }
@@ -79,7 +85,7 @@ impl Surroundings {
         let text = format!(
             "{}{kafka}processing:\n  shutdown_timeout_seconds: 20\n  dedup_window_seconds: {DEDUP_WINDOW_SECONDS}\n  wal: {{max_size_bytes: 1GiB, \
              segment_size_bytes: 16MiB}}\nstorage: {{endpoints: [\"{endpoints}\"]}}\n",
-            self.common("ingest", &name)
+            self.common(self.ingest_graph, &name)
         );
         self.write(&name, &text)
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openwit_operators::batch::NormalizedBatch;
+use openwit_operators::batch::{NormalizedBatch, Sourced};
 use openwit_operators::epoch::Epoch;
 use openwit_operators::wal_commit::disk::{Access, BLOCK_BYTES, Disk};
 use openwit_operators::wal_commit::long_term::cleanup::Found;
@@ -124,7 +124,7 @@ fn check_segment(file: Vec<u8>, meter: &mut Meter) {
     disk.edit(&segment::segment_name(SEGMENT), |bytes| *bytes = file);
     let opened = meter.measure(&RECOVER, size, || {
         let (log, recovery) = open(&disk, 1_790_000_001_000)?;
-        let frames = recovery.frames().count();
+        let frames = recovery.frames().count() + recovery.raw_frames(Epoch(u64::MAX)).count();
         Ok::<_, Error>((log, recovery, frames))
     });
     let (log, recovery, count) = match opened {
@@ -139,6 +139,14 @@ fn check_segment(file: Vec<u8>, meter: &mut Meter) {
         let covered = recovery.coverage.get(&frame.batch.coverage.partition);
         let is_covered = range.is_empty() || covered.is_some_and(|covered| covered.missing_in(range).is_empty());
         assert!(is_covered, "{:?} is not in what recovery covers", frame.batch.coverage);
+    }
+    for frame in recovery.raw_frames(Epoch(u64::MAX)) {
+        let sourced = frame.expect("a frame that was counted is whole").batch;
+        let batch = sourced.batch();
+        let kind = if matches!(sourced, Sourced::Read(_)) { &recovery.raw } else { &recovery.recalled };
+        let covered = kind.get(&batch.partition);
+        let is_covered = batch.start == batch.end || covered.is_some_and(|covered| covered.overlaps(&(batch.start..batch.end)));
+        assert!(is_covered, "{} to {} of {} are not in what recovery covers", batch.start, batch.end, batch.partition);
     }
     let records: usize = frames.iter().map(|frame| frame.batch.records.len()).sum();
     let keys = recovery.keys().filter(Result::is_ok).count();

@@ -126,6 +126,7 @@ pub fn log_files() -> Vec<Vec<u8>> {
         for segment in [
             &include_bytes!("../../operators/wal_commit/golden/segment-v1.wal")[..],
             include_bytes!("../../operators/wal_commit/golden/segment-v2.wal"),
+            include_bytes!("../../operators/wal_commit/golden/segment-v4-raw.wal"),
         ] {
             // The header's block is zeros but for the header, and so is the end.
             let end = segment.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last + 1).next_multiple_of(8));

@@ -25,7 +25,7 @@ pub(super) const CAPTURE: Operator = Operator {
         capture::NAME,
         "Passes batches on and keeps them in files, to be replayed.",
         &[Kind::Raw, Kind::Normalized, Kind::Unique],
-        &[Output { name: "passed", kind: None }],
+        &[Output { name: "passed", kind: None, passes_raw: false }],
         |site| match site.edge() {
             Edge::Raw(flow) => captured(flow, site),
             Edge::Normalized(flow) => captured(flow, site),

@@ -111,3 +111,37 @@ fn a_graph_that_does_not_carry_what_was_captured_is_refused() {
     assert!(again.contains("no edge that carries RawBatch"), "{again}");
     assert!(fed_by(&fed, Stage::of("normalize")).unwrap_err().contains("is no source"));
 }
+
+fn wal_first() -> Description {
+    let names = ["kafka_source", "wal_commit", "normalize", "dead_letter"].map(Stage::of).into_iter();
+    let behind = [Stage::of("dedup_window").from("normalize"), Stage::of("arrow_encode"), Stage::of("flight_sink")];
+    Description { stages: names.chain(behind).collect(), storage: false }
+}
+
+#[test]
+fn a_log_of_messages_as_they_came_is_passed_by_on_the_way_to_a_sink_of_the_replays_own() {
+    for source in ["frame_source_raw", "capture_source"] {
+        let fed = fed_by(&wal_first(), Stage::of(source)).unwrap();
+        assert_eq!(drawn(&fed)[1], format!("wal_commit < {source}.raw"));
+        let expected = [
+            format!("{source} < "),
+            format!("normalize < {source}.raw"),
+            "dedup_window < normalize.normalized".to_owned(),
+            "dead_letter < normalize.rejects".to_owned(),
+            "blackhole < dedup_window.unique".to_owned(),
+        ];
+        assert_eq!(drawn(&ending_in(&fed, Stage::of("blackhole")).unwrap()), expected);
+    }
+}
+
+#[test]
+fn what_was_normalized_is_logged_before_it_becomes_rows_where_the_graphs_own_log_stood_before() {
+    let fed = fed_by(&wal_first(), Stage::of("capture_source_unique")).unwrap();
+    let expected = [
+        "capture_source_unique < ",
+        "wal_commit < capture_source_unique.unique",
+        "arrow_encode < wal_commit.durable",
+        "flight_sink < arrow_encode.deliveries",
+    ];
+    assert_eq!(drawn(&fed), expected);
+}

@@ -29,6 +29,28 @@ fn shipped_graphs_can_be_wired() {
 }
 
 #[test]
+fn a_log_before_normalize_passes_messages_on_as_they_came_and_waits_for_rows_and_rejects() {
+    // The dead letter stands last: what makes rows waits for it all the same.
+    let mut description =
+        stages(&["kafka_source", "wal_commit", "normalize", "dedup_window", "arrow_encode", "flight_sink", "dead_letter"]);
+    let wiring = check(&description).unwrap_or_else(|flaws| panic!("{flaws:?}"));
+    assert!(wiring.has_raw_log() && !check(&shipped::ingest(true)).unwrap().has_raw_log());
+    let names =
+        |points: BTreeSet<usize>| points.into_iter().map(|point| wiring.stages[point].stage.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(commit_points(&wiring, CommitMode::AfterWal)), ["wal_commit"]);
+    assert_eq!(names(commit_points(&wiring, CommitMode::AfterPublish)), ["flight_sink", "dead_letter"]);
+    assert_eq!(names(release_points(&wiring)), ["flight_sink", "dead_letter"]);
+    let place = |name: &str| wiring.order.iter().position(|stage| wiring.stages[*stage].stage.name == name).unwrap();
+    assert!(place("dead_letter") < place("arrow_encode"));
+
+    // Without a log nobody could make rows again that storage has lost; two logs are one too many.
+    description.stages.remove(1);
+    says(&description, &["Some(3) From: arrow_encode takes UniqueBatch only behind a log: put wal_commit before it, or between"]);
+    let twice = ["kafka_source", "wal_commit", "normalize", "dead_letter", "wal_commit", "arrow_encode", "flight_sink"];
+    assert!(told(&stages(&twice)).iter().any(|flaw| flaw.contains("a process has only one")));
+}
+
+#[test]
 fn a_stage_is_fed_by_the_nearest_one_above_that_has_an_output_for_it() {
     let wiring = check(&shipped::ingest(true)).unwrap();
     let fed: Vec<(&str, Vec<String>)> = wiring

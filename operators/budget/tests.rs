@@ -34,6 +34,21 @@ fn a_charge_that_grew_is_given_back_as_large_as_it_became() {
 }
 
 #[test]
+fn what_is_behind_the_log_goes_on_being_in_flight_however_it_grows() {
+    let budget = Budget::new(load(1_000));
+    let lane = budget.lane(&partition(0));
+    let charge = read(&budget, &lane, load(100));
+    let behind = budget.stay(&charge).unwrap();
+    let charge = charge.with(behind).grown(50);
+    assert_eq!((budget.in_flight(), budget.behind(), lane.before_log()), (load(150), load(150), Load::default()));
+    let other = charge.clone();
+    drop(charge);
+    assert_eq!(budget.behind(), load(150));
+    drop(other);
+    assert_eq!((budget.in_flight(), budget.behind()), (Load::default(), Load::default()));
+}
+
+#[test]
 fn a_charge_is_given_back_with_its_last_clone_and_only_once() {
     let budget = Budget::new(Load { bytes: 100, messages: 10 });
     budget.collect(load(60));

@@ -2,7 +2,8 @@
 //!
 //! When a stream breaks nobody knows what storage still has, so the next one begins with all of it: what is in memory is sent again,
 //! what was let go after storage had received it is read from the log and encoded again, which gives the same rows. Storage drops the
-//! offsets that it has. What comes new meanwhile takes turns with what is sent again.
+//! offsets that it has. What comes new meanwhile takes turns with what is sent again. Where the log holds messages as they came, what was let
+//! go can be made again by the whole graph only: once storage can be reached, the graphs are started again from the log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -88,6 +89,8 @@ enum Broken {
     Retry(String),
     /// Opening it again would fail again.
     Refused(String),
+    /// Rows that storage had received, and may not have any more, can only be made again by the whole graph.
+    Lost(String),
     /// The operator is gone.
     Done,
 }
@@ -137,6 +140,10 @@ impl Connection {
                 Broken::Done => return,
                 Broken::Refused(message) => {
                     self.ports.health.fail(NAME, format!("storage {} refused a delivery: {message}", self.endpoint));
+                    return;
+                }
+                Broken::Lost(message) => {
+                    self.ports.health.fail_curable(NAME, message);
                     return;
                 }
                 Broken::Retry(message) => {
@@ -247,6 +254,13 @@ impl Connection {
         }
         let parts = match &parcel.payload {
             Some(payload) => outgoing.encoder.parts(id, &payload.batch),
+            None if parcel.frames.is_empty() => {
+                let message = format!(
+                    "the stream to storage {} broke when it had received and not published rows of {}, which are made again from the messages in the write-ahead log",
+                    self.endpoint, parcel.group
+                );
+                return Err(Broken::Lost(message));
+            }
             None => {
                 let (remaker, group, frames) = (self.remaker.clone(), parcel.group.clone(), parcel.frames.clone());
                 let remade = tokio::task::spawn_blocking(move || remaker.remake(&group, &frames)).await;

@@ -10,9 +10,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::flush::Flush;
 use super::log::{Log, Stats};
+use super::logged::Logged;
 use super::writer::{Ack, Appended, Event, Job, RETRY_MAX, RETRY_MIN, Shared, lock, payload_bytes};
 use super::{Error, NAME, Sync, keys, long_term};
-use crate::batch::NormalizedBatch;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
@@ -44,8 +44,8 @@ struct Open {
     worker: usize,
     ticket: u64,
     appended: Vec<Appended>,
-    next: Option<(Epoch, NormalizedBatch)>,
-    rest: vec::IntoIter<(Epoch, NormalizedBatch)>,
+    next: Option<(Epoch, Logged)>,
+    rest: vec::IntoIter<(Epoch, Logged)>,
 }
 
 /// There is no room; it is tried again.

@@ -7,10 +7,10 @@
 //! 16  u64  position in the file   48  u32  crc32c of meta
 //! 24  u64  synced: all before it  52  u32  crc32c of payload and padding
 //!          was durable when       56  u32  records
-//!          this was written       60  u8   kind: 1, more by 1 with a schema, by 2 with tenants   61..64 zero
+//!          this was written       60  u8   kind: 1, more by 1 with a schema, by 2 with tenants; 5, 6: messages as they came   61..64 zero
 //! 64  meta: stamp of the dataset schema, if there is one; tenants, if there are any; group, coverage; per record offset, timestamp,
-//!           key, length; per record its tenant, if there are several
-//!     payload: the records' payloads, back to back
+//!           key, length; per record its tenant, if there are several; of messages as they came the table of `raw`
+//!     payload: the records' payloads, back to back; of messages as they came the pieces of `raw`
 //!     padding: zeros to a multiple of 8
 //! ```
 //!
@@ -26,7 +26,9 @@ use bytes::Bytes;
 use super::Error as WalError;
 use super::buffer::AlignedBuffer;
 use super::codec::{Cursor, put_partition, put_signed, put_string, put_varint, u32_at, u64_at};
-use crate::batch::{Arena, Group, NormalizedBatch, Record, Signal, Span};
+use super::logged::{Logged, LoggedRef};
+use super::{keys, raw};
+use crate::batch::{Arena, Group, NormalizedBatch, RecalledBatch, Record, Signal, Sourced, Span};
 use crate::budget::Charge;
 use crate::coverage::Coverage;
 use crate::dataset::{Carrier, Column, FIELDS_MAX, Kind, Stamp};
@@ -47,6 +49,10 @@ const KIND_BATCH: u8 = 1;
 const HAS_SCHEMA: u8 = 1;
 /// A batch whose messages have tenants. Meta lists each once, so that one of a single tenant, the usual case, is larger by a name.
 const HAS_TENANTS: u8 = 2;
+/// The kind of a batch of messages as they came.
+const KIND_RAW: u8 = 5;
+/// The same of messages that somebody else has handled, for their keys only.
+const KIND_RECALLED: u8 = 6;
 /// What `Scratch` keeps: more than nearly all frames.
 const SCRATCH_BYTES_MAX: usize = 8 << 20;
 /// The least a record takes up in meta: offset, timestamp, key, length.
@@ -70,6 +76,12 @@ pub enum Error {
     /// The checksums match, yet no version of this program writes such a frame.
     #[error("the frame's meta is malformed")]
     Malformed,
+    /// The frame is whole, and holds what was not asked for.
+    #[error("the frame holds {}", if *is_raw { "messages as they came, of a log before normalize" } else { "normalized messages" })]
+    OtherKind {
+        /// It holds messages as they came.
+        is_raw: bool,
+    },
 }
 
 /// The fixed part of a frame.
@@ -104,7 +116,7 @@ impl Header {
         if !expected_place || u32_at(bytes, 4) != crc32c::crc32c(&bytes[8..HEADER_BYTES]) {
             return Err(Error::NoFrame);
         }
-        if !(KIND_BATCH..=KIND_BATCH + HAS_SCHEMA + HAS_TENANTS).contains(&bytes[60]) || bytes[61..HEADER_BYTES] != [0; 3] {
+        if !(KIND_BATCH..=KIND_RECALLED).contains(&bytes[60]) || bytes[61..HEADER_BYTES] != [0; 3] {
             return Err(Error::Malformed);
         }
         Ok(Header {
@@ -142,12 +154,51 @@ impl Header {
         frame_bytes(self.meta_bytes, self.payload_bytes)
     }
 
-    /// Checks and reads the meta that follows the header.
+    /// True if the frame holds messages as they came.
+    pub fn is_raw(&self) -> bool {
+        self.kind >= KIND_RAW
+    }
+
+    /// True if the frame holds messages for their keys only, and accounts for none.
+    pub fn is_recalled(&self) -> bool {
+        self.kind == KIND_RECALLED
+    }
+
+    /// Checks and reads the meta that follows the header, of a batch of normalized messages.
     pub fn meta(&self, bytes: &[u8]) -> Result<Meta, Error> {
-        if crc32c::crc32c(bytes) != self.meta_crc {
-            return Err(Error::MetaChecksum);
+        self.check_meta(bytes)?;
+        if self.is_raw() {
+            return Err(Error::OtherKind { is_raw: true });
         }
         Meta::decode(bytes, self).ok_or(Error::Malformed)
+    }
+
+    /// Checks and reads the meta that follows the header, of a batch of messages as they came.
+    fn table(&self, bytes: &[u8]) -> Result<raw::Table, Error> {
+        self.check_meta(bytes)?;
+        if !self.is_raw() {
+            return Err(Error::OtherKind { is_raw: false });
+        }
+        let mut cursor = Cursor::new(bytes);
+        let table = raw::take_table(&mut cursor).filter(|_| cursor.is_empty());
+        let is_whole =
+            |table: &raw::Table| table.piece_bytes == self.payload_bytes && table.records.len() == self.records as usize;
+        table.filter(is_whole).ok_or(Error::Malformed)
+    }
+
+    /// Checks the meta that follows the header, and says what the frame accounts for.
+    pub fn account(&self, bytes: &[u8]) -> Result<Account, Error> {
+        if !self.is_raw() {
+            return Ok(Account { coverage: self.meta(bytes)?.coverage, age: None });
+        }
+        let table = self.table(bytes)?;
+        let ages = table.records.iter().map(|record| keys::Age::of(self.epoch, record.timestamp_ms));
+        let age = ages.fold(keys::Age { epoch: self.epoch, record_ms: i64::MIN }, keys::Age::max);
+        Ok(Account { coverage: Coverage::stored(table.partition, table.range), age: Some(age) })
+    }
+
+    fn check_meta(&self, bytes: &[u8]) -> Result<(), Error> {
+        if crc32c::crc32c(bytes) == self.meta_crc { Ok(()) } else { Err(Error::MetaChecksum) }
     }
 
     /// Checks the checksum of payload and padding.
@@ -160,9 +211,18 @@ fn frame_bytes(meta_bytes: u32, payload_bytes: u32) -> u64 {
     (HEADER_BYTES as u64 + u64::from(meta_bytes) + u64::from(payload_bytes)).next_multiple_of(ALIGNMENT)
 }
 
+/// What a frame accounts for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// The offsets. Of messages as they came all count as stored: what becomes of them is found out behind the log.
+    pub coverage: Coverage,
+    /// How old its messages are, where they are as they came: then the frame itself is what their dedup keys are found in.
+    pub age: Option<keys::Age>,
+}
+
 /// A batch that is ready to be written: its meta is encoded and its length known.
 pub struct Prepared<'a> {
-    batch: &'a NormalizedBatch,
+    batch: LoggedRef<'a>,
     meta: &'a [u8],
     payload_bytes: u32,
 }
@@ -197,14 +257,23 @@ impl Unsealed {
 impl<'a> Prepared<'a> {
     /// Encodes the batch's meta into `meta`. Refuses what `Meta::decode` could not read back: better no acknowledgement now than
     /// a lost batch at recovery.
-    pub fn new(batch: &'a NormalizedBatch, meta: &'a mut Vec<u8>) -> Result<Self, WalError> {
+    pub fn new(batch: impl Into<LoggedRef<'a>>, meta: &'a mut Vec<u8>) -> Result<Self, WalError> {
+        let batch = batch.into();
         meta.clear();
-        encode_meta(batch, meta).map_err(|problem| WalError::Batch { problem })?;
-        let whole = HEADER_BYTES + meta.len() + batch.payload_bytes() + ALIGNMENT as usize;
+        let encoded = match batch {
+            LoggedRef::Normalized(batch) => encode_meta(batch, meta),
+            // The pieces are looked at once before they are written: then none can be found to be missing.
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
+                raw::put_table(batch, meta).and_then(|()| raw::put_pieces(batch, |_| {}))
+            }
+        };
+        encoded.map_err(|problem| WalError::Batch { problem })?;
+        let payload_bytes = batch.payload_bytes();
+        let whole = (HEADER_BYTES + meta.len() + ALIGNMENT as usize) as u64 + payload_bytes;
         if u32::try_from(whole).is_err() {
             return Err(WalError::Batch { problem: "it is larger than 4 GiB" });
         }
-        Ok(Prepared { batch, payload_bytes: batch.payload_bytes() as u32, meta })
+        Ok(Prepared { batch, payload_bytes: payload_bytes as u32, meta })
     }
 
     /// Bytes of the whole frame.
@@ -219,7 +288,12 @@ impl<'a> Prepared<'a> {
         out.extend_zeros(HEADER_BYTES);
         out.extend(self.meta);
         let payload = out.len();
-        self.batch.payload_runs().for_each(|run| out.extend(run));
+        match self.batch {
+            LoggedRef::Normalized(batch) => batch.payload_runs().for_each(|run| out.extend(run)),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
+                raw::put_pieces(batch, |piece| out.extend(piece)).expect("looked at when it was prepared");
+            }
+        }
         out.extend_zeros(self.frame_bytes() as usize - (out.len() - start));
         let header = Header {
             segment: place.segment,
@@ -230,14 +304,19 @@ impl<'a> Prepared<'a> {
             payload_bytes: self.payload_bytes,
             meta_crc: crc32c::crc32c(self.meta),
             payload_crc: crc32c::crc32c(&out.bytes()[payload..]),
-            records: self.batch.records.len() as u32,
+            records: self.batch.records() as u32,
             kind: kind_of(self.batch),
         };
         Unsealed { at: start, header }
     }
 }
 
-fn kind_of(batch: &NormalizedBatch) -> u8 {
+fn kind_of(batch: LoggedRef<'_>) -> u8 {
+    let batch = match batch {
+        LoggedRef::Normalized(batch) => batch,
+        LoggedRef::Raw(_) => return KIND_RAW,
+        LoggedRef::Recalled(_) => return KIND_RECALLED,
+    };
     let schema = if batch.schema.is_some() { HAS_SCHEMA } else { 0 };
     let tenants = if batch.tenants.is_empty() { 0 } else { HAS_TENANTS };
     KIND_BATCH + schema + tenants
@@ -262,18 +341,46 @@ pub fn encode(epoch: Epoch, batch: &NormalizedBatch, scratch: &mut Scratch, out:
 }
 
 /// The whole frame in `bytes`, which must be found at `position` of segment `segment`. The payloads stay in `bytes`.
-pub fn decode(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, NormalizedBatch), Error> {
+pub fn decode<B: Framed>(bytes: &Bytes, segment: u64, position: u64) -> Result<(Epoch, B), Error> {
     let header = Header::parse(bytes, segment, position)?;
     if bytes.len() as u64 != header.frame_bytes() {
         return Err(Error::Cut);
     }
     let payload = HEADER_BYTES + header.meta_bytes as usize;
-    let meta = header.meta(&bytes[HEADER_BYTES..payload])?;
-    header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
     let raw = bytes.slice(payload..payload + header.payload_bytes as usize);
-    let Meta { group, schema, tenants, coverage, records } = meta;
-    let (written, charge) = (Bytes::new(), Charge::default());
-    Ok((header.epoch, NormalizedBatch { group, coverage, raw, written, records, schema, tenants, charge }))
+    let batch = B::read(&header, &bytes[HEADER_BYTES..payload], raw)?;
+    header.check_payload(crc32c::crc32c(&bytes[payload..]))?;
+    Ok((header.epoch, batch))
+}
+
+/// What a frame can be read as.
+pub trait Framed: Sized {
+    /// Checks and reads the frame's meta; its payload lies in `payload`, and is checked by the caller.
+    fn read(header: &Header, meta: &[u8], payload: Bytes) -> Result<Self, Error>;
+}
+
+impl Framed for NormalizedBatch {
+    fn read(header: &Header, meta: &[u8], raw: Bytes) -> Result<Self, Error> {
+        let Meta { group, schema, tenants, coverage, records } = header.meta(meta)?;
+        let (written, charge) = (Bytes::new(), Charge::default());
+        Ok(NormalizedBatch { group, coverage, raw, written, records, schema, tenants, charge })
+    }
+}
+
+impl Framed for Sourced {
+    fn read(header: &Header, meta: &[u8], payload: Bytes) -> Result<Self, Error> {
+        let batch = header.table(meta)?.with(payload);
+        Ok(if header.is_recalled() { Sourced::Recalled(RecalledBatch(batch)) } else { Sourced::Read(batch) })
+    }
+}
+
+impl Framed for Logged {
+    fn read(header: &Header, meta: &[u8], payload: Bytes) -> Result<Self, Error> {
+        match header.is_raw() {
+            true => Sourced::read(header, meta, payload).map(Logged::from),
+            false => NormalizedBatch::read(header, meta, payload).map(Logged::Normalized),
+        }
+    }
 }
 
 /// What a frame tells about its batch besides the payloads.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Directory, Disk};
+use super::logged::{Logged, LoggedRef};
 use super::long_term;
 use super::long_term::cleanup::Found;
 use super::long_term::read::Selection;
@@ -118,7 +119,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// Frames of either log.
-pub type FrameIterator = Box<dyn Iterator<Item = Result<RecoveredFrame, Error>> + Send>;
+pub type FrameIterator = Box<dyn Iterator<Item = Result<RecoveredFrame<Logged>, Error>> + Send>;
 
 /// A log, or a file of one, to be looked at.
 #[derive(Clone)]
@@ -200,6 +201,11 @@ impl Source {
         }
     }
 
+    /// True if it holds messages as they came, of a log before `normalize`; `None` if nothing in it can be read.
+    pub fn is_raw(&self) -> Result<Option<bool>, Error> {
+        Ok(self.frames()?.find_map(Result::ok).map(|frame| !matches!(frame.batch, Logged::Normalized(_))))
+    }
+
     /// All whole frames, in the order in which they were logged. An error tells what is missing, and what follows it is read all
     /// the same.
     pub fn frames(&self) -> Result<FrameIterator, Error> {
@@ -214,7 +220,7 @@ impl Source {
                 let (_, surveyed) = look(&**disk, *only)?;
                 let runs: Vec<Run> = surveyed.into_iter().flat_map(Surveyed::into_runs).collect();
                 let bytes = runs.iter().map(|run| run.bytes.end - run.bytes.start).sum();
-                Ok((bytes, Box::new(Frames::new(disk.clone(), runs))))
+                Ok((bytes, Box::new(Frames::<Logged>::new(disk.clone(), runs))))
             }
             Source::Long(shelf, _) => {
                 let mut copies = self.copies()?;
@@ -280,7 +286,7 @@ fn list_segments(disk: &dyn Disk, only: Option<u64>) -> Result<Vec<Summary>, Err
             records: found.scan.records,
             payload_bytes: found.scan.payload_bytes,
             epochs: found.scan.epochs,
-            offsets: found.scan.coverage,
+            offsets: found.scan.coverage(),
         });
     }
     let empty = |number, state, name: String, file_bytes| Summary {
@@ -368,13 +374,13 @@ fn summarize(shelf: &Arc<dyn Shelf>, copy: Found) -> Result<(Summary, Vec<Proble
         };
         summary.used_bytes += u64::from(frame.position.bytes);
         summary.frames += 1;
-        summary.records += frame.batch.records.len() as u64;
-        summary.payload_bytes += frame.batch.payload_bytes() as u64;
+        let batch = frame.batch.by_ref();
+        summary.records += batch.records() as u64;
+        summary.payload_bytes += batch.payload_bytes();
         let (first, last) = summary.epochs.unwrap_or((frame.epoch, frame.epoch));
         summary.epochs = Some((first.min(frame.epoch), last.max(frame.epoch)));
-        let coverage = frame.batch.coverage;
-        if !coverage.range().is_empty() {
-            summary.offsets.entry(coverage.partition.clone()).or_default().insert(coverage.range());
+        if !batch.range().is_empty() && !matches!(batch, LoggedRef::Recalled(_)) {
+            summary.offsets.entry(batch.partition().clone()).or_default().insert(batch.range());
         }
     }
     Ok((summary, problems))

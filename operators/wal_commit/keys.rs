@@ -54,6 +54,12 @@ pub struct Age {
 }
 
 impl Age {
+    /// That of a record.
+    pub fn of(epoch: Epoch, timestamp_ms: i64) -> Age {
+        let epoch_ms = i64::try_from(epoch.0).unwrap_or(i64::MAX);
+        Age { epoch, record_ms: if timestamp_ms < 0 { epoch_ms } else { timestamp_ms.min(epoch_ms) } }
+    }
+
     /// The newer of both, in each respect.
     pub fn max(self, other: Age) -> Age {
         Age { epoch: self.epoch.max(other.epoch), record_ms: self.record_ms.max(other.record_ms) }
@@ -97,9 +103,7 @@ impl Builder {
             put_signed(&mut self.blocks, record.timestamp_ms.wrapping_sub(previous_ms));
             self.blocks.extend_from_slice(&record.key.to_le_bytes());
             (next, previous_ms) = (record.offset + 1, record.timestamp_ms);
-            let epoch_ms = i64::try_from(epoch.0).unwrap_or(i64::MAX);
-            let record_ms = if record.timestamp_ms < 0 { epoch_ms } else { record.timestamp_ms.min(epoch_ms) };
-            self.age = self.age.max(Age { epoch, record_ms });
+            self.age = self.age.max(Age::of(epoch, record.timestamp_ms));
         }
         self.entries += records.len() as u64;
     }

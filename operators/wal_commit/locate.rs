@@ -1,9 +1,9 @@
 //! Finds the frames of a log that account for an offset, also while a process writes there. Reads only.
 
-use super::Error;
 use super::inspect::Source;
 use super::long_term::read::Selection;
 use super::read::RecoveredFrame;
+use super::{Error, Logged};
 use crate::batch::Group;
 use crate::coverage::{Disposition, PartitionKey};
 use crate::epoch::Epoch;
@@ -14,14 +14,14 @@ use crate::wal_commit::read::Position;
 pub struct Found {
     /// The partition, of this incarnation of the topic.
     pub partition: PartitionKey,
-    /// The group of its rows.
-    pub group: Group,
+    /// The group of its rows; unknown of messages as they came.
+    pub group: Option<Group>,
     /// The epoch in which it was logged.
     pub epoch: Epoch,
     /// Where it lies.
     pub position: Position,
-    /// What it says of the offset.
-    pub disposition: Disposition,
+    /// What it says of the offset; nothing of messages as they came, which are judged behind the log.
+    pub disposition: Option<Disposition>,
     /// The record's payload, where it is stored.
     pub payload_bytes: Option<usize>,
 }
@@ -52,16 +52,23 @@ fn parts(source: &Source, topic: &str, partition: i32, offset: i64) -> Result<Ve
     Ok(has_offset.map(|segment| Source::Short(disk.clone(), Some(segment.number))).collect())
 }
 
-fn look(frame: &RecoveredFrame, partition: i32, offset: i64) -> Option<Found> {
-    let coverage = &frame.batch.coverage;
-    let disposition = coverage.disposition(offset).filter(|_| coverage.partition.partition == partition)?;
-    let record = frame.batch.records.iter().find(|record| record.offset == offset);
-    Some(Found {
-        partition: coverage.partition.clone(),
-        group: frame.batch.group.clone(),
-        epoch: frame.epoch,
-        position: frame.position,
-        disposition,
-        payload_bytes: record.map(|record| frame.batch.payload(record).len()),
-    })
+fn look(frame: &RecoveredFrame<Logged>, partition: i32, offset: i64) -> Option<Found> {
+    let looked_at = frame.batch.by_ref();
+    let is_there = looked_at.partition().partition == partition && looked_at.range().contains(&offset);
+    let (group, disposition, payload_bytes) = match &frame.batch {
+        _ if !is_there => return None,
+        Logged::Normalized(batch) => {
+            let record = batch.records.iter().find(|record| record.offset == offset);
+            let disposition = batch.coverage.disposition(offset)?;
+            (Some(batch.group.clone()), Some(disposition), record.map(|record| batch.payload(record).len()))
+        }
+        Logged::Raw(batch) => {
+            let record = batch.records.iter().find(|record| record.offset == offset);
+            (None, None, record.and_then(|record| record.payload).map(|payload| payload.len as usize))
+        }
+        // Whoever handled it accounts for it.
+        Logged::Recalled(_) => return None,
+    };
+    let partition = looked_at.partition().clone();
+    Some(Found { partition, group, epoch: frame.epoch, position: frame.position, disposition, payload_bytes })
 }

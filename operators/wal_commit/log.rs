@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,10 @@ use super::buffer::AlignedBuffer;
 use super::disk::{self, BLOCK_BYTES, Directory, Disk, File, Lock};
 use super::flush::{Flush, Outcome, Write};
 use super::frame::{self, Place, Prepared, Unsealed};
+use super::logged::LoggedRef;
 use super::long_term::cleanup::Horizon;
 use super::mark::{Mark, Marker};
+use super::ordered::OwnRun;
 use super::read::{Frames, Position, Reader, Run};
 use super::recovery::{self, Recovery, Surveyed};
 use super::segment::{self, Layout, corrupt_name, free_name, segment_name};
@@ -85,7 +88,7 @@ pub struct Stats {
     pub key_files: u64,
     /// Bytes of the key files.
     pub keys_bytes: u64,
-    /// Key files dropped before their time because of `keys_bytes_max`.
+    /// Key files dropped before their time because of `keys_bytes_max`, and segments of messages as they came because of `bytes_max`.
     pub keys_dropped: u64,
     /// Jobs that wait for the writer.
     pub queued_jobs: u64,
@@ -112,6 +115,7 @@ struct Active {
     epoch_min: Epoch,
     epoch_max: Epoch,
     keys: keys::Builder,
+    age: Option<keys::Age>,
 }
 
 /// A segment that is not written any more.
@@ -121,6 +125,8 @@ struct Sealed {
     /// Released when every epoch up to this one is.
     epoch_max: Epoch,
     damaged: bool,
+    /// How old its messages are, where they are as they came: the dedup window is warmed up from the segment itself.
+    age: Option<keys::Age>,
     /// Its copy in the long-term log is there, or none is wanted.
     copied: bool,
 }
@@ -254,11 +260,20 @@ impl Log {
                 self.remove(&free_name(number))?;
             }
         }
-        let mut coverage = BTreeMap::new();
+        let (mut coverage, mut normalized, mut raw) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut recalled = BTreeMap::new();
         let mut runs = Vec::new();
-        for Surveyed { number, scan, .. } in surveyed {
-            recovery::merge(&mut coverage, &scan.coverage);
-            runs.extend(scan.runs.iter().map(|bytes| Run { segment: *number, bytes: bytes.clone() }));
+        let mut raw_runs = Vec::new();
+        for Surveyed { number, header, scan, .. } in surveyed {
+            recovery::merge(&mut coverage, &scan.coverage());
+            recovery::merge(&mut normalized, &scan.normalized);
+            recovery::merge(&mut raw, &scan.raw);
+            recovery::merge(&mut recalled, &scan.recalled);
+            let run = |bytes: &Range<u64>| Run { segment: *number, bytes: bytes.clone() };
+            runs.extend(scan.runs.iter().map(run));
+            let ascents = scan.raw_runs.iter().map(|(epoch, bytes)| (*epoch, run(bytes)));
+            OwnRun::add(&mut raw_runs, header.map(|header| header.run_epoch), scan.epochs, ascents.collect());
+            self.keys.newest = scan.age.map_or(self.keys.newest, |age| age.max(self.keys.newest));
         }
         for found in surveyed {
             self.sealed.push_back(Sealed {
@@ -266,6 +281,7 @@ impl Log {
                 file_bytes: found.file_bytes,
                 epoch_max: self.run_epoch,
                 damaged: found.is_damaged(),
+                age: found.scan.age,
                 copied: true,
             });
             // Whether it was copied before, the copier finds out.
@@ -276,7 +292,8 @@ impl Log {
         report.damaged_keys = self.take_over_keys(layout, surveyed, &runs)?;
         let key_files = self.keys.saved.keys().copied().collect();
         let unsaved_keys = self.keys.unsaved.iter().cloned().collect();
-        Ok(Recovery { coverage, report, disk: self.disk.clone(), runs, key_files, unsaved_keys })
+        let disk = self.disk.clone();
+        Ok(Recovery { coverage, normalized, raw, recalled, report, disk, runs, raw_runs, key_files, unsaved_keys })
     }
 
     /// Reads the key files and writes those that live segments lack. Returns the damaged ones.
@@ -284,7 +301,7 @@ impl Log {
         let mut damaged = Vec::new();
         self.keys.newest.epoch = self.run_epoch;
         for &number in layout.keys.keys() {
-            let wanted = surveyed.iter().find(|found| found.number == number).map_or(0, |found| found.scan.records);
+            let wanted = surveyed.iter().find(|found| found.number == number).map_or(0, |found| found.scan.keyed);
             match keys::File::read(&*self.disk, number)? {
                 Some(file) if file.entries >= wanted => self.keys.shelve(number, file.age, file.bytes().len() as u64),
                 _ => {
@@ -298,11 +315,11 @@ impl Log {
             }
         }
         for Surveyed { number, scan, .. } in surveyed {
-            if self.config.keys_retention_ms > 0 && scan.records > 0 && !self.keys.saved.contains_key(number) {
+            if self.config.keys_retention_ms > 0 && scan.keyed > 0 && !self.keys.saved.contains_key(number) {
                 let runs = runs.iter().filter(|run| run.segment == *number).cloned();
                 let mut builder = keys::Builder::default();
                 // What became unreadable since the survey is reported by whoever replays it.
-                for frame in Frames::new(self.disk.clone(), runs).filter_map(Result::ok) {
+                for frame in Frames::<NormalizedBatch>::new(self.disk.clone(), runs).filter_map(Result::ok) {
                     builder.add(frame.epoch, &frame.batch.coverage.partition, &frame.batch.records);
                 }
                 self.keys.queue(builder, *number);
@@ -319,7 +336,8 @@ impl Log {
 
     /// Appends one frame. It is durable after the next `sync`. On `Error::Full` nothing was appended: the same call succeeds once
     /// there is room.
-    pub fn append(&mut self, epoch: Epoch, batch: &NormalizedBatch) -> Result<Position, Error> {
+    pub fn append<'a>(&mut self, epoch: Epoch, batch: impl Into<LoggedRef<'a>>) -> Result<Position, Error> {
+        let batch = batch.into();
         self.usable()?;
         assert!(!self.is_flushing(), "with a flush under way only `try_append` can tell that it must wait");
         loop {
@@ -331,7 +349,8 @@ impl Log {
     }
 
     /// As `append`, but `None`, without having done anything, if the active segment must be closed and is not synced to its end.
-    pub(super) fn try_append(&mut self, epoch: Epoch, batch: &NormalizedBatch) -> Result<Option<Position>, Error> {
+    pub(super) fn try_append<'a>(&mut self, epoch: Epoch, batch: impl Into<LoggedRef<'a>>) -> Result<Option<Position>, Error> {
+        let batch = batch.into();
         self.usable()?;
         let mut meta = std::mem::take(&mut self.meta);
         let appended = Prepared::new(batch, &mut meta).and_then(|frame| self.append_prepared(epoch, batch, &frame));
@@ -339,12 +358,7 @@ impl Log {
         appended
     }
 
-    fn append_prepared(
-        &mut self,
-        epoch: Epoch,
-        batch: &NormalizedBatch,
-        frame: &Prepared<'_>,
-    ) -> Result<Option<Position>, Error> {
+    fn append_prepared(&mut self, epoch: Epoch, batch: LoggedRef<'_>, frame: &Prepared<'_>) -> Result<Option<Position>, Error> {
         let bytes = frame.frame_bytes();
         let fits = self.active.as_ref().is_some_and(|active| active.end + bytes <= active.file_bytes);
         if !fits {
@@ -361,12 +375,20 @@ impl Log {
         assert_eq!(self.buffer_start + self.buffer.len() as u64, active.end, "segment {segment}: buffer and end differ");
         (active.epoch_min, active.epoch_max) = (active.epoch_min.min(epoch), active.epoch_max.max(epoch));
         self.newest = self.newest.max(epoch);
-        if self.config.keys_retention_ms > 0 {
-            active.keys.add(epoch, &batch.coverage.partition, &batch.records);
+        match batch {
+            _ if self.config.keys_retention_ms == 0 => {}
+            LoggedRef::Normalized(batch) => active.keys.add(epoch, &batch.coverage.partition, &batch.records),
+            LoggedRef::Raw(batch) | LoggedRef::Recalled(batch) => {
+                for record in &batch.records {
+                    let age = keys::Age::of(epoch, record.timestamp_ms);
+                    active.age = Some(active.age.map_or(age, |before| before.max(age)));
+                }
+                self.keys.newest = active.age.map_or(self.keys.newest, |age| age.max(self.keys.newest));
+            }
         }
         self.stats.frames += 1;
-        self.stats.records += batch.records.len() as u64;
-        self.stats.payload_bytes += batch.payload_bytes() as u64;
+        self.stats.records += batch.records() as u64;
+        self.stats.payload_bytes += batch.payload_bytes();
         self.stats.frame_bytes += bytes;
         Ok(Some(Position { segment, at: position, bytes: bytes as u32 }))
     }

@@ -1,13 +1,14 @@
 //! Reading segments: through a moving window for recovery, frame by frame for replay, one frame for reading back.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::disk::{BLOCK_BYTES, Disk, File};
-use super::frame::{self, HEADER_BYTES, Header};
+use super::frame::{self, Framed, HEADER_BYTES, Header};
 use super::segment::segment_name;
 use super::{Error, keys};
 use crate::batch::NormalizedBatch;
@@ -43,13 +44,13 @@ impl Position {
 
 /// A batch read from the log.
 #[derive(Clone, Debug)]
-pub struct RecoveredFrame {
+pub struct RecoveredFrame<B = NormalizedBatch> {
     /// The epoch in which it was logged, by the run that logged it.
     pub epoch: Epoch,
     /// Where it lies.
     pub position: Position,
     /// The batch, its payloads in `Arena::Raw`.
-    pub batch: NormalizedBatch,
+    pub batch: B,
 }
 
 /// A file seen through a moving buffer. What cannot be read is read as zeros, block by block: no frame has a checksum that
@@ -128,10 +129,11 @@ pub struct Run {
 }
 
 /// The frames of some runs, read in chunks.
-pub struct Frames {
+pub struct Frames<B = NormalizedBatch> {
     disk: Arc<dyn Disk>,
     runs: VecDeque<Run>,
     current: Option<Current>,
+    holds: PhantomData<fn() -> B>,
 }
 
 struct Current {
@@ -141,10 +143,10 @@ struct Current {
     chunk_start: u64,
 }
 
-impl Frames {
+impl<B> Frames<B> {
     /// The frames of `runs`, in their order.
     pub fn new(disk: Arc<dyn Disk>, runs: impl IntoIterator<Item = Run>) -> Self {
-        Frames { disk, runs: runs.into_iter().collect(), current: None }
+        Frames { disk, runs: runs.into_iter().collect(), current: None, holds: PhantomData }
     }
 
     fn error(&self, segment: u64, at: u64, source: frame::Error) -> Error {
@@ -175,7 +177,7 @@ impl Current {
         Ok(self.chunk.slice(..bytes as usize))
     }
 
-    fn next(&mut self) -> Result<RecoveredFrame, frame::Error> {
+    fn next<B: Framed>(&mut self) -> Result<RecoveredFrame<B>, frame::Error> {
         let at = self.run.bytes.start;
         let header = Header::parse(&self.get(HEADER_BYTES as u64)?, self.run.segment, at)?;
         let bytes = self.get(header.frame_bytes())?;
@@ -185,8 +187,8 @@ impl Current {
     }
 }
 
-impl Iterator for Frames {
-    type Item = Result<RecoveredFrame, Error>;
+impl<B: Framed> Iterator for Frames<B> {
+    type Item = Result<RecoveredFrame<B>, Error>;
 
     /// After an error the rest of the run is skipped.
     fn next(&mut self) -> Option<Self::Item> {
@@ -199,7 +201,7 @@ impl Iterator for Frames {
                 }
                 continue;
             };
-            let read = current.next();
+            let read = current.next::<B>();
             let (segment, at) = (current.run.segment, current.run.bytes.start);
             return Some(read.map_err(|source| {
                 self.current = None;
@@ -225,7 +227,7 @@ impl Reader {
     }
 
     /// The frames of `runs`, in their order.
-    pub fn frames(&self, runs: impl IntoIterator<Item = Run>) -> Frames {
+    pub fn frames<B>(&self, runs: impl IntoIterator<Item = Run>) -> Frames<B> {
         Frames::new(self.disk.clone(), runs)
     }
 }

@@ -26,8 +26,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::disk::{BLOCK_BYTES, Disk, File};
-use super::frame::{self, HEADER_BYTES, Meta};
+use super::frame::{self, Account, HEADER_BYTES};
 use super::mark::Mark;
+use super::ordered::{Ordered, OwnRun};
 use super::read::{Frames, RememberedKeys, Run, Window};
 use super::segment::{FRAMES_START, Header, Layout, VERSION, segment_name};
 use super::{Error, keys};
@@ -43,19 +44,32 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 pub struct Recovery {
     /// Every offset of every whole frame, lost ones not included.
     pub coverage: BTreeMap<PartitionKey, OffsetSet>,
+    /// Of these, the offsets of normalized messages.
+    pub normalized: BTreeMap<PartitionKey, OffsetSet>,
+    /// And those of messages as they came.
+    pub raw: BTreeMap<PartitionKey, OffsetSet>,
+    /// The offsets of messages that are there for their keys only: they are in `coverage` only where others of these are.
+    pub recalled: BTreeMap<PartitionKey, OffsetSet>,
     /// What was found, and what was lost.
     pub report: Report,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) runs: Vec<Run>,
+    /// What each run wrote of messages as they came.
+    pub(super) raw_runs: Vec<OwnRun>,
     pub(super) key_files: Vec<u64>,
     pub(super) unsaved_keys: Vec<keys::File>,
 }
 
 impl Recovery {
-    /// All whole frames that may not have been published, in the order in which they were logged. Read lazily, and readable as
-    /// often as wanted until the log's `release` passes the epoch at which it was opened.
+    /// All whole frames of normalized messages that may not have been published, in the order in which they were logged. Read lazily,
+    /// and readable as often as wanted until the log's `release` passes the epoch at which it was opened.
     pub fn frames(&self) -> Frames {
         Frames::new(self.disk.clone(), self.runs.clone())
+    }
+
+    /// All whole frames of messages as they came, in the order of their epochs, all of which lie before `before`.
+    pub fn raw_frames(&self, before: Epoch) -> Ordered {
+        Ordered::new(self.disk.clone(), self.raw_runs.clone(), before)
     }
 
     /// The dedup keys of all records logged inside the retention, oldest first: those of the frames and those of segments
@@ -131,8 +145,10 @@ pub struct Damage {
 /// What one segment holds.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
-    /// Stretches of whole frames.
+    /// Stretches of whole frames of normalized messages.
     pub runs: Vec<Range<u64>>,
+    /// Stretches of whole frames of messages as they came, which ascend by epoch, each with its first epoch.
+    pub raw_runs: Vec<(Epoch, Range<u64>)>,
     /// Damaged bytes between, before or behind them.
     pub holes: Vec<Hole>,
     /// The ignored end, if there is one.
@@ -143,12 +159,20 @@ pub struct Scan {
     pub frames: u64,
     /// Records in them.
     pub records: u64,
+    /// Of these, normalized ones, whose dedup keys are known.
+    pub keyed: u64,
     /// Bytes of their payloads.
     pub payload_bytes: u64,
     /// First and last epoch.
     pub epochs: Option<(Epoch, Epoch)>,
-    /// Their coverage.
-    pub coverage: BTreeMap<PartitionKey, OffsetSet>,
+    /// How old the messages are, where they are as they came.
+    pub age: Option<keys::Age>,
+    /// The coverage of normalized messages.
+    pub normalized: BTreeMap<PartitionKey, OffsetSet>,
+    /// The coverage of messages as they came.
+    pub raw: BTreeMap<PartitionKey, OffsetSet>,
+    /// The offsets of messages that are there for their keys only.
+    pub recalled: BTreeMap<PartitionKey, OffsetSet>,
 }
 
 /// Bytes that are no whole frame.
@@ -175,6 +199,7 @@ pub enum Proven {
 #[derive(Default)]
 struct Stretch {
     bytes: Range<u64>,
+    is_raw: bool,
     synced: u64,
     scan: Scan,
 }
@@ -211,13 +236,14 @@ fn walk(window: &mut Window<'_>, number: u64, limit: u64) -> Vec<Piece> {
     let mut at = FRAMES_START;
     while at < limit {
         let hole = match check_frame(window, number, at, limit) {
-            Ok((header, meta)) => {
+            Ok((header, account)) => {
                 let end = at + header.frame_bytes();
-                if !matches!(pieces.last(), Some(Piece::Frames(_))) {
-                    pieces.push(Piece::Frames(Box::new(Stretch { bytes: at..end, ..Stretch::default() })));
+                if !matches!(pieces.last(), Some(Piece::Frames(stretch)) if stretch.goes_on_with(&header)) {
+                    let is_raw = header.is_raw();
+                    pieces.push(Piece::Frames(Box::new(Stretch { bytes: at..end, is_raw, ..Stretch::default() })));
                 }
                 if let Some(Piece::Frames(stretch)) = pieces.last_mut() {
-                    stretch.add(&header, &meta, end);
+                    stretch.add(&header, &account, end);
                 }
                 at = end;
                 continue;
@@ -231,7 +257,12 @@ fn walk(window: &mut Window<'_>, number: u64, limit: u64) -> Vec<Piece> {
 }
 
 /// The whole frame at `at`, or else the hole that starts there.
-pub(super) fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: u64) -> Result<(frame::Header, Meta), Box<Hole>> {
+pub(super) fn check_frame(
+    window: &mut Window<'_>,
+    number: u64,
+    at: u64,
+    limit: u64,
+) -> Result<(frame::Header, Account), Box<Hole>> {
     let head = window.get(at..at + HEADER_BYTES as u64);
     let header = frame::Header::parse(head, number, at).ok().filter(|header| header.frame_bytes() <= limit - at);
     let hole = |end, lost| Box::new(Hole { bytes: at..end, lost });
@@ -241,12 +272,12 @@ pub(super) fn check_frame(window: &mut Window<'_>, number: u64, at: u64, limit: 
     // The header is whole, so its length is good, whatever became of the rest.
     let end = at + header.frame_bytes();
     let payload = at + HEADER_BYTES as u64 + u64::from(header.meta_bytes);
-    let Ok(meta) = header.meta(window.get(at + HEADER_BYTES as u64..payload)) else {
+    let Ok(account) = header.account(window.get(at + HEADER_BYTES as u64..payload)) else {
         return Err(hole(end, None));
     };
     match header.check_payload(window.crc(payload..end)) {
-        Ok(()) => Ok((header, meta)),
-        Err(_) => Err(hole(end, Some(meta.coverage))),
+        Ok(()) => Ok((header, account)),
+        Err(_) => Err(hole(end, Some(account.coverage))),
     }
 }
 
@@ -263,15 +294,31 @@ fn next_frame(window: &mut Window<'_>, number: u64, from: u64, limit: u64) -> u6
 }
 
 impl Stretch {
-    fn add(&mut self, header: &frame::Header, meta: &Meta, end: u64) {
+    /// True if the frame is of the same kind and, where that is messages as they came, not of an earlier epoch: several workers write one
+    /// log.
+    fn goes_on_with(&self, header: &frame::Header) -> bool {
+        let ascends = self.scan.epochs.is_none_or(|(_, last)| last <= header.epoch);
+        self.is_raw == header.is_raw() && (ascends || !self.is_raw)
+    }
+
+    fn add(&mut self, header: &frame::Header, account: &Account, end: u64) {
         self.bytes.end = end;
         self.synced = self.synced.max(header.synced);
         let scan = &mut self.scan;
         scan.frames += 1;
         scan.records += u64::from(header.records);
+        match account.age {
+            Some(age) => scan.age = Some(scan.age.map_or(age, |before| before.max(age))),
+            None => scan.keyed += u64::from(header.records),
+        }
         scan.payload_bytes += u64::from(header.payload_bytes);
         scan.epochs = Some(join(scan.epochs, (header.epoch, header.epoch)));
-        insert(&mut scan.coverage, &meta.coverage.partition, meta.coverage.range());
+        let coverage = match (self.is_raw, header.is_recalled()) {
+            (false, _) => &mut scan.normalized,
+            (true, false) => &mut scan.raw,
+            (true, true) => &mut scan.recalled,
+        };
+        insert(coverage, &account.coverage.partition, account.coverage.range());
     }
 }
 
@@ -345,14 +392,28 @@ fn judge(mut pieces: Vec<Piece>, proven: Proven, limit: u64) -> Scan {
 
 impl Scan {
     fn keep(&mut self, stretch: Stretch) {
-        let Stretch { bytes, scan, .. } = stretch;
+        let Stretch { bytes, scan, is_raw, .. } = stretch;
         self.end = bytes.end;
-        self.runs.push(bytes);
+        match scan.epochs {
+            Some((first, _)) if is_raw => self.raw_runs.push((first, bytes)),
+            _ => self.runs.push(bytes),
+        }
         self.frames += scan.frames;
         self.records += scan.records;
+        self.keyed += scan.keyed;
+        self.age = scan.age.map(|age| self.age.map_or(age, |before| before.max(age))).or(self.age);
         self.payload_bytes += scan.payload_bytes;
         self.epochs = scan.epochs.map(|epochs| join(self.epochs, epochs)).or(self.epochs);
-        merge(&mut self.coverage, &scan.coverage);
+        merge(&mut self.normalized, &scan.normalized);
+        merge(&mut self.raw, &scan.raw);
+        merge(&mut self.recalled, &scan.recalled);
+    }
+
+    /// What its frames account for.
+    pub fn coverage(&self) -> BTreeMap<PartitionKey, OffsetSet> {
+        let mut coverage = self.normalized.clone();
+        merge(&mut coverage, &self.raw);
+        coverage
     }
 }
 
@@ -382,7 +443,10 @@ pub struct Surveyed {
 impl Surveyed {
     /// Its stretches of whole frames.
     pub(super) fn into_runs(self) -> impl Iterator<Item = Run> {
-        self.scan.runs.into_iter().map(move |bytes| Run { segment: self.number, bytes })
+        let mut runs = self.scan.runs;
+        runs.extend(self.scan.raw_runs.into_iter().map(|(_, bytes)| bytes));
+        runs.sort_by_key(|bytes| bytes.start);
+        runs.into_iter().map(move |bytes| Run { segment: self.number, bytes })
     }
 
     /// True if any of it is damaged.

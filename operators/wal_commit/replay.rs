@@ -51,7 +51,7 @@ pub const NAME: &str = "wal_replay";
 /// Payload bytes of one replay epoch.
 const EPOCH_BYTES: usize = 4 << 20;
 /// Bytes read back per scheduling, so that a backlog does not starve the worker's other operators.
-const BYTES_PER_SCHEDULING: usize = 1 << 20;
+pub(super) const BYTES_PER_SCHEDULING: usize = 1 << 20;
 /// How long an operator waits that may not read further yet: memory is freed on other threads, which do not know of it.
 const WAIT: Duration = Duration::from_millis(5);
 
@@ -90,7 +90,7 @@ impl Stats {
         }
     }
 
-    fn note_read_back(&self, batches: u64) {
+    pub(super) fn note_read_back(&self, batches: u64) {
         if self.backlog.fetch_sub(batches, Ordering::Relaxed) == batches {
             info!("the backlog in the write-ahead log is read back");
         }
@@ -219,11 +219,11 @@ fn recall(frame: RecoveredFrame, ports: &Ports) -> DurableBatch {
     let RecoveredFrame { position, batch, .. } = frame;
     ports.stats.recalled.fetch_add(1, Ordering::Relaxed);
     let charge = ports.budget.recall(Load { bytes: position.bytes as usize, messages: batch.records.len() });
-    DurableBatch { batch, position, charge }
+    DurableBatch { batch, position: Some(position), charge }
 }
 
 /// One timer at a time: `activate_after` never deduplicates.
-fn arm_timer(next: &mut Option<Instant>, activator: &Activator) {
+pub(super) fn arm_timer(next: &mut Option<Instant>, activator: &Activator) {
     let now = Instant::now();
     if next.is_none_or(|timer| timer <= now) {
         *next = Some(now + WAIT);

@@ -23,8 +23,8 @@ use super::Error;
 use super::codec::{u32_at, u64_at};
 use super::disk::{BLOCK_BYTES, CORRUPT, Disk};
 
-/// Version of segments. 1: no frames of batches with a dataset schema; 2: none of batches with tenants. A change needs a reader for the old one.
-pub const VERSION: u32 = 3;
+/// Version of segments. 1: no frames of batches with a dataset schema; 2: none of batches with tenants; 3: none of messages as they came. A change needs a reader for the old one.
+pub const VERSION: u32 = 4;
 /// Where the frames begin: the header has a block of its own, so that appending never rewrites it.
 pub const FRAMES_START: u64 = BLOCK_BYTES;
 /// The least size of a segment: one block for the header and three for frames. Sensible sizes are 64 to 512 MiB.

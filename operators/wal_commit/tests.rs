@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::disk::Disk;
+use super::logged::LoggedRef;
 use super::memory::Memory;
 use super::recovery::Recovery;
 use super::*;
@@ -23,6 +24,7 @@ mod crash;
 mod format;
 mod kill;
 mod model;
+mod ordered;
 mod space;
 mod threads;
 
@@ -77,7 +79,8 @@ pub(super) struct Content {
     records: Vec<(i64, i64, u128, Vec<u8>, Option<Tenant>)>,
 }
 
-pub(super) fn content(epoch: Epoch, batch: &NormalizedBatch) -> Content {
+pub(super) fn content<'a>(epoch: Epoch, batch: impl Into<LoggedRef<'a>>) -> Content {
+    let LoggedRef::Normalized(batch) = batch.into() else { panic!("messages as they came") };
     let record = |record: &Record| {
         let payload = batch.payload(record).to_vec();
         (record.offset, record.timestamp_ms, record.key, payload, batch.tenant(record).cloned())

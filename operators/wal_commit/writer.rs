@@ -26,12 +26,12 @@ use std::time::Duration;
 use super::disk::{self, Disk, Lock};
 use super::engine::Engine;
 use super::log::{Log, Stats};
+use super::logged::Logged;
 use super::long_term::cleanup::Horizon;
 use super::long_term::copier::Copier;
 use super::long_term::shelf::{Shelf, Store};
 use super::read::{Position, Reader};
 use super::{Error, NAME, keys, long_term};
-use crate::batch::NormalizedBatch;
 use crate::epoch::Epoch;
 use crate::fault::Health;
 
@@ -45,7 +45,7 @@ pub struct Job {
     /// Comes back in the ack; any number.
     pub ticket: u64,
     /// The batches, each with its epoch. May be empty.
-    pub batches: Vec<(Epoch, NormalizedBatch)>,
+    pub batches: Vec<(Epoch, Logged)>,
 }
 
 /// A job's batches are durable.
@@ -65,7 +65,7 @@ pub struct Appended {
     /// Where it lies, for reading it back.
     pub position: Position,
     /// The batch.
-    pub batch: NormalizedBatch,
+    pub batch: Logged,
 }
 
 /// Handle of the writer's threads. When the last clone is dropped they are stopped as by `shutdown`.
@@ -255,7 +255,7 @@ impl Port {
 }
 
 pub(super) fn payload_bytes(job: &Job) -> u64 {
-    job.batches.iter().map(|(_, batch)| batch.payload_bytes() as u64).sum()
+    job.batches.iter().map(|(_, batch)| batch.by_ref().payload_bytes()).sum()
 }
 
 impl Shared {

@@ -5,6 +5,7 @@ pub mod live;
 use std::fmt::Write as _;
 
 use openwit_graphs::dataflow::{commit_points, release_points};
+use openwit_graphs::edge::Kind;
 use openwit_graphs::registry::{self, Keeps, Operator};
 use openwit_graphs::wiring::Wiring;
 use openwit_operators::options::Declared;
@@ -97,10 +98,15 @@ fn stages(wiring: &Wiring, config: &Config, edges: &mut Vec<Edge>) {
         && wiring.stages[source].operator.commits
         && config.processing.dedup_warm_up
     {
-        edges.push(Edge::new(name(source), name(dedup), "keys of RecalledBatch"));
+        // A log of messages as they came holds all that the window goes by.
+        let recalled = [Some(source), log.filter(|_| wiring.has_raw_log()), Some(dedup)];
+        let recalled: Vec<usize> = recalled.into_iter().flatten().collect();
+        edges.extend(recalled.windows(2).map(|pair| Edge::new(name(pair[0]), name(pair[1]), "keys of RecalledBatch")));
     }
-    if let Some((log, dead_letter)) = log.zip(find(registry::DEAD_LETTER)) {
-        edges.push(Edge::new(name(dead_letter), name(log), "frontier"));
+    // Nothing is durable, or published from a log of messages as they came, before its rejects are kept.
+    let waiting = if wiring.has_raw_log() { find(registry::ENCODE) } else { log };
+    if let Some((waiting, dead_letter)) = waiting.zip(find(registry::DEAD_LETTER)) {
+        edges.push(Edge::new(name(dead_letter), name(waiting), "frontier"));
     }
     if let Some(source) = source.filter(|_| wiring.commits()) {
         let points = commit_points(wiring, commit_mode(config));
@@ -118,8 +124,10 @@ fn operators() -> String {
     for operator in registry::public() {
         let Operator { name, meaning, inputs, outputs, keeps, options, .. } = operator;
         let takes = inputs.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" | ");
-        let gives =
-            outputs.iter().map(|output| format!("{}: {}", output.name, output.kind.map_or("the same", |kind| kind.name())));
+        let gives = outputs.iter().map(|output| {
+            let passed = if output.passes_raw { format!(", or {} as it came", Kind::Raw) } else { String::new() };
+            format!("{}: {}{passed}", output.name, output.kind.map_or("the same", |kind| kind.name()))
+        });
         let gives = gives.collect::<Vec<_>>().join(", ");
         let ports = match (takes.is_empty(), gives.is_empty()) {
             (true, _) => format!("> {gives}"),

@@ -7,8 +7,9 @@ use base64::Engine;
 use opentelemetry_proto::tonic::logs::v1::LogsData;
 use opentelemetry_proto::tonic::metrics::v1::MetricsData;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
-use openwit_operators::batch::{NormalizedBatch, Record, Signal};
+use openwit_operators::batch::{NormalizedBatch, RawBatch, RawRecord, RecalledBatch, Record, Signal, Span, headers};
 use openwit_operators::fault::chain;
+use openwit_operators::wal_commit::Logged;
 use openwit_operators::wal_commit::inspect::{Source, Summary};
 use openwit_operators::wal_commit::read::RecoveredFrame;
 use prost::Message;
@@ -122,52 +123,95 @@ fn cat(args: &WalCatArgs) -> Ended {
     }
 }
 
-fn print_frame(out: &mut impl Write, frame: &RecoveredFrame, args: &WalCatArgs, left: &mut u64) -> io::Result<()> {
-    let partition = &frame.batch.coverage.partition;
+fn print_frame(out: &mut impl Write, frame: &RecoveredFrame<Logged>, args: &WalCatArgs, left: &mut u64) -> io::Result<()> {
+    let partition = frame.batch.by_ref().partition();
     let is_topic = args.topics.is_empty() || args.topics.iter().any(|topic| **topic == *partition.topic.name);
     let is_partition = args.partitions.is_empty() || args.partitions.contains(&partition.partition);
     if !(is_topic && is_partition) {
         return Ok(());
     }
-    let is_selected = |record: &&Record| {
-        args.from_offset.is_none_or(|from| record.offset >= from) && args.to_offset.is_none_or(|to| record.offset < to)
-    };
-    for record in frame.batch.records.iter().filter(is_selected) {
-        if *left == 0 {
+    let is_selected =
+        |offset: i64| args.from_offset.is_none_or(|from| offset >= from) && args.to_offset.is_none_or(|to| offset < to);
+    let mut print = |offset: i64, line: &dyn Fn() -> Value| {
+        if *left == 0 || !is_selected(offset) {
             return Ok(());
         }
         *left -= 1;
-        writeln!(out, "{}", record_json(frame, record, args.payload))?;
+        let mut line = line();
+        line["topic"] = (*partition.topic.name).into();
+        line["partition"] = partition.partition.into();
+        line["offset"] = offset.into();
+        line["epoch"] = frame.epoch.0.into();
+        line["segment"] = frame.position.segment.into();
+        writeln!(out, "{line}")
+    };
+    match &frame.batch {
+        Logged::Normalized(batch) => {
+            batch.records.iter().try_for_each(|record| print(record.offset, &|| record_json(batch, record, args.payload)))
+        }
+        Logged::Raw(batch) | Logged::Recalled(RecalledBatch(batch)) => batch.records.iter().try_for_each(|record| {
+            print(record.offset, &|| {
+                let mut line = raw_record_json(batch, record, args.payload);
+                if matches!(frame.batch, Logged::Recalled(_)) {
+                    // Handled by another process: it is there for its dedup key.
+                    line["recalled"] = true.into();
+                }
+                line
+            })
+        }),
     }
-    Ok(())
 }
 
-fn record_json(frame: &RecoveredFrame, record: &Record, format: PayloadFormat) -> Value {
-    let NormalizedBatch { group, coverage, .. } = &frame.batch;
-    let payload = frame.batch.payload(record);
+fn record_json(batch: &NormalizedBatch, record: &Record, format: PayloadFormat) -> Value {
+    let payload = batch.payload(record);
     let mut line = json!({
-        "topic": coverage.partition.topic.name,
-        "partition": coverage.partition.partition,
-        "offset": record.offset,
-        "epoch": frame.epoch.0,
         "timestamp_ms": record.timestamp_ms,
-        "signal": group.signal.name(),
-        "index": group.index,
-        "segment": frame.position.segment,
+        "signal": batch.group.signal.name(),
+        "index": batch.group.index,
         "payload_bytes": payload.len(),
     });
-    if let Some(schema) = &frame.batch.schema {
+    if let Some(schema) = &batch.schema {
         line["dataset"] = json!({ "name": schema.name, "version": schema.version, "hash": schema.hash_text() });
     }
-    if let Some(tenant) = frame.batch.tenant(record) {
+    if let Some(tenant) = batch.tenant(record) {
         line["tenant"] = tenant.name().into();
     }
     match format {
         PayloadFormat::None => {}
-        PayloadFormat::Base64 => line["payload_base64"] = base64::engine::general_purpose::STANDARD.encode(payload).into(),
-        PayloadFormat::Json => line["payload"] = otlp_json(group.signal, payload),
+        PayloadFormat::Base64 => line["payload_base64"] = base64(payload).into(),
+        PayloadFormat::Json => line["payload"] = otlp_json(batch.group.signal, payload),
     }
     line
+}
+
+/// A message as it came: nobody has said yet what it is. Its payload is shown as text where it is text.
+fn raw_record_json(batch: &RawBatch, record: &RawRecord, format: PayloadFormat) -> Value {
+    let bytes = |span: Option<Span>| span.map(|span| span.of(&batch.arena));
+    let payload = bytes(record.payload);
+    let names: Vec<_> = headers(record.headers.of(&batch.arena)).map(|(name, _)| String::from_utf8_lossy(name)).collect();
+    let mut line = json!({
+        "timestamp_ms": record.timestamp_ms,
+        "raw": true,
+        "payload_bytes": payload.map(<[u8]>::len),
+        // Their values may be secrets.
+        "headers": names,
+    });
+    match format {
+        PayloadFormat::None => {}
+        PayloadFormat::Base64 => {
+            line["key_base64"] = bytes(record.key).map(base64).into();
+            line["payload_base64"] = payload.map(base64).into();
+        }
+        PayloadFormat::Json => {
+            let text = payload.map(|payload| std::str::from_utf8(payload).map_or_else(|_| base64(payload), str::to_owned));
+            line["payload"] = text.into();
+        }
+    }
+    line
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// The payload as OTLP/JSON. What is in the log has passed `normalize`, so it can be decoded.

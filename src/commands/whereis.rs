@@ -147,8 +147,8 @@ pub struct Frame {
     pub bytes: u32,
     /// The epoch in which it was logged.
     pub epoch: u64,
-    /// What it says of the offset.
-    pub says: Disposition,
+    /// What it says of the offset; nothing where it holds the message as it came, which is judged behind the log.
+    pub says: Option<Disposition>,
     /// The record's payload, where it is stored.
     pub payload_bytes: Option<usize>,
 }

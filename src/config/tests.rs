@@ -654,6 +654,17 @@ fn each_mistake_in_a_graph_of_stages_is_told_with_its_line_and_key() {
 }
 
 #[test]
+fn quotas_are_refused_where_messages_come_out_of_the_log_before_they_are_charged() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/wal-first.yaml")).unwrap();
+    let quotas = "ingestion.quotas.file=tests/data/quotas.yaml";
+    assert!(parse(&text, &[]).is_ok());
+    let found = problems(&text, &[quotas]);
+    assert!(found.contains("put wal_commit behind normalize, or leave the quotas out"), "{found}");
+    let behind = text.replace("    - wal_commit\n", "").replace("    - arrow_encode\n", "    - wal_commit\n    - arrow_encode\n");
+    assert!(parse(&behind, &[quotas]).is_ok());
+}
+
+#[test]
 fn a_graph_of_stages_needs_what_its_stages_need_and_nothing_else() {
     let found = problems(&STAGES.replace("storage: true", "storage: false"), &[]);
     assert!(found.contains("storage.endpoints: graph of stages delivers to other processes"), "{found}");

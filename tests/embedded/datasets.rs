@@ -225,7 +225,7 @@ fn a_schema_that_changes_between_the_log_and_the_files_loses_doubles_and_mixes_n
     let plan = replay_plan(
         &other,
         Some(2),
-        Input::Log(frame_source::Config { source, selection: Selection::default() }),
+        Input::Log(frame_source::Config { source, selection: Selection::default(), is_raw: false }),
         &Output::Published,
     )
     .unwrap();

@@ -215,6 +215,12 @@ impl Running {
         control
     }
 
+    /// Waits for its end, which must be a good one, and tells how often the graphs were started again.
+    pub fn finish_after_restarts(self) -> usize {
+        let (outcome, _) = self.end();
+        outcome.unwrap_or_else(|fault| panic!("{fault}")).restarts
+    }
+
     /// Waits for its end, which must be a fault.
     pub fn fault(self) -> Fault {
         let (outcome, _) = self.end();

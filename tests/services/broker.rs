@@ -59,7 +59,15 @@ fn a_broker_killed_and_paused_under_load_costs_nothing_but_time() {
     let mut random = Random::for_test("a_broker_killed_and_paused_under_load_costs_nothing_but_time");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (brokers, topic) = (broker.address(), "v6.qtw.traces.broker-killed.one".to_owned());
-    let setup = Setup { brokers, topic, group: "broker-killed".into(), folder, signal: "traces", extra: String::new() };
+    let setup = Setup {
+        brokers,
+        topic,
+        group: "broker-killed".into(),
+        folder,
+        signal: "traces",
+        graph: "standalone".into(),
+        extra: String::new(),
+    };
     assert!(Kafka::at(&setup.brokers).create_topic(&setup.topic, 8));
     let mut ingest = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
     let sending = generate(&setup, 1_200, 31, &["--rate", "150"]);

@@ -42,6 +42,30 @@ fn a_process_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn a_process_whose_log_is_first_is_killed_again_and_again_and_decides_the_same_each_time() {
+    let Some(mut setup) = Setup::new("first", "traces") else { return };
+    setup.graph =
+        "{storage: true, stages: [kafka_source, wal_commit, normalize, dead_letter, {operator: dedup_window, from: normalize}, \
+                   arrow_encode, flight_sink]}"
+            .into();
+    // Something is published in each round, and something is not.
+    let setup = setup.with("storage: {rotation: {file_bytes_max: 256KiB, idle_seconds: 1}}\n");
+    setup.generate("otlp", 3_000, 12);
+    let mut random = Random::for_test("first");
+    for (mark, workers) in
+        [("partition assigned", "2"), ("files to index", "1"), ("files to index", "4"), ("files to index", "2")]
+    {
+        let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", workers]);
+        process.wait_for(mark);
+        wait::until_or_late(random.duration_below(Duration::from_millis(400)), || false);
+        process.kill();
+    }
+    setup.run_to_end();
+    setup.verify("otlp", None);
+    setup.audit();
+}
+
+#[test]
 fn rows_have_the_tenant_of_their_topic_after_a_kill_too() {
     let Some(setup) = Setup::new("owned", "traces") else { return };
     setup.generate("otlp", 600, 21);

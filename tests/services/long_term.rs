@@ -11,7 +11,7 @@ use openwit_operators::fault::Health;
 use openwit_operators::object_upload::{ObjectStore, S3, Secret};
 use openwit_operators::wal_commit::long_term::read::{Frames, Selection};
 use openwit_operators::wal_commit::long_term::shelf::{Shelf, Store};
-use openwit_operators::wal_commit::{Config, Job, Log, Writer, long_term};
+use openwit_operators::wal_commit::{Config, Job, Log, Logged, Writer, long_term};
 
 use super::setup::service;
 use crate::support::binary::{PATIENCE, openwit};
@@ -66,7 +66,7 @@ fn copies_in_a_bucket_come_back_as_they_were_logged_and_expire() {
     let mut append = |epoch: u64, bytes: usize| {
         let batch = batch(logged.len() as i64, bytes, &mut random);
         logged.push(batch.raw.clone());
-        port.append(Job { ticket: 0, batches: vec![(Epoch(epoch), batch)] });
+        port.append(Job { ticket: 0, batches: vec![(Epoch(epoch), batch.into())] });
         port.receiver().recv_timeout(PATIENCE).unwrap();
     };
     // Twenty MiB are uploaded in three parts; the larger frames each end the segment before.
@@ -78,7 +78,10 @@ fn copies_in_a_bucket_come_back_as_they_were_logged_and_expire() {
         stats.segments_uncopied == 0 && stats.long_term.copied == 2
     });
     let shelf: Arc<dyn Shelf> = Arc::new(Store::open(&store).unwrap());
-    let frames = Frames::open(shelf.clone(), Selection::default()).unwrap().map(|frame| frame.unwrap().batch.raw);
+    let frames = Frames::open(shelf.clone(), Selection::default()).unwrap().map(|frame| match frame.unwrap().batch {
+        Logged::Normalized(batch) => batch.raw,
+        batch => panic!("messages as they came: {batch:?}"),
+    });
     let found: Vec<_> = frames.collect();
     assert!(logged.starts_with(&found) && found.len() == 21, "{} of {}", found.len(), logged.len());
     // The commands find them by the configuration.

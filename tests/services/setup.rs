@@ -44,6 +44,8 @@ pub struct Setup {
     pub folder: tempfile::TempDir,
     /// The topic's signal.
     pub signal: &'static str,
+    /// The graph, as YAML.
+    pub graph: String,
     /// Lines of YAML that replace defaults, without indentation.
     pub extra: String,
 }
@@ -60,7 +62,15 @@ impl Setup {
             .expect("scripts/services can be run");
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Some(Setup { brokers, group: format!("{test}-{unique}"), topic, folder, signal, extra: String::new() })
+        Some(Setup {
+            brokers,
+            group: format!("{test}-{unique}"),
+            topic,
+            folder,
+            signal,
+            graph: "standalone".into(),
+            extra: String::new(),
+        })
     }
 
     /// Adds lines of YAML to the configuration.
@@ -86,10 +96,11 @@ impl Setup {
         // A killed member is missed after 6 seconds: the default of 45 would be most of a test's time.
         write!(
             yaml,
-            "graph: standalone\nnode: {{data_directory: {data}}}\nservice_ports: {{arrow_flight: 0, admin: 0}}\n{extra}ingestion:\n  kafka:\n    \
+            "graph: {graph}\nnode: {{data_directory: {data}}}\nservice_ports: {{arrow_flight: 0, admin: 0}}\n{extra}ingestion:\n  kafka:\n    \
              brokers: {brokers}\n    group_id: {group}\n    topics: [\"{topic}\"]\n    topic_index_config: {{default_index_position: 3}}\n    \
              telemetry_type: {signal}\n    consumer: {{session_timeout_ms: 6000, heartbeat_interval_ms: 1000}}\n",
             data = self.path("data").display(),
+            graph = self.graph,
             extra = self.extra,
             brokers = self.brokers,
             group = self.group,

@@ -26,10 +26,10 @@ impl Log {
         if self.keys.awaiting.len() >= KEYS_AWAITING_MAX {
             return Err(Error::Full { cause: "the dedup keys of sealed segments are not saved yet".into() });
         }
-        if let Some(Active { number, file_bytes, end, synced, epoch_min, epoch_max, keys, .. }) = self.active.take() {
+        if let Some(Active { number, file_bytes, end, synced, epoch_min, epoch_max, keys, age, .. }) = self.active.take() {
             assert_eq!(synced, end, "segment {number} is sealed before it is synced");
             self.previous = (number, end);
-            self.sealed.push_back(Sealed { number, file_bytes, epoch_max, damaged: false, copied: true });
+            self.sealed.push_back(Sealed { number, file_bytes, epoch_max, damaged: false, age, copied: true });
             self.keys.queue(keys, number);
             if end > FRAMES_START {
                 self.want_copy(long_term::Job { segment: number, end, first: epoch_min, last: epoch_max });
@@ -46,7 +46,19 @@ impl Log {
     fn start_segment_somehow(&mut self, file_bytes: u64) -> Result<Active, Error> {
         loop {
             match self.start_segment(file_bytes) {
-                Err(error) if error.is_full() && self.is_retired(self.sealed.front()) => self.retire_oldest()?,
+                Err(error) if error.is_full() && self.is_retired(self.sealed.front()) => {
+                    if let Some(segment) =
+                        self.sealed.front().filter(|oldest| self.is_remembered(oldest)).map(|oldest| oldest.number)
+                    {
+                        self.stats.keys_dropped += 1;
+                        tracing::warn!(
+                            segment,
+                            "the write-ahead log lets go of published messages before the dedup window has passed them: after a restart \
+                             their duplicates may be stored; raise processing.wal.max_size_bytes"
+                        );
+                    }
+                    self.retire_oldest()?;
+                }
                 started => return started,
             }
         }
@@ -88,7 +100,8 @@ impl Log {
         }
         let (end, epoch_min, epoch_max, keys) = (FRAMES_START, Epoch(u64::MAX), Epoch(0), keys::Builder::default());
         let file = file.into();
-        Ok(Active { number, file, file_bytes, end, written: end, synced: end, epoch_min, epoch_max, keys })
+        let (written, synced, age) = (end, end, None);
+        Ok(Active { number, file, file_bytes, end, written, synced, epoch_min, epoch_max, keys, age })
     }
 
     fn write_header(&self, file: &dyn File, number: u64) -> io::Result<()> {
@@ -121,10 +134,17 @@ impl Log {
         while let Some(oldest) = self.sealed.front()
             && self.is_retired(Some(oldest))
             && is_past(oldest, self)
+            && !self.is_remembered(oldest)
         {
             self.retire_oldest()?;
         }
         Ok(())
+    }
+
+    /// True if the dedup window is to be warmed up from the segment itself: its messages are as they came, and are not old enough.
+    fn is_remembered(&self, sealed: &Sealed) -> bool {
+        let (newest, retention_ms) = (self.keys.newest, self.config.keys_retention_ms);
+        retention_ms > 0 && sealed.age.is_some_and(|age| !age.expired(newest, retention_ms))
     }
 
     /// True if nobody needs the segment: it is published, its keys are saved, its copy is made.

@@ -28,7 +28,7 @@ use crate::wal_commit::codec::{u32_at, u64_at};
 use crate::wal_commit::frame;
 
 /// Version of copies, that of the segments in them. A change needs a reader for the old one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of a head, a mark, a tail.
 pub const MARK_BYTES: usize = 64;
 /// Bytes of frames in a block, unless a single frame has more. Smaller ones compress worse, larger ones lose more when they are

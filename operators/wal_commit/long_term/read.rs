@@ -14,6 +14,7 @@ use crate::epoch::Epoch;
 use crate::wal_commit::Error;
 use crate::wal_commit::codec::u64_at;
 use crate::wal_commit::frame::{self, HEADER_BYTES, Header};
+use crate::wal_commit::logged::Logged;
 use crate::wal_commit::read::{Position, RecoveredFrame};
 
 /// Bytes read at once: a few blocks, so that an object store is asked seldom.
@@ -163,7 +164,7 @@ struct BlockFrames {
 
 impl BlockFrames {
     /// The first frame of the rest. Its checksums are its own; where it lay in its segment it says itself.
-    fn read_next(&mut self) -> Result<RecoveredFrame, frame::Error> {
+    fn read_next(&mut self) -> Result<RecoveredFrame<Logged>, frame::Error> {
         if self.rest.len() < HEADER_BYTES {
             return Err(frame::Error::Cut);
         }
@@ -180,7 +181,7 @@ impl BlockFrames {
 }
 
 impl Iterator for BlockFrames {
-    type Item = Result<RecoveredFrame, frame::Error>;
+    type Item = Result<RecoveredFrame<Logged>, frame::Error>;
 
     /// After an error the rest of the block is skipped: nothing says where its next frame begins.
     fn next(&mut self) -> Option<Self::Item> {
@@ -213,8 +214,8 @@ impl Selection {
     }
 
     /// True if the frame is selected.
-    pub fn has_frame(&self, frame: &RecoveredFrame) -> bool {
-        let topic = &frame.batch.coverage.partition.topic.name;
+    pub fn has_frame(&self, frame: &RecoveredFrame<Logged>) -> bool {
+        let topic = &frame.batch.by_ref().partition().topic.name;
         self.from.is_none_or(|from| frame.epoch >= from)
             && self.until.is_none_or(|until| frame.epoch < until)
             && (self.topics.is_empty() || self.topics.iter().any(|selected| **selected == **topic))
@@ -261,7 +262,7 @@ impl Frames {
 }
 
 impl Iterator for Frames {
-    type Item = Result<RecoveredFrame, Error>;
+    type Item = Result<RecoveredFrame<Logged>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

@@ -110,10 +110,10 @@ fn golden_copies_of_every_version_are_still_read() {
     let path = Name::new("node-1", &job).path();
     if std::env::var_os("GOLDEN_WRITE").is_some() {
         copy_whole(&disk, &shelf, job);
-        std::fs::write(crate::wal_commit::tests::golden("long-term-v3.owl"), shelf.contents(&path)).unwrap();
+        std::fs::write(crate::wal_commit::tests::golden("long-term-v4.owl"), shelf.contents(&path)).unwrap();
     }
     // Read only: another version of zstd may compress the same frames into other bytes.
-    for name in ["long-term-v1.owl", "long-term-v2.owl", "long-term-v3.owl"] {
+    for name in ["long-term-v1.owl", "long-term-v2.owl", "long-term-v3.owl", "long-term-v4.owl"] {
         shelf.put(&path, std::fs::read(crate::wal_commit::tests::golden(name)).unwrap());
         let (found, errors) = frames_on(&shelf);
         assert!(found == expected && errors.is_empty(), "{name}: {errors:?}");
@@ -170,12 +170,12 @@ fn copy_cut_at_any_length_is_reported_and_read_as_far_as_it_goes() {
 fn newer_copy_is_refused_and_named() {
     let (shelf, path, _) = shelf_with_blocks();
     let mut bytes = shelf.contents(&path).to_vec();
-    bytes[20] = 4;
+    bytes[20] = 5;
     let crc = crc32c::crc32c(&bytes[20..64]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     shelf.put(&path, bytes);
     let (found, errors) = frames_on(&shelf);
-    assert!(found.is_empty() && matches!(errors[..], [Error::Version { found: 4, known: 3, .. }]), "{errors:?}");
+    assert!(found.is_empty() && matches!(errors[..], [Error::Version { found: 5, known: 4, .. }]), "{errors:?}");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn writer(disk: &Memory, shelf: &MemoryShelf, config: &LogConfig, run_epoch: u64
 fn append(writer_port: &crate::wal_commit::Port, epoch: u64, bytes: usize) -> Content {
     let batch = batch(0, epoch as i64, 1, bytes);
     let expected = content(Epoch(epoch), &batch);
-    writer_port.append(AppendJob { ticket: epoch, batches: vec![(Epoch(epoch), batch)] });
+    writer_port.append(AppendJob { ticket: epoch, batches: vec![(Epoch(epoch), batch.into())] });
     assert_eq!(writer_port.receiver().recv_timeout(PATIENCE).unwrap().ticket, epoch);
     expected
 }
@@ -373,7 +373,7 @@ fn full_log_waits_for_a_store_that_is_away_and_goes_on_when_it_is_back() {
     let (writer, health) = writer(&disk, &shelf, &config, 1_000);
     let port = writer.port(|| {});
     for ticket in 0..20u64 {
-        port.append(AppendJob { ticket, batches: vec![(Epoch(2_000 + ticket), batch(0, ticket as i64, 1, 3_900))] });
+        port.append(AppendJob { ticket, batches: vec![(Epoch(2_000 + ticket), batch(0, ticket as i64, 1, 3_900).into())] });
     }
     writer.release(Epoch(3_000));
     let stats = wait_for(&writer, |stats| stats.stalled);

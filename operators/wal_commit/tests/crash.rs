@@ -241,10 +241,10 @@ fn garbage_in_every_file_is_survived() {
 fn newer_format_is_refused_not_destroyed() {
     let (disk, name, _, _) = three_groups();
     assert!(disk.edit(&name, |bytes| {
-        bytes[12] = 4;
+        bytes[12] = 5;
         let crc = crc32c::crc32c(&bytes[12..64]);
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());
     }));
     let refused = Log::open_on(Arc::new(disk.clone()), small_config(), Epoch(9)).err().unwrap();
-    assert!(matches!(refused, Error::Version { found: 4, known: 3, .. }), "{refused}");
+    assert!(matches!(refused, Error::Version { found: 5, known: 4, .. }), "{refused}");
 }

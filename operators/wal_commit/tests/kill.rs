@@ -20,11 +20,11 @@ fn write_for_ever(directory: std::ffi::OsString, run: u64) {
     let port = writer.port(|| {});
     for ticket in 0.. {
         let epoch = Epoch(run * 1_000_000 + 1 + ticket);
-        port.append(Job { ticket, batches: vec![(epoch, batch(0, next, 20, 300))] });
+        port.append(Job { ticket, batches: vec![(epoch, batch(0, next, 20, 300).into())] });
         next += 20;
         if ticket > 20 {
             let ack = port.receiver().recv().unwrap();
-            println!("durable {}", ack.appended[0].batch.coverage.end);
+            println!("durable {}", ack.appended[0].batch.by_ref().range().end);
         }
     }
 }
@@ -61,9 +61,8 @@ fn killed_process_loses_nothing_acknowledged() {
         assert!(problems.iter().all(|problem| !problem.is_loss()), "{problems:?}");
         let mut next = 0;
         for frame in inspect::Source::find(&config.directory).unwrap().frames().unwrap().map(Result::unwrap) {
-            let coverage = frame.batch.coverage.clone();
             assert_eq!(content(frame.epoch, &frame.batch), content(frame.epoch, &batch(0, next, 20, 300)));
-            next = coverage.end;
+            next = frame.batch.by_ref().range().end;
         }
         assert!(next >= durable, "offsets up to {durable} were acknowledged, those up to {next} were found");
     }

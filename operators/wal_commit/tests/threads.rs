@@ -11,7 +11,7 @@ use crate::fault::Health;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn job(ticket: u64, epoch: u64, batches: impl IntoIterator<Item = NormalizedBatch>) -> Job {
-    Job { ticket, batches: batches.into_iter().map(|batch| (Epoch(epoch), batch)).collect() }
+    Job { ticket, batches: batches.into_iter().map(|batch| (Epoch(epoch), batch.into())).collect() }
 }
 
 fn writer(disk: &Memory, config: &Config) -> (Writer, Health) {

@@ -50,7 +50,8 @@ fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     }
     let to_epoch = |unix_ns: u64| Epoch(unix_ns / 1_000_000);
     let selection = Selection { from: args.since.map(to_epoch), until: args.until.map(to_epoch), topics: args.topics.clone() };
-    Ok(Input::Log(frame_source::Config { source, selection }))
+    let is_raw = source.is_raw().map_err(|error| Failure::fault(chain(&error)))?.unwrap_or(false);
+    Ok(Input::Log(frame_source::Config { source, selection, is_raw }))
 }
 
 fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage, Failure> {

@@ -80,7 +80,7 @@ fn commit(commit: &Commit, line: &mut impl FnMut(&str, &str)) {
 fn frame(frame: &Frame) -> String {
     let Frame { log, segment, at, bytes, epoch, says, payload_bytes } = frame;
     let payload = payload_bytes.map_or(String::new(), |bytes| format!(", {bytes} bytes of payload"));
-    let said = format!("{says:?}").to_lowercase();
+    let said = says.map_or("as it came".to_owned(), |says| format!("{says:?}").to_lowercase());
     format!("{log}, segment {segment}, frame at byte {at} ({bytes} bytes), epoch {}: {said}{payload}", rfc3339_ms(*epoch))
 }
 

@@ -99,13 +99,13 @@ pub fn verdict(one: &Incarnation, known: &Known<'_>) -> (Verdict, String) {
     }
     let is_published = one.covered == Some(true) || !one.commits.is_empty();
     match one.frames.last().map(|frame| (frame.says, frame)) {
-        Some((Disposition::Duplicate, _)) => return (Verdict::Duplicate, DUPLICATE.to_owned()),
-        Some((Disposition::Skipped, _)) => return (Verdict::Skipped, SKIPPED.to_owned()),
-        Some((Disposition::Absent, _)) => return (Verdict::Absent, ABSENT.to_owned()),
-        Some((Disposition::Rejected, _)) => {
+        Some((Some(Disposition::Duplicate), _)) => return (Verdict::Duplicate, DUPLICATE.to_owned()),
+        Some((Some(Disposition::Skipped), _)) => return (Verdict::Skipped, SKIPPED.to_owned()),
+        Some((Some(Disposition::Absent), _)) => return (Verdict::Absent, ABSENT.to_owned()),
+        Some((Some(Disposition::Rejected), _)) => {
             return (Verdict::Rejected, "rejected; its letter is not in the dead letter any more".to_owned());
         }
-        Some((Disposition::Stored, frame)) if !is_published => {
+        Some((Some(Disposition::Stored) | None, frame)) if !is_published => {
             // What the catalog of another machine covers cannot be seen from here.
             let here = if known.catalog == CatalogAsked::None {
                 "; there is no catalog here to tell whether it is published"
@@ -114,7 +114,7 @@ pub fn verdict(one: &Incarnation, known: &Known<'_>) -> (Verdict, String) {
             };
             return (Verdict::InLog, format!("in the {} log, segment {}{here}", frame.log, frame.segment));
         }
-        Some((Disposition::Stored, _)) | None => {}
+        Some((Some(Disposition::Stored) | None, _)) | None => {}
     }
     if is_published { accounted_for(one, known) } else { nowhere(known) }
 }

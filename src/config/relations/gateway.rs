@@ -1,8 +1,11 @@
 //! Who may send, and whose messages are: what each way of telling needs, and what would tell nothing.
 
+use openwit_graphs::wiring;
+
 use super::Relations;
 use crate::config::keys::{MessageId, TenantSource};
 
+const QUOTAS: &str = "ingestion.quotas.file";
 const TOKENS: &str = "ingestion.auth.tokens_file";
 const AUTH_HEADER: &str = "ingestion.auth.header";
 const FROM: &str = "ingestion.tenants.from";
@@ -38,6 +41,12 @@ impl Relations<'_> {
             for key in [AUTH_HEADER, "ingestion.auth.reload_interval_ms"] {
                 self.warn_unused(key, "without auth.tokens_file nobody is asked for a token");
             }
+        }
+        let has_raw_log = wiring::check(&self.config.description()).is_ok_and(|wiring| wiring.has_raw_log());
+        if self.config.ingestion.quotas.file.is_some() && has_raw_log {
+            let message = "quotas are charged by normalize, which gets each message of the log again at a start where the log stands before it: \
+                           put wal_commit behind normalize, or leave the quotas out";
+            self.refuse(&[QUOTAS, "graph"], message);
         }
         if self.config.ingestion.quotas.file.is_none() {
             self.warn_unused("ingestion.quotas.reload_interval_ms", "without quotas.file nothing is limited");
