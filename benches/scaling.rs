@@ -40,6 +40,8 @@ const PARTITIONS: i32 = 8;
 const EPOCH_MS: u64 = 20;
 /// What the epochs are cut by: about what two cores take from Kafka to Parquet.
 const LOAD_MB_PER_S: usize = 120;
+/// Epochs under way at a time.
+const EPOCHS_AHEAD: u64 = 8;
 const START_MS: u64 = 1_795_435_262_000;
 
 /// Batches by epoch, and the messages in all.
@@ -192,7 +194,7 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (rows, health, dedup) = (of_rows.clone(), of_health.clone(), dedup.clone());
         let (index, peers) = (worker.index(), worker.peers());
-        let (mut input, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
+        let (mut input, decided, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
             let (input, raw) = scope.new_input::<RawBatch>();
             let ports = normalize::Ports { stats: Default::default(), health: health.clone(), quotas: None };
             let place = Place::alone(&scope);
@@ -203,6 +205,8 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
                 position: Some(Position { segment: 0, at: 0, bytes: 0 }),
                 charge: Default::default(),
             });
+            // Behind the encoder an epoch is held until a delivery is large enough.
+            let decided = durable.clone().probe().0;
             let deliveries = arrow_encode(durable, limits(), arrow_encode::Ports { route: Arc::new(OneEndpoint), health });
             let counted = deliveries.unary::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
                 Pipeline,
@@ -216,7 +220,7 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
                     }
                 },
             );
-            (input, counted.probe().0)
+            (input, decided, counted.probe().0)
         });
         // As consumers have partitions: `normalize` routes them to its own workers.
         let mine = load.batches.iter().filter(|(_, batch)| batch.partition.partition as usize % peers == index);
@@ -224,6 +228,10 @@ fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
             if epoch > input.time() {
                 input.advance_to(*epoch);
                 worker.step();
+                // As the memory budget has it.
+                while decided.less_than(&Epoch(epoch.0.saturating_sub(EPOCHS_AHEAD * EPOCH_MS))) {
+                    worker.step_or_park(None);
+                }
             }
             input.send(batch.clone());
         }
