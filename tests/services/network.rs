@@ -125,7 +125,7 @@ fn a_catalog_away_when_partitions_are_assigned_is_waited_for_unless_the_process_
 
 /// The address in the log line that says where Flight is served.
 fn served_at(stderr: &str) -> String {
-    let (_, rest) = stderr.split_once("address=").expect("the line names the address");
+    let (_, rest) = stderr.split_once("Arrow Flight is served address=").expect("the line names the address");
     rest.split_whitespace().next().expect("an address").to_owned()
 }
 
