@@ -57,6 +57,9 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 const FIRST_ANSWER_TOLD: Duration = Duration::from_secs(5);
 /// How long one poll waits: the latency of a command.
 const POLL_WAIT: Duration = Duration::from_millis(10);
+/// The same once nothing has come for `IDLE_AFTER`: a message ends the wait, and only a command may have to wait for it.
+const IDLE_POLL_WAIT: Duration = Duration::from_millis(50);
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// How long a stop tries to get its last commit through while the group rebalances.
 const LAST_COMMIT_WAIT: Duration = Duration::from_secs(10);
 /// How long the client may take to leave the group and close. With a broker it takes some round trips.
@@ -233,6 +236,8 @@ struct Thread<W> {
     /// Partitions that are paused for a quota.
     throttle: Throttle,
     told_of_waiting: Instant,
+    /// When the client last had something to say.
+    came_at: Instant,
     is_stopping: bool,
 }
 
@@ -281,6 +286,7 @@ impl<W: Fn()> Thread<W> {
             throttle: Throttle::default(),
             ends_asked_at: None,
             told_of_waiting: Instant::now(),
+            came_at: Instant::now(),
             is_stopping: false,
         };
         thread.cluster = thread.wait_for_cluster()?;
@@ -543,7 +549,8 @@ impl<W: Fn()> Thread<W> {
         // Taken out for the loop, so that messages borrowed from it and the collectors can be used together.
         let consumer = self.consumer.take().expect("the consumer is dropped only when the thread ends");
         let now_ms = self.ports.clock.now_ms();
-        let mut wait = POLL_WAIT;
+        let is_idle = !self.is_stopping && self.came_at.elapsed() > IDLE_AFTER;
+        let mut wait = if is_idle { IDLE_POLL_WAIT } else { POLL_WAIT };
         let mut result = Ok(());
         for _ in 0..messages_max {
             match consumer.poll(wait) {
@@ -564,6 +571,9 @@ impl<W: Fn()> Thread<W> {
                     break;
                 }
                 None => break,
+            }
+            if !wait.is_zero() {
+                self.came_at = Instant::now();
             }
             wait = Duration::ZERO;
             if self.ports.budget.is_full() || self.gate.stands() {
