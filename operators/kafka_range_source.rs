@@ -11,7 +11,7 @@
 //! `PREFETCH_BYTES` over all partitions.
 //!
 //! # Closes when
-//! Every partition has been read to the end of its range, or the process is told to stop; then at the end of the epoch that is open.
+//! Every partition has been read to the end of its range, or the process is told to stop; then what was read of the epoch that is open goes on.
 //!
 //! # Fails when
 //! The range cannot be read as it was asked for: a topic or partition that is not there, offsets that retention has removed or the

@@ -82,6 +82,7 @@ pub mod recovery;
 pub mod replay;
 pub mod reread;
 pub mod segment;
+mod spilled;
 pub mod writer;
 
 #[cfg(test)]

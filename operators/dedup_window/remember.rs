@@ -316,6 +316,37 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_cannot_be_read_raise_a_fault_and_hold_the_frontier_so_that_nothing_is_decided_without_them() {
+        use timely::dataflow::operators::Probe;
+        use timely::dataflow::operators::vec::Input;
+
+        let health = Health::default();
+        let mut keys: Vec<Result<RememberedKey, std::io::Error>> = keys(10, |_| 5_000).into_iter().map(Ok).collect();
+        keys.push(Err(std::io::Error::other("as staged")));
+        let (feed, thread) = Feed::start(keys.into_iter(), health.clone()).unwrap();
+        thread.join().unwrap();
+        let of_graph = health.clone();
+        timely::execute_directly(move |worker| {
+            let (mut taken, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
+                let (input, taken) = scope.new_input::<()>();
+                let ports = Ports { remembered: feed, stats: Default::default(), health: of_graph };
+                (input, remember(taken, ports, Place::alone(&scope)).probe().0)
+            });
+            // Whatever else there is comes later.
+            taken.advance_to(Epoch(9_000));
+            for _ in 0..100 {
+                worker.step();
+            }
+            assert!(probe.less_than(&Epoch(9_000)), "the frontier passed what was not read");
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+        let fault = health.fault().expect("it was raised").to_string();
+        assert!(fault.contains("reading the dedup keys of the write-ahead log: as staged"), "{fault}");
+    }
+
+    #[test]
     fn what_is_under_way_is_bounded_and_whatever_is_in_a_second_all_goes_in_the_end() {
         // 20 seconds of 100,000 keys; seconds that are each more than may be under way.
         for (count, per_ms) in [(2_000_000, 100), (3 * UNDER_WAY_MAX, 1_000)] {

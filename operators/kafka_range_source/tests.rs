@@ -7,10 +7,16 @@ use proptest::prelude::*;
 use rdkafka::config::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use timely::dataflow::operators::Probe;
 
 use super::*;
+use crate::budget::{Budget, Load};
 use crate::capture::Recorded;
+use crate::capture_source::{self, capture_source};
+use crate::clock::SystemClock;
 use crate::coverage::{OffsetSet, PartitionKey};
+use crate::fault::Health;
+use crate::place::Place;
 use crate::testing::Dice;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -170,6 +176,31 @@ fn reading_ends_when_nothing_more_is_wanted() {
     let away = Config { client: BTreeMap::from([("bootstrap.servers".into(), "127.0.0.1:1".into())]), ..config(&cluster, all()) };
     let read = reader::read(&away, &Covers(OffsetSet::default()), &Stats::default(), &|| true, &mut |_| true);
     assert_eq!(read, Ok(()));
+}
+
+#[test]
+fn a_range_that_cannot_be_read_raises_a_fault_and_holds_the_frontier() {
+    let (cluster, _) = filled(&mut Dice::new(31));
+    let health = Health::default();
+    let budget = Budget::new(Load { bytes: 64 << 20, messages: 1_000_000 });
+    let place = Place { process: 0, worker: 0, workers: 1, peers: 1 };
+    let ports = FeedPorts { place, budget, health: health.clone(), clock: Arc::new(SystemClock::default()) };
+    let config = config(&cluster, at("t", 1, None, Some(701)));
+    let (feed, thread) = start(config, ports, Arc::new(Covers(OffsetSet::default())), Arc::default()).unwrap();
+    thread.join().unwrap();
+    timely::execute_directly(move |worker| {
+        let probe =
+            worker.dataflow::<Epoch, _, _>(|scope| capture_source(scope, NAME, capture_source::Ports { feed }, place).probe().0);
+        for _ in 0..100 {
+            worker.step();
+        }
+        assert!(!probe.done(), "the frontier passed what was not read");
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    });
+    let fault = health.fault().expect("it was raised").to_string();
+    assert_eq!(fault, "kafka_range_source: t[1]: offset 700 is not there yet: the partition ends at 700");
 }
 
 #[test]

@@ -23,8 +23,7 @@
 //!   drained in constant memory. The bound is not shared with live data, so neither starves the other (I-16).
 //! - What is held for a spilled run, 16 bytes, is independent of its length; runs are joined where no other worker's frames lie between.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,7 +37,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 use tracing::info;
 
-use super::read::{Frames, Reader, RecoveredFrame, Run};
+use super::read::{Frames, Reader, RecoveredFrame};
+use super::spilled::Spilled;
 use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches};
 use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
@@ -165,7 +165,7 @@ pub fn wal_replay<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Por
             // 1. Note what was spilled.
             input.for_each(|capability, spilled| {
                 let capability = capability.retain_least(0).expect("every run is sent under a capability");
-                spilled.drain(..).for_each(|spilled| backlog.push(&capability, spilled));
+                spilled.drain(..).for_each(|spilled| backlog.spilled.push(&capability, spilled));
             });
             // 2. Read back what there is room for: first the last run, which is older. A frame that cannot be read keeps its
             // capability.
@@ -231,40 +231,20 @@ pub(super) fn arm_timer(next: &mut Option<Instant>, activator: &Activator) {
     }
 }
 
-/// Frames of one segment that are not read back. The other workers' frames lie among them, so they are many runs; and since segments
-/// are released whole, one capability is enough for all, however long storage is away.
-struct Chapter {
-    /// At the epoch of its first frame, the least.
-    capability: Capability<Epoch>,
-    segment: u64,
-    /// What lies back to back, joined.
-    runs: Vec<Range<u64>>,
-}
-
 /// What this worker has let go, oldest first.
 struct Backlog {
     reader: Reader,
-    chapters: VecDeque<Chapter>,
+    spilled: Spilled,
     current: Option<(Capability<Epoch>, Frames)>,
 }
 
 impl Backlog {
     fn new(reader: Reader) -> Self {
-        Backlog { reader, chapters: VecDeque::new(), current: None }
-    }
-
-    fn push(&mut self, capability: &Capability<Epoch>, SpilledBatches { run: Run { segment, bytes }, .. }: SpilledBatches) {
-        match self.chapters.back_mut().filter(|last| last.segment == segment) {
-            Some(Chapter { runs, .. }) => match runs.last_mut().filter(|last| last.end == bytes.start) {
-                Some(last) => last.end = bytes.end,
-                None => runs.push(bytes),
-            },
-            None => self.chapters.push_back(Chapter { capability: capability.clone(), segment, runs: vec![bytes] }),
-        }
+        Backlog { reader, spilled: Spilled::default(), current: None }
     }
 
     fn is_empty(&self) -> bool {
-        self.current.is_none() && self.chapters.is_empty()
+        self.current.is_none() && self.spilled.is_empty()
     }
 
     fn next(&mut self, stats: &Stats) -> Option<Read> {
@@ -279,8 +259,7 @@ impl Backlog {
                     None => self.current = None,
                 }
             }
-            let Chapter { capability, segment, runs } = self.chapters.pop_front()?;
-            let runs = runs.into_iter().map(|bytes| Run { segment, bytes });
+            let (capability, runs) = self.spilled.pop()?;
             self.current = Some((capability, self.reader.frames(runs)));
         }
     }

@@ -24,8 +24,7 @@
 //!   read could fill the memory while the window waits for an earlier epoch that finds no room.
 //! - But for that, what is read back and not yet received by storage is bounded by `budget::RECALLED_BYTES_MAX` (I-16).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,8 +37,9 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::Error;
 use super::ordered::Ordered;
-use super::read::{Frames, Reader, RecoveredFrame, Run};
+use super::read::{Frames, Reader, RecoveredFrame};
 use super::replay::{BYTES_PER_SCHEDULING, Stats, arm_timer};
+use super::spilled::Spilled;
 use crate::batch::{Sourced, SpilledBatches};
 use crate::budget::{Budget, Load};
 use crate::epoch::Epoch;
@@ -130,7 +130,7 @@ pub fn wal_reread<'s>(stream: Stream<'s, Epoch, Vec<SpilledBatches>>, ports: Por
             // 1. Note what was spilled.
             input.for_each(|capability, spilled| {
                 let capability = capability.retain_least(0).expect("every run is sent under a capability");
-                spilled.drain(..).for_each(|spilled| backlog.push(&capability, spilled));
+                spilled.drain(..).for_each(|spilled| backlog.spilled.push(&capability, spilled));
             });
             // 2. Read back what there is room for, when it is this worker's turn. A frame that cannot be read keeps its capability.
             let mut output = output.activate();
@@ -176,19 +176,10 @@ fn recall(frame: RecoveredFrame<Sourced>, ports: &Ports) -> Sourced {
     batch.charged(ports.budget.recall(load))
 }
 
-/// Frames of one segment that are not read back. A worker's epochs ascend in the log.
-struct Chapter {
-    /// At the epoch of its next frame, or an earlier one.
-    capability: Capability<Epoch>,
-    segment: u64,
-    /// What lies back to back, joined.
-    runs: Vec<Range<u64>>,
-}
-
 /// What this worker has to read, oldest first.
 struct Backlog {
     reader: Reader,
-    chapters: VecDeque<Chapter>,
+    spilled: Spilled,
     current: Option<Current>,
 }
 
@@ -206,17 +197,7 @@ impl Backlog {
     fn new(reader: Reader, recovered: Option<(Capability<Epoch>, Ordered)>) -> Self {
         let current =
             recovered.map(|(capability, frames)| Current { capability, next: None, was_spilled: false, rest: Box::new(frames) });
-        Backlog { reader, chapters: VecDeque::new(), current }
-    }
-
-    fn push(&mut self, capability: &Capability<Epoch>, SpilledBatches { run: Run { segment, bytes }, .. }: SpilledBatches) {
-        match self.chapters.back_mut().filter(|last| last.segment == segment) {
-            Some(Chapter { runs, .. }) => match runs.last_mut().filter(|last| last.end == bytes.start) {
-                Some(last) => last.end = bytes.end,
-                None => runs.push(bytes),
-            },
-            None => self.chapters.push_back(Chapter { capability: capability.clone(), segment, runs: vec![bytes] }),
-        }
+        Backlog { reader, spilled: Spilled::default(), current }
     }
 
     /// The epoch of the next frame. A capability for what is to come is held until it is known that nothing is.
@@ -233,9 +214,8 @@ impl Backlog {
                 }
                 self.current = None;
             }
-            let Some(Chapter { capability, segment, runs }) = self.chapters.pop_front() else { return Ok(None) };
-            let runs = runs.into_iter().map(|bytes| Run { segment, bytes });
-            let frames: Frames<Sourced> = self.reader.frames(runs.collect::<Vec<_>>());
+            let Some((capability, runs)) = self.spilled.pop() else { return Ok(None) };
+            let frames: Frames<Sourced> = self.reader.frames(runs);
             self.current = Some(Current { capability, next: None, was_spilled: true, rest: Box::new(frames) });
         }
     }

@@ -26,6 +26,7 @@ mod kill;
 mod model;
 mod ordered;
 mod space;
+mod spilled;
 mod threads;
 
 /// Segments of 16 KiB, at most 16 of them.

@@ -13,38 +13,43 @@ use super::pipeline::{INDEX, Running, Until, config, delivered, load, send, sent
 use crate::support::binary::Process;
 
 /// An ingest node in this process, whose storage node is another one, at a port that is free now.
-struct Setup {
+pub struct Apart {
     _broker: EmbeddedBroker,
-    load: Plan,
+    pub load: Plan,
     folder: TempDir,
     /// Of everything together: what `delivered` reads.
-    config: Config,
-    ingest: Config,
+    pub config: Config,
+    pub ingest: Config,
     port: u16,
 }
 
-impl Setup {
+impl Apart {
     fn new(messages: u64) -> Self {
         let mut load = load(&format!("v6.qtw.traces.{INDEX}.eu"), Signal::Traces, Format::Otlp);
         load.count = Some(messages);
         let (broker, folder) = (EmbeddedBroker::start().unwrap(), TempDir::new().unwrap());
-        send(&broker, &load);
         let config = config(&broker, &load, &folder);
+        Apart::of(broker, folder, load, config, Graph::Ingest)
+    }
+
+    /// Of `config`, with this graph in the ingest node. Sends the load.
+    pub fn of(broker: EmbeddedBroker, folder: TempDir, load: Plan, config: Config, graph: Graph) -> Self {
+        send(&broker, &load);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut ingest = config.clone();
-        ingest.graph = Graph::Ingest;
+        ingest.graph = graph;
         // The embedded catalog belongs to one process. Without a look into storage's, ingest sends all it has: storage drops what it knows.
         ingest.metastore.path = folder.path().join("catalog-of-ingest");
         ingest.storage.endpoints = vec![format!("http://127.0.0.1:{port}")];
-        Setup { _broker: broker, load, folder, config, ingest, port }
+        Apart { _broker: broker, load, folder, config, ingest, port }
     }
 
-    fn messages(&self) -> i64 {
+    pub fn messages(&self) -> i64 {
         self.load.count.unwrap_or_default() as i64
     }
 
     /// Starts the storage node; it publishes what was idle for `idle_seconds`.
-    fn storage(&self, idle_seconds: u64) -> Process {
+    pub fn storage(&self, idle_seconds: u64) -> Process {
         let path = self.folder.path().join("storage.yaml");
         let mut config = self.config.clone();
         config.graph = Graph::Storage;
@@ -61,7 +66,7 @@ impl Setup {
 #[test]
 fn acknowledging_goes_on_while_storage_is_away_and_the_backlog_is_stored_exactly_once() {
     for workers in [1, 2] {
-        let mut setup = Setup::new(1_200);
+        let mut setup = Apart::new(1_200);
         // A ninth of the load: the rest has to wait on disk.
         setup.ingest.processing.buffer.max_size_bytes = 1 << 20;
         setup.ingest.processing.wal.max_size_bytes = 32 << 20;
@@ -81,7 +86,7 @@ fn acknowledging_goes_on_while_storage_is_away_and_the_backlog_is_stored_exactly
 
 #[test]
 fn what_a_killed_storage_node_had_received_is_sent_again_from_the_log() {
-    let setup = Setup::new(400);
+    let setup = Apart::new(400);
     let storage = setup.storage(3_600);
     let mut ingest = Running::start(&setup.ingest, 2, Until::End);
     let counters = ingest.control().counters.clone();

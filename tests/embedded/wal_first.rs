@@ -19,6 +19,7 @@ use openwit_operators::wal_commit::inspect::Source;
 use tempfile::TempDir;
 
 use super::pipeline::{INDEX, Running, Until, config, delivered, load, run_to_the_end, send, send_when, sent};
+use super::storage_nodes::Apart;
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::lake::Place;
 use crate::support::random::Random;
@@ -201,57 +202,23 @@ fn what_was_read_back_for_its_keys_is_in_the_log_and_a_restart_decides_by_it() {
     delivered(&second, &sent(&load));
 }
 
-/// An ingest node whose storage node is another process, at a port that is free now.
-struct Apart {
-    _broker: EmbeddedBroker,
-    load: Plan,
-    folder: TempDir,
-    config: Config,
-    ingest: Config,
-    port: u16,
+/// An ingest node whose log is first, and whose storage node is another process.
+fn apart(messages: u64) -> Apart {
+    let load = Plan { count: Some(messages), ..traces() };
+    let (broker, folder, config) = setup(&load);
+    Apart::of(broker, folder, load, config, Graph::Stages(Description { storage: false, ..wal_first() }))
 }
 
-impl Apart {
-    fn new(messages: u64) -> Self {
-        let load = Plan { count: Some(messages), ..traces() };
-        let (broker, folder, config) = setup(&load);
-        send(&broker, &load);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut ingest = config.clone();
-        ingest.graph = Graph::Stages(Description { storage: false, ..wal_first() });
-        ingest.metastore.path = folder.path().join("catalog-of-ingest");
-        ingest.storage.endpoints = vec![format!("http://127.0.0.1:{port}")];
-        Apart { _broker: broker, load, folder, config, ingest, port }
-    }
-
-    fn messages(&self) -> i64 {
-        self.load.count.unwrap_or_default() as i64
-    }
-
-    fn storage(&self, idle_seconds: u64) -> Process {
-        let path = self.folder.path().join("storage.yaml");
-        let mut config = self.config.clone();
-        config.graph = Graph::Storage;
-        config.service_ports.arrow_flight = self.port;
-        let rotation = &mut config.storage.rotation;
-        (rotation.file_bytes_max, rotation.idle_seconds, rotation.age_max_seconds) = (64 << 20, idle_seconds, 3_600);
-        std::fs::write(&path, config.to_yaml()).unwrap();
-        let mut storage = Process::start(["run", "--config", &path.display().to_string()]);
-        assert!(storage.wait_for("Arrow Flight is served"), "{}", storage.stderr());
-        storage
-    }
-
-    fn end(&self, storage: Process) {
-        storage.signal(libc::SIGTERM);
-        storage.wait(PATIENCE).expect(0);
-        delivered(&self.config, &sent(&self.load));
-    }
+fn end(setup: &Apart, storage: Process) {
+    storage.signal(libc::SIGTERM);
+    storage.wait(PATIENCE).expect(0);
+    delivered(&setup.config, &sent(&setup.load));
 }
 
 #[test]
 fn acknowledging_goes_on_while_storage_is_away_and_the_backlog_is_stored_in_its_order() {
     for workers in [1, 2, 4] {
-        let mut setup = Apart::new(1_200);
+        let mut setup = apart(1_200);
         if workers > 1 {
             with_two_consumers(&mut setup.ingest);
         }
@@ -266,13 +233,13 @@ fn acknowledging_goes_on_while_storage_is_away_and_the_backlog_is_stored_in_its_
         let control = ingest.finish();
         assert_eq!(control.counters.backlog.backlog.load(Relaxed), 0);
         assert_eq!(control.counters.backlog.recalled.load(Relaxed), control.counters.backlog.spilled.load(Relaxed));
-        setup.end(storage);
+        end(&setup, storage);
     }
 }
 
 #[test]
 fn what_a_killed_storage_node_had_received_is_made_again_by_the_graph_from_the_log() {
-    let setup = Apart::new(400);
+    let setup = apart(400);
     let storage = setup.storage(3_600);
     let mut ingest = Running::start(&setup.ingest, 2, Until::End);
     let counters = ingest.control().counters.clone();
@@ -283,7 +250,7 @@ fn what_a_killed_storage_node_had_received_is_made_again_by_the_graph_from_the_l
     assert!(storage.kill());
     let storage = setup.storage(1);
     assert!(ingest.finish_after_restarts() > 0, "what was received is not in memory any more");
-    setup.end(storage);
+    end(&setup, storage);
 }
 
 #[test]
