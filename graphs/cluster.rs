@@ -66,23 +66,28 @@ impl Config {
 
     /// The addresses in the text of a hostfile: one `host:port` a line; empty lines and those that begin with `#` do not count.
     pub fn parse_hostfile(path: &Path, text: &str, processes: usize) -> Result<Vec<String>, Invalid> {
-        let mut found: Vec<(usize, String)> = Vec::new();
+        let (mut found, mut problems): (Vec<(usize, String)>, Vec<String>) = (Vec::new(), Vec::new());
         for (line, address) in (1..).zip(text.lines().map(str::trim)) {
             if address.is_empty() || address.starts_with('#') {
                 continue;
             }
-            let at = |problem: String| Invalid(format!("{}:{line}: {problem}", path.display()));
-            check_address(address).map_err(|problem| at(format!("\"{address}\" {problem}")))?;
-            if let Some((former, _)) = found.iter().find(|(_, known)| known == address) {
-                return Err(at(format!("\"{address}\" is in line {former} already: every process has an address of its own")));
-            }
+            let former = found.iter().find(|(_, known)| known == address);
+            let problem = match (check_address(address), former) {
+                (Err(problem), _) => Some(problem),
+                (Ok(()), Some((former, _))) => {
+                    Some(format!("is in line {former} already: every process has an address of its own"))
+                }
+                (Ok(()), None) => None,
+            };
+            problems.extend(problem.map(|problem| format!("{}:{line}: \"{address}\" {problem}", path.display())));
             found.push((line, address.to_owned()));
         }
         if found.len() != processes {
             let (path, found) = (path.display(), found.len());
-            return Err(Invalid(format!(
-                "{path}: has {found} addresses, and --processes is {processes}: it takes one line for each"
-            )));
+            problems.push(format!("{path}: has {found} addresses, and --processes is {processes}: it takes one line for each"));
+        }
+        if !problems.is_empty() {
+            return Err(Invalid(problems.join("\n")));
         }
         Ok(found.into_iter().map(|(_, address)| address).collect())
     }
@@ -163,6 +168,9 @@ mod tests {
             let found = parsed(text, processes).unwrap_err();
             assert!(found.starts_with(problem), "{found}");
         }
+        // All at once.
+        let told = parsed("a\n0.0.0.0:1\nb:1\n", 2).unwrap_err();
+        assert_eq!(told.lines().map(|line| &line[..7]).collect::<Vec<_>>(), ["hosts:1", "hosts:2", "hosts: "], "{told}");
     }
 
     #[test]

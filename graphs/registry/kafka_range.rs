@@ -95,17 +95,15 @@ fn ranges(options: &Options) -> Result<Ranges, String> {
     let bound = |time: u64, none: u64| (time != none).then(|| i64::try_from(time).unwrap_or(i64::MAX));
     let (since, until) = (bound(since, 0), bound(until, TIME_MAX));
     match (topics.is_empty(), offsets.is_empty()) {
-        (true, true) => Err("options: topics or offsets must be given".to_owned()),
-        (false, false) => Err("options: topics or offsets, not both".to_owned()),
-        (true, false) if since.or(until).is_some() => {
-            Err("options.offsets: a range of offsets has no since_ms or until_ms".to_owned())
-        }
-        (true, false) => OffsetRange::list(&offsets).map(Ranges::Offsets).map_err(|error| format!("options.offsets: {error}")),
+        (true, true) => Err("topics or offsets must be given".to_owned()),
+        (false, false) => Err("topics or offsets, not both".to_owned()),
+        (true, false) if since.or(until).is_some() => Err("offsets: a range of offsets has no since_ms or until_ms".to_owned()),
+        (true, false) => OffsetRange::list(&offsets).map(Ranges::Offsets).map_err(|error| format!("offsets: {error}")),
         (false, true) => {
             let patterns = TopicPatterns::new(&topics, &options.list("exclude_topics"));
-            let patterns = patterns.map_err(|error| format!("options.topics: {error}"))?;
+            let patterns = patterns.map_err(|error| format!("topics: {error}"))?;
             match (since, until) {
-                (Some(since), Some(until)) if since >= until => Err("options.until_ms: is not after since_ms".to_owned()),
+                (Some(since), Some(until)) if since >= until => Err("until_ms: is not after since_ms".to_owned()),
                 _ => Ok(Ranges::Times(patterns, since, until)),
             }
         }
