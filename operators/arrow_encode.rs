@@ -9,7 +9,7 @@
 //!
 //! # Holds
 //! Per group, dataset schema and storage endpoint, the rows since the last batch went out, at most `batch_rows_max` of them in columns and the rest as finished record
-//! batches; and the capability of the earliest epoch among them.
+//! batches; and the capability of the earliest epoch among them. A backlog: batches that it has not come to, with their capabilities.
 //!
 //! # Closes when
 //! It has `delivery_messages_max` messages or `delivery_bytes_max` bytes, or waited for `delivery_wait`, or the input ends, or an
@@ -74,6 +74,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 
+use crate::backlog::Backlog;
 use crate::batch::{Delivery, DurableBatch, Group, NormalizedBatch};
 use crate::budget::Charge;
 use crate::coverage::PartitionKey;
@@ -137,20 +138,23 @@ pub fn arrow_encode<'s>(
     builder.build(move |_capabilities| {
         let Ports { route, health } = ports;
         let mut encoding = Encoding { limits, route, open: BTreeMap::new(), failed: Vec::new(), next_timer: None };
+        let mut backlog = Backlog::new(activator.clone());
         move |frontiers| {
             let mut output = output.activate();
-            // 1. Append what is there, and send what is large enough.
+            // 1. Take what is there.
             input.for_each(|capability, batches| {
                 let capability = capability.retain_least(0).expect("every batch is sent under a capability");
-                for batch in batches.drain(..) {
-                    if let Err(error) = encoding.append(batch, &capability, &mut output) {
-                        health.fail(NAME, format!("epoch {}: {}", capability.time(), chain(&error)));
-                    }
-                }
+                backlog.take(&capability, batches);
             });
-            // 2. Send what is old enough; at the end of the input, everything.
-            encoding.send_due(frontiers[0].is_empty(), &mut output);
-            // 3. Come back for the rest.
+            // 2. Append some of it, and send what is large enough.
+            for (capability, batch) in backlog.turn() {
+                if let Err(error) = encoding.append(batch, &capability, &mut output) {
+                    health.fail(NAME, format!("epoch {}: {}", capability.time(), chain(&error)));
+                }
+            }
+            // 3. Send what is old enough; at the end of the input, everything.
+            encoding.send_due(frontiers[0].is_empty() && backlog.is_empty(), &mut output);
+            // 4. Come back for what is not old enough.
             encoding.arm_timer(&activator);
         }
     });

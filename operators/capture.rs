@@ -52,7 +52,7 @@ mod writer;
 pub(crate) mod tests;
 
 pub use content::{Captured, Kind, Scratch};
-pub use read::{Batches, Files, Recorded, Selection, Summary};
+pub use read::{Batches, Files, Packed, Packs, Recorded, Selection, Summary};
 pub use writer::{Port, Writer};
 
 /// The stage's name in config, metrics and faults.

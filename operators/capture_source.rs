@@ -7,7 +7,8 @@
 //! The batches of the capture, cut as they were, in the epochs in which they passed.
 //!
 //! # Holds
-//! A capability at the epoch it stands at. On its thread, up to `QUEUE_BYTES` of batches that their workers have not taken.
+//! A capability at the epoch it stands at. In its feed (`capture_source/feed.rs`), some megabytes of batches that their workers have not taken, and a few
+//! blocks that none of them has unpacked.
 //!
 //! # Closes when
 //! The capture is exhausted, or the process is told to stop; then at the end of the epoch that is open.
@@ -21,27 +22,30 @@
 //!   that normalizes it, in their order.
 //! - An epoch is begun only while the memory budget has room and its time has come, and then emitted whole: what is in memory is let go
 //!   when its epoch is closed. So the budget is exceeded by an epoch at most.
-//! - A worker never waits for the disk: files are read by a thread of their own.
+//! - A worker never waits for the disk: files are read by a thread of their own. Workers unpack what it has read.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, Stream};
 
-use crate::budget::Budget;
-use crate::capture::{Batches, Captured, Error, Files, Recorded, Selection};
-use crate::clock::Clock;
+use self::feed::{Next, Piece};
+use crate::backlog::BYTES_PER_SCHEDULING;
+use crate::capture::{Captured, Error, Files, Packed, Packs, Recorded, Selection};
 use crate::epoch::Epoch;
-use crate::fault::{Health, chain, panic_text};
+use crate::fault::chain;
 use crate::normalize::partition_hash;
 use crate::place::Place;
+
+mod feed;
+
+pub use feed::{Feed, FeedPorts};
 
 #[cfg(test)]
 mod tests;
@@ -49,11 +53,7 @@ mod tests;
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "capture_source";
 
-/// Bytes read ahead, unless one batch has more: enough to bridge a block that is decompressed.
-const QUEUE_BYTES: usize = 8 << 20;
-/// Bytes emitted per scheduling, so that the worker's other operators have their turn.
-const BYTES_PER_SCHEDULING: usize = 1 << 20;
-/// How long the operator waits where there is no batch yet, no memory, or its time has not come: none of these can wake it.
+/// How long the operator waits where there is no memory, or its time has not come: none of these can wake it.
 const WAIT: Duration = Duration::from_millis(5);
 
 /// Counters, written here and read by anybody.
@@ -99,208 +99,68 @@ pub struct Ports<B> {
     pub feed: Arc<Feed<B>>,
 }
 
-/// What a feed needs from outside.
-#[derive(Clone)]
-pub struct FeedPorts {
-    /// Where the process is: its first worker. In a cluster every process reads the same capture, and emits its share of the partitions.
-    pub place: Place,
-    /// The memory budget.
-    pub budget: Arc<Budget>,
-    /// Where a stop is announced and a failure raised.
-    pub health: Health,
-    /// The time, for [`Speed::Recorded`].
-    pub clock: Arc<dyn Clock>,
-}
-
-/// The batches on their way to the workers. When it is dropped its thread ends.
-pub struct Feed<B> {
-    shared: Arc<Shared<B>>,
-}
-
-struct Shared<B> {
-    queues: Mutex<Queues<B>>,
-    /// A batch was taken, or nobody will take one any more.
-    room: Condvar,
-    is_abandoned: AtomicBool,
-    speed: Speed,
-    ports: FeedPorts,
-}
-
-struct Queues<B> {
-    of_worker: Vec<VecDeque<(Epoch, B)>>,
-    bytes: usize,
-    /// No batch of an earlier epoch will be queued.
-    next: Epoch,
-    /// Batches of it and of earlier epochs may be emitted.
-    open: Option<Epoch>,
-    /// When the first epoch was begun, and which it was.
-    began: Option<(u64, Epoch)>,
-    ended: bool,
-}
-
-enum Next<B> {
-    Batch(Epoch, Box<B>),
-    /// None yet; it will not be of an earlier epoch than this.
-    Nothing(Epoch),
-    End,
-}
-
 impl<B: Captured> Feed<B> {
     /// Starts the thread that reads a capture. A speed that is no positive number is refused.
     pub fn start(config: Config, ports: FeedPorts, stats: Arc<Stats>) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
         let Config { path, selection, speed } = config;
         let place = ports.place;
-        let read = move |put: &mut dyn FnMut(Recorded<B>) -> bool| read(&path, selection, place, &stats, put);
-        Self::read_by(NAME, speed, ports, move |put| read(put).map_err(|error| chain(&error)))
-    }
-
-    /// Starts a thread named after the operator `name`, which runs `read`: it gives batches, in the order of their epochs, to what it is
-    /// handed until that says by `false` that no more are wanted.
-    pub fn read_by(
-        name: &'static str,
-        speed: Speed,
-        ports: FeedPorts,
-        read: impl FnOnce(&mut dyn FnMut(Recorded<B>) -> bool) -> Result<(), String> + Send + 'static,
-    ) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
-        if let Speed::Recorded(factor) = speed
-            && !(factor.is_finite() && factor > 0.0)
-        {
-            let problem = format!("nothing can be replayed at {factor} times its speed: the factor must be a positive number");
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
-        }
-        let (of_worker, next) = (std::iter::repeat_with(VecDeque::new).take(ports.place.workers).collect(), Epoch(0));
-        let queues = Mutex::new(Queues { of_worker, bytes: 0, next, open: None, began: None, ended: false });
-        let (room, is_abandoned) = (Condvar::new(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { queues, room, is_abandoned, speed, ports });
-        let reader = shared.clone();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            let mut put = |recorded| reader.put(recorded);
-            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&mut put)));
-            match run {
-                Ok(Ok(())) => reader.lock().ended = true,
-                // The queues must not look exhausted: their end would let the frontier pass what was not read.
-                Ok(Err(message)) => reader.ports.health.fail(name, message),
-                Err(panic) => reader.ports.health.fail(name, format!("the reader panicked: {}", panic_text(panic.as_ref()))),
-            }
-        })?;
-        Ok((Arc::new(Feed { shared }), thread))
+        let read = move |put: &mut dyn FnMut(Piece<B>) -> bool| read(&path, selection, place, &stats, put);
+        Self::read_pieces(NAME, speed, ports, move |put| read(put).map_err(|error| chain(&error)))
     }
 }
 
-/// Reads a capture's batches.
+/// Reads a capture's blocks, which the workers unpack.
 fn read<B: Captured>(
     path: &Path,
     selection: Selection,
     place: Place,
-    stats: &Stats,
-    put: &mut dyn FnMut(Recorded<B>) -> bool,
+    stats: &Arc<Stats>,
+    put: &mut dyn FnMut(Piece<B>) -> bool,
 ) -> Result<(), Error> {
     let files = Files::open(path)?;
     stats.total_bytes.store(files.bytes(), Ordering::Relaxed);
-    let mut batches: Batches<B> = files.batches(selection);
-    while let Some(read) = batches.next() {
-        stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
+    let mut packs: Packs<B> = files.packs(selection);
+    while let Some(read) = packs.next() {
+        stats.read_bytes.store(packs.read_bytes(), Ordering::Relaxed);
+        match read {
+            Ok(packed) => {
+                let stats = stats.clone();
+                if !put(Piece::Packed(packed.first(), Box::new(move |give| unpack(packed, place, &stats, give)))) {
+                    return Ok(());
+                }
+            }
+            Err(error) => stats.pass_over(error)?,
+        }
+    }
+    stats.read_bytes.store(packs.read_bytes(), Ordering::Relaxed);
+    Ok(())
+}
+
+fn unpack<B: Captured>(packed: Packed<B>, place: Place, stats: &Stats, give: &mut dyn FnMut(Recorded<B>)) -> Result<(), String> {
+    for read in packed.unpack() {
         match read {
             Ok(recorded) => {
                 if place.has_share(partition_hash(recorded.batch.partition())) {
                     stats.batches.fetch_add(1, Ordering::Relaxed);
                     stats.records.fetch_add(recorded.batch.load().messages as u64, Ordering::Relaxed);
                 }
-                if !put(recorded) {
-                    return Ok(());
-                }
+                give(recorded);
             }
-            Err(error) if error.is_damage() => {
-                tracing::warn!(error = chain(&error), "part of a capture is missing, the rest is replayed");
-                stats.damaged.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => return Err(error),
+            Err(error) => stats.pass_over(error).map_err(|error| chain(&error))?,
         }
     }
-    stats.read_bytes.store(batches.read_bytes(), Ordering::Relaxed);
     Ok(())
 }
 
-impl<B> Drop for Feed<B> {
-    fn drop(&mut self) {
-        self.shared.is_abandoned.store(true, Ordering::Release);
-        self.shared.room.notify_all();
-    }
-}
-
-impl<B> Shared<B> {
-    fn lock(&self) -> MutexGuard<'_, Queues<B>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_over(&self) -> bool {
-        self.is_abandoned.load(Ordering::Acquire) || self.ports.health.failed()
-    }
-}
-
-impl<B: Captured> Shared<B> {
-    /// Queues a batch when there is room. False if no more are wanted.
-    fn put(&self, Recorded { epoch, batch }: Recorded<B>) -> bool {
-        let bytes = batch.load().bytes;
-        let mut queues = self.lock();
-        // A capture that a process with a slower clock went on with goes back in time; a frontier cannot.
-        let epoch = epoch.max(queues.next);
-        queues.next = epoch;
-        if !self.ports.place.has_share(partition_hash(batch.partition())) {
-            // Another process of the cluster has it.
-            return !self.is_over();
+impl Stats {
+    /// Counts and tells damage; every other error is given back.
+    fn pass_over(&self, error: Error) -> Result<(), Error> {
+        if !error.is_damage() {
+            return Err(error);
         }
-        loop {
-            let is_unbegun = queues.open.is_none_or(|open| epoch > open);
-            if self.is_over() || (self.ports.health.stopping() && is_unbegun) {
-                return false;
-            }
-            if queues.bytes == 0 || queues.bytes + bytes <= QUEUE_BYTES {
-                break;
-            }
-            // A failure or a stop wakes the workers only.
-            queues = self.room.wait_timeout(queues, WAIT * 10).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let worker = partition_hash(batch.partition()) % queues.of_worker.len() as u64;
-        queues.bytes += bytes;
-        queues.of_worker[worker as usize].push_back((epoch, batch));
-        true
-    }
-
-    /// The next batch of a worker.
-    fn next(&self, worker: usize) -> Next<B> {
-        let mut queues = self.lock();
-        let Some(&(epoch, _)) = queues.of_worker[worker].front() else {
-            return if queues.ended { Next::End } else { Next::Nothing(queues.next) };
-        };
-        if queues.open.is_none_or(|open| epoch > open) {
-            if self.ports.health.stopping() {
-                // Begun by nobody, now or later: so it is left out whole.
-                return Next::End;
-            }
-            // Epochs are begun in their order, and no later one while the least has to wait.
-            let is_least = queues.of_worker.iter().filter_map(VecDeque::front).all(|(other, _)| epoch <= *other);
-            if !is_least || !self.may_begin(epoch, &mut queues) {
-                return Next::Nothing(epoch);
-            }
-            queues.open = Some(epoch);
-        }
-        let (epoch, batch) = queues.of_worker[worker].pop_front().expect("it was looked at above");
-        let load = batch.load();
-        queues.bytes -= load.bytes;
-        drop(queues);
-        self.room.notify_one();
-        self.ports.budget.collect(load);
-        Next::Batch(epoch, Box::new(batch.charged(self.ports.budget.seal(load))))
-    }
-
-    /// True if there is memory for the epoch, and its time has come.
-    fn may_begin(&self, epoch: Epoch, queues: &mut Queues<B>) -> bool {
-        let Speed::Recorded(factor) = self.speed else { return !self.ports.budget.is_full() };
-        let now_ms = self.ports.clock.now_ms();
-        let (began_ms, first) = *queues.began.get_or_insert((now_ms, epoch));
-        let due_ms = began_ms as f64 + (epoch.0 - first.0) as f64 / factor;
-        now_ms as f64 >= due_ms && !self.ports.budget.is_full()
+        tracing::warn!(error = chain(&error), "part of a capture is missing, the rest is replayed");
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -312,20 +172,22 @@ pub fn capture_source<'s, B: Captured>(
     place: Place,
 ) -> Stream<'s, Epoch, Vec<B>> {
     let mut builder = OperatorBuilder::new(name.into(), scope);
-    let activator = scope.activator_for(builder.operator_info().address);
+    let address = builder.operator_info().address;
+    let (activator, waker) = (scope.activator_for(address.clone()), scope.worker().sync_activator_for(address.to_vec()));
     let (output, batches) = builder.new_output::<Vec<B>>();
     let mut output = OutputBuilder::<Epoch, CapacityContainerBuilder<Vec<B>>>::from(output);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         let feed = ports.feed;
+        let mut timer: Option<Instant> = None;
         move |_frontiers| {
             let mut output = output.activate();
+            // 1. Emit what there is of epochs that may be begun; where there is nothing, see to it that there is.
             let mut bytes = 0;
-            // 1. Emit what there is of epochs that may be begun.
             while let Some(open) = &mut capability
                 && bytes < BYTES_PER_SCHEDULING
             {
-                match feed.shared.next(place.worker) {
+                match feed.shared.next(place.worker, &waker) {
                     Next::Batch(epoch, batch) => {
                         open.downgrade(&epoch);
                         bytes += batch.load().bytes.max(1);
@@ -333,21 +195,30 @@ pub fn capture_source<'s, B: Captured>(
                         session.give(*batch);
                         session.flush();
                     }
+                    Next::Unpacked(unpacked) => bytes += unpacked.max(1),
                     Next::Nothing(epoch) => {
                         // Else an epoch of which other workers have the last batches would stay open here.
                         open.downgrade(&epoch);
-                        break;
+                        return;
+                    }
+                    Next::NotYet(epoch) => {
+                        open.downgrade(&epoch);
+                        let now = Instant::now();
+                        // One timer at a time: activate_after never deduplicates.
+                        if timer.is_none_or(|timer| timer <= now) {
+                            timer = Some(now + WAIT);
+                            activator.activate_after(WAIT);
+                        }
+                        return;
                     }
                     // A capture that cannot be read looks exhausted once its thread has ended: the frontier must not pass the rest.
-                    Next::End if feed.shared.ports.health.failed() => break,
+                    Next::End if feed.shared.ports.health.failed() => return,
                     Next::End => capability = None,
                 }
             }
-            // 2. Come back for more, at once or when there may be some.
-            if capability.is_some() && bytes >= BYTES_PER_SCHEDULING {
+            // 2. Come back for more.
+            if capability.is_some() {
                 activator.activate();
-            } else if capability.is_some() {
-                activator.activate_after(WAIT);
             }
         }
     });

@@ -3,6 +3,7 @@
 //! Nothing here knows of a graph, a config file or a process. Each operator is one file: a thin timely shell around a plain core.
 
 // What travels between the operators, and what all of them lean on.
+pub mod backlog;
 pub mod backoff;
 pub mod batch;
 pub mod budget;

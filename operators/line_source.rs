@@ -35,6 +35,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, Stream};
 
+use crate::backlog::BYTES_PER_SCHEDULING;
 use crate::batch::{RawBatch, RawRecord, Span};
 use crate::budget::{Budget, Load};
 use crate::clock::Clock;
@@ -53,8 +54,6 @@ const BYTES_LIMIT: usize = 1 << 30;
 const READ_BYTES: usize = 64 << 10;
 /// Chunks read ahead: a few MiB, enough for a worker that has other things to do.
 const QUEUE_CHUNKS: usize = 32;
-/// Bytes emitted per scheduling, so that the worker's other operators have their turn.
-const BYTES_PER_SCHEDULING: usize = 1 << 20;
 /// How long the operator waits where there is no line yet, or no memory: neither can wake it.
 const WAIT: Duration = Duration::from_millis(5);
 

@@ -8,10 +8,10 @@
 //! batch that has become much larger by being decompressed. `Reject`: each message that failed, with its reason.
 //!
 //! # Holds
-//! The routes of the topics seen, and buffers for the record at hand. No message, no capability.
+//! The routes of the topics seen, buffers for the record at hand, and a backlog: batches that it has not come to, with their capabilities.
 //!
 //! # Closes when
-//! Its input closes: it keeps nothing back.
+//! Its input is closed and its backlog normalized: it keeps nothing else back.
 //!
 //! # Fails when
 //! Never for what a message holds: that is a `Reject`. A batch whose records are not ascending inside its own range breaks the
@@ -45,6 +45,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use twox_hash::{XxHash3_64, XxHash3_128};
 
+use crate::backlog::Backlog;
 use crate::batch::{Arena, Group, NormalizedBatch, RawBatch, RawRecord, Reason, Record, Reject, Signal, Span, headers};
 use crate::coverage::{Coverage, PartitionKey};
 use crate::dead_letter::replay::is_mark;
@@ -129,7 +130,9 @@ pub struct Outputs<'s> {
 /// Normalizes batches. A partition's batches all go to one worker of the process that read them: its order is kept, and all workers
 /// decode.
 pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, ports: Ports, place: Place) -> Outputs<'s> {
-    let mut builder = OperatorBuilder::new(NAME.into(), stream.scope());
+    let scope = stream.scope();
+    let mut builder = OperatorBuilder::new(NAME.into(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
     let routed = Exchange::new(move |batch: &RawBatch| place.route(partition_hash(&batch.partition)));
     let mut input = builder.new_input(stream, routed);
     let (output, normalized) = builder.new_output::<Vec<NormalizedBatch>>();
@@ -144,29 +147,34 @@ pub fn normalize<'s>(stream: Stream<'s, Epoch, Vec<RawBatch>>, config: Config, p
             Ok(normalizer) => (Some(normalizer), Vec::new()),
             Err(()) => (None, capabilities),
         };
+        let mut backlog = Backlog::new(activator);
         move |_frontiers| {
             let _ = &_kept;
             let Some(normalizer) = &mut normalizer else { return };
+            // 1. Take what is there.
+            input.for_each(|capability, batches| {
+                let held = [0, 1].map(|port| capability.retain_least(port).expect("every batch is sent under a capability"));
+                backlog.take(&held, batches);
+            });
+            // 2. Normalize some of it.
             let mut output = output.activate();
             let mut reject_output = reject_output.activate();
-            input.for_each(|capability, batches| {
+            for ([held, held_for_rejects], raw) in backlog.turn() {
                 let mut rejects = Vec::new();
-                let mut session = output.session(&capability);
-                for raw in batches.drain(..) {
-                    let mut next = Some(raw);
-                    while let Some(raw) = next.take() {
-                        let normalized = normalizer.normalize(raw);
-                        ports.stats.note(&normalized);
-                        rejects.extend(normalized.rejects);
-                        session.give(normalized.batch);
-                        next = normalized.rest;
-                    }
+                let mut session = output.session(&held);
+                let mut next = Some(raw);
+                while let Some(raw) = next.take() {
+                    let normalized = normalizer.normalize(raw);
+                    ports.stats.note(&normalized);
+                    rejects.extend(normalized.rejects);
+                    session.give(normalized.batch);
+                    next = normalized.rest;
                 }
                 session.flush();
-                let mut session = reject_output.session(&capability);
+                let mut session = reject_output.session(&held_for_rejects);
                 session.give_iterator(rejects.into_iter());
                 session.flush();
-            });
+            }
         }
     });
     Outputs { normalized, rejects }

@@ -4,10 +4,10 @@
 //! Batches of one type; each leaves as one batch, in its order, on its worker, in its epoch.
 //!
 //! # Holds
-//! What the core keeps. No batch, no capability.
+//! What the core keeps, and a backlog: batches that it has not come to, with their capabilities.
 //!
 //! # Closes when
-//! Its input closes.
+//! Its input is closed and its backlog changed.
 //!
 //! # Fails when
 //! Its options are refused, which `check` tells before anything starts. A core cannot refuse a batch: a message that is to go to the dead
@@ -25,13 +25,15 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
+use crate::backlog::Backlog;
+use crate::batch::Measured;
 use crate::epoch::Epoch;
 use crate::options::{Declared, Options};
 
 /// The core of an operator that changes batches one by one.
 pub trait Transform: Sized + 'static {
     /// What comes in and goes out.
-    type Batch: Clone + 'static;
+    type Batch: Clone + Measured + 'static;
 
     /// The operator's name in graphs, metrics and faults.
     const NAME: &'static str;
@@ -49,11 +51,19 @@ pub trait Transform: Sized + 'static {
 
 /// Passes every batch through `core`.
 pub fn transform<'s, T: Transform>(mut core: T, stream: Stream<'s, Epoch, Vec<T::Batch>>) -> Stream<'s, Epoch, Vec<T::Batch>> {
-    stream.unary::<CapacityContainerBuilder<Vec<T::Batch>>, _, _, _>(Pipeline, T::NAME, |_capability, _info| {
+    let scope = stream.scope();
+    stream.unary::<CapacityContainerBuilder<Vec<T::Batch>>, _, _, _>(Pipeline, T::NAME, |_capability, info| {
+        let mut backlog = Backlog::new(scope.activator_for(info.address));
         move |input, output| {
+            // 1. Take what is there.
             input.for_each(|capability, batches| {
-                output.session(&capability).give_iterator(batches.drain(..).map(|batch| core.apply(batch)));
+                let capability = capability.retain_least(0).expect("every batch is sent under a capability");
+                backlog.take(&capability, batches);
             });
+            // 2. Change some of it.
+            for (capability, batch) in backlog.turn() {
+                output.session(&capability).give(core.apply(batch));
+            }
         }
     })
 }

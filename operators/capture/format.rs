@@ -229,17 +229,19 @@ impl Block {
         self.at.saturating_add(MARK_BYTES as u64 + u64::from(self.stored_bytes))
     }
 
-    /// The entries in `stored`, the zstd frame behind the mark; `None` if it is damaged.
+    /// True if `stored` is the zstd frame behind the mark, undamaged.
+    pub fn is_sound(&self, stored: &[u8]) -> bool {
+        crc32c::crc32c(stored) == self.crc
+    }
+
+    /// The entries in `stored`, which is sound; `None` if no writer wrote it.
     pub fn decompress(&self, stored: &[u8]) -> Option<Bytes> {
-        decompress(stored, self.crc, self.contents.bytes)
+        decompress(stored, self.contents.bytes)
     }
 }
 
-/// Unpacks `stored`, which must have this checksum and become exactly this many bytes.
-fn decompress(stored: &[u8], crc: u32, bytes: u64) -> Option<Bytes> {
-    if crc32c::crc32c(stored) != crc {
-        return None;
-    }
+/// Unpacks `stored`, which must become exactly this many bytes.
+fn decompress(stored: &[u8], bytes: u64) -> Option<Bytes> {
     // Memory is taken for what comes out, not for what a forged mark says would.
     let mut unpacked = Vec::with_capacity((bytes as usize).min(BLOCK_BYTES));
     let decoder = zstd::stream::read::Decoder::with_buffer(stored).ok()?;
@@ -278,7 +280,10 @@ impl Index {
         if u64::from(self.bytes) > self.at {
             return None;
         }
-        let marks = decompress(stored, self.crc, self.bytes.into())?;
+        if crc32c::crc32c(stored) != self.crc {
+            return None;
+        }
+        let marks = decompress(stored, self.bytes.into())?;
         let blocks: Option<Vec<Block>> = marks.chunks(MARK_BYTES).map(Block::parse).collect();
         blocks.filter(|blocks| blocks.is_sorted_by(|one, next| one.end() <= next.at))
     }

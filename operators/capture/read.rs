@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,8 +119,13 @@ impl Files {
 
     /// The batches that are selected, in order. An error that is damage tells what is missing, and what follows it is read all the same.
     pub fn batches<B: Captured>(&self, selection: Selection) -> Batches<B> {
-        let (disk, files) = (self.disk.clone(), self.files.clone().into());
-        Batches { disk, files, selection, current: None, done_bytes: 0, block: None, _batch: PhantomData }
+        Batches { packs: self.packs(selection), block: None }
+    }
+
+    /// The same, block by block, for those who unpack elsewhere.
+    pub fn packs<B: Captured>(&self, selection: Selection) -> Packs<B> {
+        let (disk, files, selection) = (self.disk.clone(), self.files.clone().into(), Arc::new(selection));
+        Packs { disk, files, selection, current: None, done_bytes: 0, _batch: PhantomData }
     }
 }
 
@@ -193,8 +198,8 @@ impl Selection {
     }
 }
 
-/// A whole block, and its entries.
-pub(super) type Piece = (Block, Bytes);
+/// A block, and the sound zstd frame behind its mark.
+pub(super) type Piece = (Block, Vec<u8>);
 
 /// The blocks of one file.
 pub(super) struct Blocks {
@@ -322,13 +327,11 @@ impl Blocks {
                 return Ok(None);
             }
             let stored = self.get(at + MARK_BYTES as u64, block.stored_bytes.into())?;
-            return match block.decompress(&stored) {
-                Some(entries) => {
-                    self.at = block.end();
-                    Ok(Some((block, entries)))
-                }
-                None => Err(self.skip_damage(Some(&block))?),
-            };
+            if !block.is_sound(&stored) {
+                return Err(self.skip_damage(Some(&block))?);
+            }
+            self.at = block.end();
+            return Ok(Some((block, stored)));
         }
         if let Some(index) = Index::decode(&mark, at).filter(|index| index.end() <= end) {
             self.at = index.end();
@@ -384,44 +387,94 @@ pub struct Recorded<B> {
     pub batch: B,
 }
 
-/// The entries of a block that are still to come.
-struct Entries {
-    at: u64,
-    rest: Bytes,
-    left: u64,
-    epoch: Epoch,
-    last: Epoch,
-}
-
-impl Entries {
-    fn next<B: Captured>(&mut self) -> Option<Recorded<B>> {
-        let mut cursor = Cursor::new(&self.rest);
-        let epoch = Epoch(self.epoch.0.checked_add(cursor.varint()?)?);
-        let bytes = usize::try_from(cursor.varint()?).ok()?;
-        let start = cursor.position_in(&self.rest);
-        let end = start.checked_add(bytes).filter(|&end| end <= self.rest.len())?;
-        let batch = B::decode(&self.rest.slice(start..end))?;
-        self.rest = self.rest.slice(end..);
-        self.epoch = epoch;
-        self.left = self.left.checked_sub(1)?;
-        // The last one must end with its block.
-        (epoch <= self.last && (self.left == 0) == self.rest.is_empty()).then_some(Recorded { epoch, batch })
-    }
-}
-
-/// The batches of a capture.
-pub struct Batches<B> {
-    disk: Arc<dyn Disk>,
-    files: VecDeque<Found>,
-    selection: Selection,
-    current: Option<Blocks>,
-    /// Bytes of the files before the current one.
-    done_bytes: u64,
-    block: Option<Entries>,
+/// A block as it lies in its file.
+pub struct Packed<B> {
+    block: Block,
+    stored: Vec<u8>,
+    path: PathBuf,
+    selection: Arc<Selection>,
     _batch: PhantomData<fn() -> B>,
 }
 
-impl<B: Captured> Batches<B> {
+impl<B: Captured> Packed<B> {
+    /// No batch in it is of an earlier epoch.
+    pub fn first(&self) -> Epoch {
+        self.block.contents.first
+    }
+
+    /// Its batches that are selected, in order. The only error there can be is that it is malformed, and it is the last one.
+    pub fn unpack(self) -> Unpacked<B> {
+        let Packed { block: Block { at, contents, .. }, path, selection, .. } = self;
+        let Contents { first, last, batches: left, .. } = contents;
+        let rest = self.block.decompress(&self.stored);
+        Unpacked { path, selection, at, rest, left, epoch: first, last, _batch: PhantomData }
+    }
+}
+
+/// The batches of a block that are still to come.
+pub struct Unpacked<B> {
+    path: PathBuf,
+    selection: Arc<Selection>,
+    at: u64,
+    /// Their entries; `None` if they cannot be read.
+    rest: Option<Bytes>,
+    left: u64,
+    epoch: Epoch,
+    last: Epoch,
+    _batch: PhantomData<fn() -> B>,
+}
+
+impl<B: Captured> Unpacked<B> {
+    fn entry(&mut self) -> Option<Recorded<B>> {
+        let rest = self.rest.take()?;
+        let mut cursor = Cursor::new(&rest);
+        let epoch = Epoch(self.epoch.0.checked_add(cursor.varint()?)?);
+        let bytes = usize::try_from(cursor.varint()?).ok()?;
+        let start = cursor.position_in(&rest);
+        let end = start.checked_add(bytes).filter(|&end| end <= rest.len())?;
+        let batch = B::decode(&rest.slice(start..end))?;
+        let rest = rest.slice(end..);
+        self.epoch = epoch;
+        self.left = self.left.checked_sub(1)?;
+        // The last one must end with its block.
+        let is_sound = epoch <= self.last && (self.left == 0) == rest.is_empty();
+        self.rest = Some(rest);
+        is_sound.then_some(Recorded { epoch, batch })
+    }
+}
+
+impl<B: Captured> Iterator for Unpacked<B> {
+    type Item = Result<Recorded<B>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            let left = self.left;
+            match self.entry() {
+                Some(recorded) if self.selection.has_batch(recorded.epoch, &recorded.batch) => return Some(Ok(recorded)),
+                Some(_) => {}
+                None => {
+                    // Nothing says where the next entry begins.
+                    self.left = 0;
+                    return Some(Err(Error::Malformed { path: std::mem::take(&mut self.path), at: self.at, batches: left }));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The blocks of a capture.
+pub struct Packs<B> {
+    disk: Arc<dyn Disk>,
+    files: VecDeque<Found>,
+    selection: Arc<Selection>,
+    current: Option<Blocks>,
+    /// Bytes of the files before the current one.
+    done_bytes: u64,
+    _batch: PhantomData<fn() -> B>,
+}
+
+impl<B: Captured> Packs<B> {
     /// Bytes of the capture that were read or passed over.
     pub fn read_bytes(&self) -> u64 {
         self.done_bytes + self.current.as_ref().map_or(0, |blocks| blocks.at)
@@ -443,22 +496,42 @@ impl<B: Captured> Batches<B> {
             });
             match sought {
                 Ok(blocks) => self.current = Some(blocks),
-                Err(error) => return Some(Err(self.end(error))),
+                Err(error) => return Some(Err(error)),
             }
         }
     }
 
-    /// Ends the reading with `error`.
-    fn end(&mut self, error: Error) -> Error {
-        self.files.clear();
-        self.current = None;
-        self.block = None;
-        error
-    }
-
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         self.current.as_ref().map_or_else(Default::default, |blocks| self.disk.path(&blocks.found.name))
     }
+
+    fn packed(&self, (block, stored): Piece) -> Result<Packed<B>, Error> {
+        let (path, selection) = (self.path(), self.selection.clone());
+        if block.kind != B::KIND {
+            return Err(Error::Kind { path, found: block.kind, wanted: B::KIND });
+        }
+        Ok(Packed { block, stored, path, selection, _batch: PhantomData })
+    }
+}
+
+impl<B: Captured> Iterator for Packs<B> {
+    type Item = Result<Packed<B>, Error>;
+
+    /// After an error that is no damage nothing follows.
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_piece()?.and_then(|piece| self.packed(piece));
+        if next.as_ref().is_err_and(|error| !error.is_damage()) {
+            self.files.clear();
+            self.current = None;
+        }
+        Some(next)
+    }
+}
+
+/// The batches of a capture.
+pub struct Batches<B> {
+    packs: Packs<B>,
+    block: Option<Unpacked<B>>,
 }
 
 impl<B: Captured> Iterator for Batches<B> {
@@ -467,29 +540,12 @@ impl<B: Captured> Iterator for Batches<B> {
     /// After an error that is no damage nothing follows.
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            while let Some(entries) = self.block.as_mut().filter(|entries| entries.left > 0) {
-                let (at, left) = (entries.at, entries.left);
-                match entries.next::<B>() {
-                    Some(recorded) if self.selection.has_batch(recorded.epoch, &recorded.batch) => return Some(Ok(recorded)),
-                    Some(_) => {}
-                    None => {
-                        // Nothing says where the next entry begins.
-                        self.block = None;
-                        return Some(Err(Error::Malformed { path: self.path(), at, batches: left }));
-                    }
-                }
+            if let Some(read) = self.block.as_mut().and_then(Iterator::next) {
+                return Some(read);
             }
-            match self.next_piece()? {
-                Ok((block, _)) if block.kind != B::KIND => {
-                    let error = Error::Kind { path: self.path(), found: block.kind, wanted: B::KIND };
-                    return Some(Err(self.end(error)));
-                }
-                Ok((Block { at, contents, .. }, rest)) => {
-                    let Contents { first, last, batches, .. } = contents;
-                    self.block = Some(Entries { at, rest, left: batches, epoch: first, last });
-                }
-                Err(error) if error.is_damage() => return Some(Err(error)),
-                Err(error) => return Some(Err(self.end(error))),
+            match self.packs.next()? {
+                Ok(packed) => self.block = Some(packed.unpack()),
+                Err(error) => return Some(Err(error)),
             }
         }
     }

@@ -1,13 +1,16 @@
 //! The source in dataflows of one to four workers.
 
+use std::sync::Mutex;
+
 use timely::dataflow::operators::Probe;
 
 use super::*;
 use crate::batch::{RawBatch, UniqueBatch};
-use crate::budget::Load;
+use crate::budget::{Budget, Load};
 use crate::capture::tests::{Content, Seen, content, contents_of, recorded, run, watch};
 use crate::capture::{self, recorder::Recorder};
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
+use crate::fault::Health;
 use crate::wal_commit::disk::Directory;
 
 /// A capture on a real disk, as the source opens it by its path.

@@ -39,6 +39,7 @@ use tracing::info;
 
 use super::read::{Frames, Reader, RecoveredFrame};
 use super::spilled::Spilled;
+use crate::backlog::BYTES_PER_SCHEDULING;
 use crate::batch::{DurableBatch, NormalizedBatch, SpilledBatches};
 use crate::budget::{Budget, Load};
 use crate::coverage::{OffsetSet, PartitionKey};
@@ -50,8 +51,6 @@ pub const NAME: &str = "wal_replay";
 
 /// Payload bytes of one replay epoch.
 const EPOCH_BYTES: usize = 4 << 20;
-/// Bytes read back per scheduling, so that a backlog does not starve the worker's other operators.
-pub(super) const BYTES_PER_SCHEDULING: usize = 1 << 20;
 /// How long an operator waits that may not read further yet: memory is freed on other threads, which do not know of it.
 const WAIT: Duration = Duration::from_millis(5);
 
