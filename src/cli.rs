@@ -460,7 +460,7 @@ pub struct ReplayArgs {
     /// The cluster it is part of: each process reads its share of a capture, and its result is a part of the whole one.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// Worker threads in this process [default: as configured]
+    /// Worker threads in this process [default: one for each core; with --publish or --processes as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub workers: Option<u64>,
     /// Print the result as JSON and show no progress

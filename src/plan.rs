@@ -110,8 +110,7 @@ pub const REJECTS: &str = "rejects";
 
 /// The plan of `config` with `input` in the place of its source. No offset is committed, and unless it is to be published nothing
 /// else is touched either that the graph touches in production.
-pub fn replay_plan(config: &Config, workers: Option<usize>, input: Input, output: &Output) -> Result<Plan, String> {
-    let workers = workers.unwrap_or(config.workers());
+pub fn replay_plan(config: &Config, workers: usize, input: Input, output: &Output) -> Result<Plan, String> {
     let (source, frames) = match input {
         Input::Log(frames) if frames.is_raw => (Stage::of(frame_source::RAW_NAME), Some(frames)),
         Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames)),

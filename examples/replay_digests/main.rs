@@ -124,7 +124,7 @@ fn replay(config: &Config, capture: &Path, to: &Path, workers: usize) -> anyhow:
     let mut options = default_options("capture_source");
     options.set("path", Value::Path(capture.to_owned()));
     let input = Input::Stage(Stage::of("capture_source").with(options));
-    let plan = replay_plan(config, Some(workers), input, &Output::Files(to.to_owned(), false)).map_err(anyhow::Error::msg)?;
+    let plan = replay_plan(config, workers, input, &Output::Files(to.to_owned(), false)).map_err(anyhow::Error::msg)?;
     let control = Control::default();
     process::run(&plan, &control).map_err(|fault| anyhow::anyhow!("{workers} workers: {fault}"))?;
     let forced = control.counters.dedup.forced.load(std::sync::atomic::Ordering::Relaxed);

@@ -200,8 +200,22 @@ fn planned(args: &ReplayArgs, config: &Config, output: &Output) -> Result<proces
     if cluster.is_some() && !is_capture {
         return Err(Failure::usage("--processes: only captures are shared among processes; replay this with one"));
     }
-    let plan = replay_plan(config, args.workers.map(|workers| workers as usize), input, output).map_err(Failure::usage)?;
+    let plan = replay_plan(config, workers(args, config, output), input, output).map_err(Failure::usage)?;
     Ok(process::Plan { cluster, ..plan })
+}
+
+/// As many workers as it was told; else one for each core, as the result is the same with any number. What is published goes the way of
+/// production, and in a cluster all processes must have the same number: there it is the one of the configuration.
+fn workers(args: &ReplayArgs, config: &Config, output: &Output) -> usize {
+    let configured = config.workers();
+    let told = args.workers.map(|workers| workers as usize);
+    let is_cluster = args.cluster.processes > 1;
+    told.unwrap_or_else(|| match output {
+        Output::Files(..) | Output::Counted if !is_cluster => {
+            configured.max(std::thread::available_parallelism().map_or(1, usize::from))
+        }
+        _ => configured,
+    })
 }
 
 fn replay(args: &ReplayArgs, config: &Config, output: &Output, control: &Control) -> Result<Replayed, Failure> {

@@ -224,7 +224,7 @@ fn a_schema_that_changes_between_the_log_and_the_files_loses_doubles_and_mixes_n
     let source = Source::find(wal).unwrap();
     let plan = replay_plan(
         &other,
-        Some(2),
+        2,
         Input::Log(frame_source::Config { source, selection: Selection::default(), is_raw: false }),
         &Output::Published,
     )

@@ -41,7 +41,7 @@ fn replay(config: &Config, capture: &Path, to: &Path, workers: usize) -> Left {
     let mut options = default_options("capture_source");
     options.set("path", Value::Path(capture.to_owned()));
     let input = Input::Stage(Stage::of("capture_source").with(options));
-    let mut plan = replay_plan(config, Some(workers), input, &Output::Files(to.to_owned(), false)).unwrap();
+    let mut plan = replay_plan(config, workers, input, &Output::Files(to.to_owned(), false)).unwrap();
     cut_small(&mut plan);
     let control = Control::default();
     let outcome = process::run(&plan, &control).unwrap_or_else(|fault| panic!("{workers} workers: {fault}"));

@@ -232,7 +232,7 @@ fn rows_have_the_tenant_their_message_was_accepted_for_after_a_kill_too_and_agai
     let source = Source::find(&wal).unwrap();
     let plan = replay_plan(
         &other,
-        Some(2),
+        2,
         Input::Log(frame_source::Config { source, selection: Selection::default(), is_raw: false }),
         &Output::Published,
     )

@@ -31,13 +31,9 @@ fn rows(config: &Config) -> Rows {
 
 fn replay(config: &Config, from: &Path, selection: Selection, workers: usize) -> Control {
     let (control, source) = (Control::default(), Source::find(from).unwrap());
-    let plan = replay_plan(
-        config,
-        Some(workers),
-        Input::Log(frame_source::Config { source, selection, is_raw: false }),
-        &Output::Published,
-    )
-    .unwrap();
+    let plan =
+        replay_plan(config, workers, Input::Log(frame_source::Config { source, selection, is_raw: false }), &Output::Published)
+            .unwrap();
     let outcome = process::run(&plan, &control).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(outcome.restarts, 0);
     control
