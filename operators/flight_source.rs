@@ -255,8 +255,9 @@ impl WorkerQueue {
     }
 }
 
-/// How often the epoch moves on where nothing comes: each tick wakes all workers, and nothing behind waits for an epoch to pass.
-const TICK: Duration = Duration::from_millis(200);
+/// How often the epoch moves on where nothing comes, at the same moments for all workers: each tick wakes all of them, and nothing behind
+/// waits for an epoch to pass.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Emits what the Flight server receives; `published` carries deliveries whose commits are in the catalog.
 pub fn flight_source<'s>(
@@ -287,12 +288,13 @@ pub fn flight_source<'s>(
             // 2. Move the epoch on, then take what has been received.
             let Some(open) = &mut capability else { return !frontiers[0].is_empty() };
             let now_ms = ports.clock.now_ms();
-            let now = Epoch::of(now_ms, config.epoch_interval_ms);
-            if now > *open.time() {
+            let held_ms = ports.server.queues[queue].held_until_ms.load(Ordering::Acquire).saturating_sub(now_ms);
+            let is_held = held_ms > 0;
+            let (taken, bytes) = receiver.as_ref().filter(|_| !is_held).map(take).unwrap_or_default();
+            let (now, is_due) = (Epoch::of(now_ms, config.epoch_interval_ms), next_tick <= Instant::now());
+            if (is_due || !taken.is_empty()) && now > *open.time() {
                 open.downgrade(&now);
             }
-            let is_held = now_ms < ports.server.queues[queue].held_until_ms.load(Ordering::Acquire);
-            let (taken, bytes) = receiver.as_ref().filter(|_| !is_held).map(take).unwrap_or_default();
             let more = bytes >= BYTES_PER_SCHEDULING;
             emit(taken, open, &mut output, &ports.server);
 
@@ -304,9 +306,12 @@ pub fn flight_source<'s>(
             if more {
                 activator.activate();
             }
-            if next_tick <= Instant::now() {
-                next_tick = Instant::now() + tick;
-                activator.activate_after(tick);
+            if is_due {
+                let tick_ms = tick.as_millis() as u64;
+                let until_tick_ms = tick_ms - now_ms % tick_ms;
+                let wait = Duration::from_millis(if is_held { until_tick_ms.min(held_ms) } else { until_tick_ms });
+                next_tick = Instant::now() + wait;
+                activator.activate_after(wait);
             }
             true
         }
