@@ -6,6 +6,7 @@ mod captures;
 mod kafka_range;
 mod lines;
 mod memory;
+mod parquet;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use openwit_operators::batch::{NormalizedBatch, RawBatch, Sourced, UniqueBatch};
 use openwit_operators::budget::Budget;
 use openwit_operators::clock::Clock;
+use openwit_operators::dataset::Schema;
 use openwit_operators::dedup_window::dedup_window;
 use openwit_operators::fault::Health;
 use openwit_operators::kafka_source::consumer::Covered;
@@ -87,6 +89,8 @@ pub struct Means<'a> {
     pub brokers: &'a BTreeMap<String, String>,
     /// Length of an epoch in milliseconds.
     pub epoch_interval_ms: u64,
+    /// The dataset schemas of the configuration.
+    pub datasets: &'a [Schema],
     /// What the catalog covers, where the graph knows of one.
     pub covered: &'a Arc<dyn Covered>,
 }
@@ -243,6 +247,7 @@ pub static OPERATORS: &[Operator] = &[
         &[output("unique", Kind::Unique)],
     ),
     kafka_range::KAFKA_RANGE_SOURCE,
+    parquet::PARQUET_SOURCE,
     lines::LINE_SOURCE,
     memory::MEMORY_SOURCE,
     captures::CAPTURE,
@@ -278,7 +283,23 @@ pub static OPERATORS: &[Operator] = &[
             },
         )
     },
-    changing::<Redact>(&[Kind::Normalized], &[output("normalized", Kind::Normalized)]),
+    Operator {
+        build: |site| {
+            let core = Redact::new(&site.stage.options).expect("its options were checked");
+            Built::outputs([match site.edge() {
+                // Behind the window, or of what was stored: it stays what it is.
+                Edge::Unique(unique) => {
+                    let redacted = transform(core, mapped(unique, "as_normalized", |UniqueBatch(batch)| batch));
+                    Edge::Unique(mapped(redacted, "as_unique", UniqueBatch))
+                }
+                Edge::Normalized(normalized) => Edge::Normalized(transform(core, normalized)),
+                Edge::Raw(_) | Edge::Reject(_) | Edge::Durable(_) | Edge::Delivery(_) => {
+                    panic!("wired with what is not redacted")
+                }
+            }])
+        },
+        ..changing::<Redact>(&[Kind::Normalized, Kind::Unique], &[Output { name: "redacted", kind: None, passes_raw: false }])
+    },
     Operator {
         is_single: true,
         keeps: Keeps::Durable,

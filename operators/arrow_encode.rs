@@ -51,14 +51,14 @@ mod columns;
 mod common;
 mod datasets;
 mod logs;
-mod metrics;
+pub(crate) mod metrics;
 pub(crate) mod promoted;
 mod texts;
 mod traces;
-mod values;
+pub(crate) mod values;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use encoder::{Config, Encoder, Error};
 

@@ -30,6 +30,7 @@ pub mod kafka_source;
 pub mod frame_source;
 pub mod capture_source;
 pub mod kafka_range_source;
+pub mod parquet_source;
 pub mod normalize;
 pub mod quota;
 pub mod redact;

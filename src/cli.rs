@@ -428,10 +428,11 @@ Examples:
   openwit-ingest replay --from data/capture -c config/ingest.yaml --compare changed.yaml
   openwit-ingest replay --from kafka --since 2026-11-25T12:00:00Z -c config/ingest.yaml --compare changed.yaml
   openwit-ingest replay --from kafka --offsets 'v6.qtw.traces.shop.eu[3]=1000..2000' -c config/ingest.yaml --to one-batch
+  openwit-ingest replay --from data/lake -c config/ingest.yaml --index shop --compare changed.yaml
   openwit-ingest replay --from data/wal/long -c config/standalone.yaml --publish
   openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a -c c.yaml --publish")]
 pub struct ReplayArgs {
-    /// A capture: its folder or one of its files. Or a log: its directory, a day of a long-term log, a single segment or copy; or
+    /// A capture: its folder or one of its files. Or a folder with Parquet files at any depth: a store's or a replay's result. Or a log: its directory, a day of a long-term log, a single segment or copy; or
     /// `long-term` for the one of the configuration, wherever it is. Or `kafka`: what the configuration's topics hold now, or the part
     /// of it that --topic, --since, --until or --offsets name; times are those of Kafka's timestamps
     #[arg(long, value_name = "PATH")]
@@ -442,15 +443,21 @@ pub struct ReplayArgs {
     /// Where the result goes.
     #[command(flatten)]
     pub result: ReplayResult,
-    /// Records of this topic only; may be repeated. With --from kafka also a glob
+    /// Records of this topic only; may be repeated. Of Kafka and of Parquet files also a glob
     #[arg(long = "topic", value_name = "TOPIC")]
     pub topics: Vec<String>,
-    /// Records read or logged at this time and later: RFC 3339 in UTC or Unix seconds
+    /// Records read or logged at this time and later: RFC 3339 in UTC or Unix seconds. Of Kafka and of Parquet files by Kafka's timestamps
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<u64>,
     /// Records read or logged before this time
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<u64>,
+    /// Of Parquet files, rows of this index only; may be repeated
+    #[arg(long = "index", value_name = "INDEX")]
+    pub indexes: Vec<String>,
+    /// Of Parquet files, rows of this signal only; may be repeated
+    #[arg(long = "signal", value_name = "SIGNAL", value_parser = ["traces", "logs", "metrics"])]
+    pub signals: Vec<String>,
     /// With --from kafka: these offsets of a partition, either end may be left out, the end is one past the last; may be repeated
     #[arg(long, value_name = "TOPIC[PARTITION]=START..END", conflicts_with_all = ["topics", "since", "until"])]
     pub offsets: Vec<String>,

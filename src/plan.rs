@@ -32,7 +32,7 @@ use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::Store;
 use openwit_operators::{
     arrow_encode, blackhole, dead_letter, dedup_window, flight_sink, flight_source, frame_source, kafka_source, normalize,
-    parquet_files, parquet_roll, wal_commit,
+    parquet_files, parquet_roll, parquet_source, wal_commit,
 };
 
 use crate::config::datasets;
@@ -130,7 +130,12 @@ pub fn replay_plan(config: &Config, workers: usize, input: Input, output: &Outpu
     };
     let wiring = wire(&description)?;
     // What was let in when it came is not charged again.
-    let files = if wiring.has(normalize::NAME) { Files { quotas: None, ..Files::read(config)? } } else { Files::default() };
+    let files = match wiring.has(normalize::NAME) {
+        true => Files { quotas: None, ..Files::read(config)? },
+        // Rows are told by them which attributes their columns are of.
+        false if wiring.has(parquet_source::NAME) => Files { schemas: schemas(config)?, ..Files::default() },
+        false => Files::default(),
+    };
     let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames })?;
     // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
     graph.wal = wal_commit::Config {
@@ -278,11 +283,7 @@ struct Files {
 impl Files {
     /// Reads all of them, and names the problems of all.
     fn read(config: &Config) -> Result<Self, String> {
-        let schemas = match &config.ingestion.datasets.directory {
-            Some(directory) => datasets::load(directory).map_err(|refused| refused.to_string()),
-            None => Ok(Vec::new()),
-        };
-        match (tokens(config), quotas(config), schemas) {
+        match (tokens(config), quotas(config), schemas(config)) {
             (Ok(tokens), Ok(quotas), Ok(schemas)) => Ok(Files { tokens, quotas, schemas }),
             (tokens, quotas, schemas) => {
                 let problems = [tokens.err(), quotas.err(), schemas.err()];
@@ -292,6 +293,11 @@ impl Files {
             }
         }
     }
+}
+
+fn schemas(config: &Config) -> Result<Vec<Schema>, String> {
+    let directory = config.ingestion.datasets.directory.as_ref();
+    directory.map_or(Ok(Vec::new()), |directory| datasets::load(directory).map_err(|refused| refused.to_string()))
 }
 
 fn dedup(config: &Config) -> dedup_window::Config {

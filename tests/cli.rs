@@ -18,6 +18,8 @@ mod cluster;
 mod dead_letter;
 #[path = "cli/graphs.rs"]
 mod graphs;
+#[path = "cli/parquet.rs"]
+mod parquet;
 #[path = "cli/replay.rs"]
 mod replay;
 #[path = "cli/status.rs"]

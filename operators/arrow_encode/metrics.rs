@@ -35,6 +35,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Kind; 5] = [Kind::Gauge, Kind::Sum, Kind::Histogram, Kind::ExponentialHistogram, Kind::Summary];
+
     /// The kind whose data is field `number` of a metric.
     pub fn of_field(number: u32) -> Option<Kind> {
         match number {
@@ -47,7 +49,24 @@ impl Kind {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// The field of a metric that has its data.
+    pub fn field(self) -> u32 {
+        match self {
+            Kind::Gauge => 5,
+            Kind::Sum => 7,
+            Kind::Histogram => 9,
+            Kind::ExponentialHistogram => 10,
+            Kind::Summary => 11,
+        }
+    }
+
+    /// The kind of this name.
+    pub fn of_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Its name in rows.
+    pub fn name(self) -> &'static str {
         match self {
             Kind::Gauge => "gauge",
             Kind::Sum => "sum",

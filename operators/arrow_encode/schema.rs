@@ -53,7 +53,7 @@ pub fn schema_with(signal: Signal, stamp: Option<&Stamp>) -> SchemaRef {
 
 /// The columns that a dataset's schema adds for attributes of `carrier`. One that every schema has by now, which it had not when the schema was made (the stamp may
 /// come from an old log), is left out: its attribute goes where it would without the schema.
-pub(super) fn dataset_columns(signal: Signal, stamp: &Stamp, carrier: Carrier) -> impl Iterator<Item = &Column> {
+pub(crate) fn dataset_columns(signal: Signal, stamp: &Stamp, carrier: Carrier) -> impl Iterator<Item = &Column> {
     let fixed = schema_for(signal);
     stamp.columns.iter().filter(move |column| column.carrier == carrier && fixed.field_with_name(&column.name).is_err())
 }

@@ -2,7 +2,7 @@
 //! hostile bytes give an error at worst. It cannot prove that `normalize` rejects what is an error here.
 
 mod datasets;
-mod generate;
+pub(crate) mod generate;
 mod reference;
 
 use std::sync::Arc;

@@ -40,7 +40,8 @@ pub fn push_text(value: &Any<'_>, column: &mut OptionalTexts) -> Result<(), Prob
     Ok(())
 }
 
-fn write_text(value: &Any<'_>, out: &mut Vec<u8>) -> Result<(), Problem> {
+/// Appends the text of `value`, which is not empty.
+pub fn write_text(value: &Any<'_>, out: &mut Vec<u8>) -> Result<(), Problem> {
     match value {
         Any::Text(text) => out.extend_from_slice(text),
         Any::Bytes(bytes) => write_base64(bytes, out),

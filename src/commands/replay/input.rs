@@ -8,7 +8,7 @@ use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::chain;
 use openwit_operators::options::{Options, Value};
 use openwit_operators::wal_commit::long_term::read::Selection;
-use openwit_operators::{capture_source, frame_source, kafka_range_source};
+use openwit_operators::{capture_source, frame_source, kafka_range_source, parquet_source};
 
 use super::super::Failure;
 use super::super::wal::source;
@@ -19,8 +19,20 @@ use crate::plan::Input;
 /// The name by which the brokers of the configuration are read.
 const KAFKA: &str = "kafka";
 
-/// What is read: Kafka if it is named so, a capture if it is one, else a log.
+/// What is read: Kafka if it is named so, a capture or Parquet files if it is that, else a log.
 pub fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
+    let source = found(args, config)?;
+    let is_parquet = matches!(&source, Input::Stage(stage) if stage.operator == parquet_source::NAME);
+    match [("--index", &args.indexes), ("--signal", &args.signals)].iter().find(|(_, chosen)| !is_parquet && !chosen.is_empty()) {
+        None => Ok(source),
+        Some((option, _)) => Err(Failure::usage(format!(
+            "{option}: of what {} holds, topics can be chosen; Parquet files have rows",
+            args.from.display()
+        ))),
+    }
+}
+
+fn found(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     if args.from == Path::new(KAFKA) {
         return kafka(args, config).map(Input::Stage);
     }
@@ -29,20 +41,21 @@ pub fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     }
     let files = match Files::open(&args.from) {
         Ok(files) => files,
+        Err(_) if parquet_source::is_there(&args.from) => return parquet(args).map(Input::Stage),
         // `long-term` is no path, and a folder without captures may hold a log: what is neither is told there.
         Err(_) => return log(args, config),
     };
     let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
     // A single file can be anything; damaged captures are known by their names.
     if kind.is_none() && !files.files().iter().all(|file| file.is_capture()) {
-        return log(args, config);
+        return if parquet_source::is_there(&args.from) { parquet(args).map(Input::Stage) } else { log(args, config) };
     }
     capture_stage(args, kind).map(Input::Stage)
 }
 
 fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     let source = source(&args.from, || Ok(config.clone())).map_err(|failure| {
-        let message = format!("--from {}: neither a capture nor a log: {}", args.from.display(), failure.message);
+        let message = format!("--from {}: neither a capture, Parquet files nor a log: {}", args.from.display(), failure.message);
         Failure { message, ..failure }
     })?;
     if args.speed.is_some() {
@@ -65,6 +78,15 @@ fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage
     options.set("topics", Value::List(args.topics.clone()));
     set_times(&mut options, args);
     Ok(Stage::of(operator).with(options))
+}
+
+fn parquet(args: &ReplayArgs) -> Result<Stage, Failure> {
+    let mut options = default_options(parquet_source::NAME);
+    options.set("path", Value::Path(args.from.clone()));
+    let lists = [("topics", &args.topics), ("indexes", &args.indexes), ("signals", &args.signals)];
+    lists.into_iter().for_each(|(name, chosen)| options.set(name, Value::List(chosen.clone())));
+    set_times(&mut options, args);
+    Ok(Stage::of(parquet_source::NAME).with(options))
 }
 
 fn kafka(args: &ReplayArgs, config: &Config) -> Result<Stage, Failure> {
