@@ -17,6 +17,7 @@ use std::sync::Arc;
 use openwit_operators::batch::RecalledBatch;
 use openwit_operators::epoch::{Epoch, Same};
 use openwit_operators::kafka_source::{self, consumer};
+use openwit_operators::parquet_source::Lake;
 use openwit_operators::place::Place;
 use openwit_operators::wal_commit::{self, replay, reread};
 use openwit_operators::{
@@ -50,6 +51,8 @@ pub struct Settings {
     pub source: Option<kafka_source::Config>,
     /// Of `frame_source`: the log, and which of its frames.
     pub frames: Option<frame_source::Config>,
+    /// Of `parquet_source_stored`: what the catalog lists.
+    pub stored: Option<Arc<Lake>>,
     /// Of `memory_source` and `memory_sink`, in a test case.
     pub memory: Option<Memory>,
     /// Of `normalize`.

@@ -220,8 +220,9 @@ impl Opening<'_> {
         let (brokers, epoch_interval_ms) = (&self.settings.brokers, self.settings.epoch_interval_ms);
         let registrar = self.context.catalog.as_ref().map(|(_, registrar)| registrar.clone());
         let covered: Arc<dyn consumer::Covered> = Arc::new(Durable::new(None, registrar, false));
-        let (budget, datasets) = (&self.budget, &*self.settings.normalize.datasets);
-        let means = Means { health, clock, budget, place, stats, brokers, epoch_interval_ms, datasets, covered: &covered };
+        let (budget, datasets, stored) = (&self.budget, &*self.settings.normalize.datasets, self.settings.stored.as_ref());
+        let means =
+            Means { health, clock, budget, place, stats, brokers, epoch_interval_ms, datasets, stored, covered: &covered };
         for placed in &self.plan.wiring.stages {
             let Some(open) = placed.operator.open else { continue };
             let opened = open(placed, &means).map_err(|message| Fault {

@@ -20,6 +20,7 @@ use openwit_operators::dedup_window::dedup_window;
 use openwit_operators::fault::Health;
 use openwit_operators::kafka_source::consumer::Covered;
 use openwit_operators::options::{Declared, Options};
+use openwit_operators::parquet_source::Lake;
 use openwit_operators::place::Place;
 use openwit_operators::recall::recall;
 use openwit_operators::redact::Redact;
@@ -91,6 +92,8 @@ pub struct Means<'a> {
     pub epoch_interval_ms: u64,
     /// The dataset schemas of the configuration.
     pub datasets: &'a [Schema],
+    /// What the catalog lists, for the source of it.
+    pub stored: Option<&'a Arc<Lake>>,
     /// What the catalog covers, where the graph knows of one.
     pub covered: &'a Arc<dyn Covered>,
 }
@@ -248,6 +251,7 @@ pub static OPERATORS: &[Operator] = &[
     ),
     kafka_range::KAFKA_RANGE_SOURCE,
     parquet::PARQUET_SOURCE,
+    parquet::PARQUET_SOURCE_STORED,
     lines::LINE_SOURCE,
     memory::MEMORY_SOURCE,
     captures::CAPTURE,

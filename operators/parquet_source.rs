@@ -26,6 +26,8 @@
 //! ```text
 //! reader        units side by side, their batches in the order of epochs
 //!  +- files       what there is, by footers
+//!  |   +- lake        what a catalog lists
+//!  |   +- place       a disk or an object store
 //!  +- order       which commits wait for which, or for each other
 //!  +- unit        the files of some commits side by side: their messages
 //!      +- file        the rows of one file
@@ -55,11 +57,13 @@ mod attributes;
 mod columns;
 mod file;
 mod files;
+mod lake;
 mod lane;
 mod logs;
 mod message;
 mod metrics;
 mod order;
+mod place;
 mod reader;
 mod rows;
 mod traces;
@@ -70,9 +74,12 @@ mod values;
 mod tests;
 
 pub use files::is_there;
+pub use lake::{Lake, LakeError};
 
 /// The operator's name in graphs, metrics and faults.
 pub const NAME: &str = "parquet_source";
+/// Its name where it reads what a catalog lists.
+pub const STORED_NAME: &str = "parquet_source_stored";
 
 /// Messages of a batch.
 const BATCH_RECORDS: usize = 1_000;
@@ -84,11 +91,20 @@ const EPOCH_BYTES: usize = 16 << 20;
 /// those of when they are read.
 const OPEN_FILES_MAX: usize = 32;
 
+/// Where files are.
+#[derive(Clone, Debug)]
+pub enum From {
+    /// In a folder, at any depth; or it is one file.
+    Folder(PathBuf),
+    /// In an object store, as a catalog lists them.
+    Lake(Arc<Lake>),
+}
+
 /// What is read, and how fast.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A folder in which files lie, at any depth; or one file.
-    pub path: PathBuf,
+    /// Where.
+    pub from: From,
     /// Which of its messages.
     pub selection: Selection,
     /// The dataset schemas that rows may obey, by whose columns their attributes are known.

@@ -27,6 +27,7 @@ use openwit_operators::normalize::TenantFrom;
 use openwit_operators::normalize::index::{AutoGenerate, IndexPattern, IndexRules, Strategy};
 use openwit_operators::object_upload::{self, Azblob, Gcs, ObjectStore, S3, Secret};
 use openwit_operators::options;
+use openwit_operators::parquet_source::Lake;
 use openwit_operators::quota::Quotas;
 use openwit_operators::tenant::Tenant;
 use openwit_operators::tokens::Store;
@@ -77,7 +78,7 @@ pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Sta
     let graph = wiring.map(|wiring| {
         let source = wiring.has(kafka_source::NAME).then(|| source(config, changes, workers, positions)).transpose()?;
         let files = Files::read(config)?;
-        graph_plan(config, wiring, workers, files, Origin { source, frames: None })
+        graph_plan(config, wiring, workers, files, Origin { source, frames: None, stored: None })
     });
     let plan = process_plan(config, workers, graph.transpose()?, description.storage)?;
     Ok(Plan { cluster: changes.cluster.clone(), ..plan })
@@ -88,8 +89,10 @@ pub fn plan(config: &Config, changes: &Changes, positions: Arc<kafka_source::Sta
 pub enum Input {
     /// The frames of a log.
     Log(frame_source::Config),
-    /// A source that a stage describes: of a capture.
+    /// A source that a stage describes: of a capture, Kafka or Parquet files.
     Stage(Stage),
+    /// What the catalog lists, by the source that the stage describes.
+    Stored(Stage, Arc<Lake>),
 }
 
 /// Where the result of a replay goes.
@@ -111,10 +114,11 @@ pub const REJECTS: &str = "rejects";
 /// The plan of `config` with `input` in the place of its source. No offset is committed, and unless it is to be published nothing
 /// else is touched either that the graph touches in production.
 pub fn replay_plan(config: &Config, workers: usize, input: Input, output: &Output) -> Result<Plan, String> {
-    let (source, frames) = match input {
-        Input::Log(frames) if frames.is_raw => (Stage::of(frame_source::RAW_NAME), Some(frames)),
-        Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames)),
-        Input::Stage(stage) => (stage, None),
+    let (source, frames, stored) = match input {
+        Input::Log(frames) if frames.is_raw => (Stage::of(frame_source::RAW_NAME), Some(frames), None),
+        Input::Log(frames) => (Stage::of(frame_source::NAME), Some(frames), None),
+        Input::Stage(stage) => (stage, None, None),
+        Input::Stored(stage, lake) => (stage, None, Some(lake)),
     };
     let fed = fed_by(&config.description(), source)?;
     let description = match output {
@@ -133,10 +137,10 @@ pub fn replay_plan(config: &Config, workers: usize, input: Input, output: &Outpu
     let files = match wiring.has(normalize::NAME) {
         true => Files { quotas: None, ..Files::read(config)? },
         // Rows are told by them which attributes their columns are of.
-        false if wiring.has(parquet_source::NAME) => Files { schemas: schemas(config)?, ..Files::default() },
+        false if wiring.has(parquet_source::NAME) || stored.is_some() => Files { schemas: schemas(config)?, ..Files::default() },
         false => Files::default(),
     };
-    let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames })?;
+    let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames, stored })?;
     // Nothing of it is copied, kept, or remembered for the dedup window: the log that is read has all that.
     graph.wal = wal_commit::Config {
         directory: replay_directory(config),
@@ -189,6 +193,7 @@ pub fn wire(description: &Description) -> Result<Arc<Wiring>, String> {
 struct Origin {
     source: Option<kafka_source::Config>,
     frames: Option<frame_source::Config>,
+    stored: Option<Arc<Lake>>,
 }
 
 /// Where a replay keeps its own log: beside that of `run`, which may be in use.
@@ -242,6 +247,7 @@ fn graph_plan(config: &Config, wiring: Arc<Wiring>, workers: usize, files: Files
     let settings = Settings {
         source: origin.source,
         frames: origin.frames,
+        stored: origin.stored,
         memory: None,
         normalize: normalize_config(config, tokens.as_ref(), schemas)?,
         dedup: dedup(config),

@@ -474,7 +474,7 @@ fn missing_objects(
 }
 
 /// Objects that look like ours: the id in their name, and their path.
-pub(super) async fn list(operator: &Operator, prefix: &str) -> Result<Vec<(Ulid, String)>, Error> {
+pub(crate) async fn list(operator: &Operator, prefix: &str) -> Result<Vec<(Ulid, String)>, Error> {
     let prefix = prefix.trim_matches('/');
     let folder = if prefix.is_empty() { "/".to_string() } else { format!("{prefix}/") };
     let failed = |source| Error::Object { doing: "list", path: folder.clone(), source: Box::new(source) };
@@ -535,7 +535,7 @@ async fn look(operator: &Operator, path: String) -> Result<Object, Error> {
 }
 
 /// Why an object cannot be read as ours.
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The object store's own failure.
     Store(Box<opendal::Error>),
     /// What is in it.
@@ -610,7 +610,7 @@ fn modified_ms(metadata: &opendal::Metadata, id: Ulid) -> u64 {
 }
 
 /// The Thrift bytes in front of the last eight: four of length, and the magic.
-pub(super) async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Bytes, Trouble> {
+pub(crate) async fn footer_bytes(operator: &Operator, path: &str, bytes: u64) -> Result<Bytes, Trouble> {
     if bytes < 12 {
         return Err(content("too short for a Parquet file"));
     }

@@ -12,7 +12,8 @@ use parquet::arrow::arrow_reader::{
 };
 
 use super::columns::Table;
-use super::files::{RowsFile, Stored};
+use super::files::RowsFile;
+use super::place;
 use super::rows::{Rows, Shape};
 use super::{Error, Stats};
 use crate::epoch::Epoch;
@@ -52,8 +53,8 @@ pub struct Place<'r> {
 
 impl<'a> OpenFile<'a> {
     /// Opens it.
-    pub fn open(file: &'a RowsFile, commit: usize) -> Result<Self, Error> {
-        let reader = Guarded::open(file, &[])?;
+    pub fn open(file: &'a RowsFile, commit: usize, place: &place::Place) -> Result<Self, Error> {
+        let reader = Guarded::open(file, place, &[])?;
         let (epochs, epoch) = (file.epochs.iter(), (Epoch(0), 0));
         Ok(OpenFile { file, commit, reader, rows: None, at: 0, before: 0, epochs, epoch, told_bytes: 0 })
     }
@@ -116,8 +117,8 @@ impl<'a> OpenFile<'a> {
 }
 
 /// Shows the places of all rows of a file, in their order: three columns are read.
-pub fn places(file: &RowsFile, mut visit: impl FnMut(Place<'_>) -> Result<(), Error>) -> Result<(), Error> {
-    let mut reader = Guarded::open(file, &["_topic", "_partition", "_offset"])?;
+pub fn places(file: &RowsFile, place: &place::Place, mut visit: impl FnMut(Place<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    let mut reader = Guarded::open(file, place, &["_topic", "_partition", "_offset"])?;
     let wrong = |problem: super::Problem| Error::of(&file.path, problem.to_string());
     while let Some(batch) = reader.next()? {
         let table = Table::of(&batch);
@@ -139,14 +140,15 @@ struct Guarded {
 
 impl Guarded {
     /// Reads these columns, or all.
-    fn open(file: &RowsFile, columns: &[&str]) -> Result<Self, Error> {
-        let stored = Stored::open(&file.path)?;
+    fn open(file: &RowsFile, place: &place::Place, columns: &[&str]) -> Result<Self, Error> {
+        let stored = place.open(&file.path, Some(file.bytes))?;
         let metadata = stored.metadata(&file.path)?;
         let mask = match columns {
             [] => ProjectionMask::all(),
             columns => ProjectionMask::columns(metadata.file_metadata().schema_descr(), columns.iter().copied()),
         };
         let built = guarded(|| {
+            let stored = stored.fetched_by(&metadata, columns);
             let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(stored, metadata);
             builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()

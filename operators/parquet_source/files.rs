@@ -1,25 +1,20 @@
-//! What there is: the files in a folder and what their footers say. Of a file only that is kept; it is opened anew to be read.
+//! What there is, and what footers say of it. Of a file only that is kept; it is opened anew to be read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema};
-use bytes::{Buf, Bytes};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 use ulid::Ulid;
 
 use super::accounts::Run;
+use super::place::Place;
 use super::rows::Shape;
-use super::{Config, Error, Selection};
+use super::{Config, Error, From, Selection};
 use crate::arrow_encode::schema::{DATASET_HASH_KEY, DATASET_KEY, DATASET_VERSION_KEY, SCHEMA_VERSION, VERSION_KEY, schema_for};
 use crate::batch::{Group, Signal};
 use crate::coverage::PartitionKey;
@@ -29,10 +24,6 @@ use crate::fault::chain;
 use crate::parquet_files::note::FileNote;
 use crate::parquet_roll::footer::{self, CommitNote};
 
-/// No footer of ours comes near; a larger one is damaged or hostile.
-const FOOTER_BYTES_MAX: u64 = 256 << 20;
-/// Where a file is read without knowing how much is needed.
-const CHUNK_BYTES: usize = 64 << 10;
 /// The folder of commits without rows.
 const COVERAGE_FOLDER: &str = "_coverage";
 
@@ -43,8 +34,10 @@ pub struct Commit {
     pub name: String,
     /// The group of its rows.
     pub group: Group,
-    /// Its files.
+    /// Its files that are there.
     pub files: Vec<RowsFile>,
+    /// The ids of those that are not.
+    pub missing: Vec<String>,
     /// What it accounts for.
     pub runs: Vec<(PartitionKey, Run)>,
     /// No row of it is of an earlier time.
@@ -87,51 +80,75 @@ fn is_rows(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "parquet")
 }
 
-/// The commits of all files in the folder, of which `config` wants any.
-pub fn find(config: &Config) -> Result<Vec<Commit>, Error> {
-    let mut paths = Vec::new();
-    if config.path.is_dir() {
-        list(&config.path, &mut paths)?;
-    } else {
-        paths.push(config.path.clone());
-    }
-    paths.sort();
-    let mut found = Found::default();
-    for path in &paths {
-        if is_rows(path) || *path == config.path {
-            found.add_file(path, &config.schemas)?;
-        } else {
-            found.add_coverage(path)?;
+/// The commits of all files, of which `config` wants any.
+pub fn find(config: &Config, place: &Place) -> Result<Vec<Commit>, Error> {
+    let (mut rows, mut coverage) = (Vec::new(), Vec::new());
+    let told = match &config.from {
+        From::Folder(root) if root.is_dir() => {
+            list(root, &mut rows, &mut coverage)?;
+            root.display().to_string()
         }
-    }
-    let mut commits = found.commits()?;
+        From::Folder(file) => {
+            rows.push((file.clone(), 0));
+            file.display().to_string()
+        }
+        From::Lake(lake) => {
+            (rows, coverage) = (lake.files.clone(), lake.coverage.clone());
+            "the catalog".to_owned()
+        }
+    };
+    rows.sort();
+    coverage.sort();
+    let mut found = Found::default();
+    place.footers(&rows, |path, bytes, metadata| found.add_file(path, bytes, &metadata, &config.schemas))?;
+    coverage.iter().try_for_each(|path| found.add_coverage(path, place))?;
+    let mut commits = found.commits();
     if commits.is_empty() {
-        return Err(Error::of(&config.path, "there is no Parquet file in it"));
+        return Err(Error { place: told, problem: "there is no Parquet file in it".into() });
     }
     let all: BTreeSet<&Group> = commits.iter().map(|commit| &commit.group).collect();
     let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     commits.retain(|commit| config.selection.has_group(&commit.group));
+    if commits.is_empty() {
+        let problem = format!("none of its rows is of an index and signal that are asked for; there are {}", all.join(", "));
+        return Err(Error { place: told, problem });
+    }
+    // Said before anything is read; those that are passed over may have lost files to retention.
+    let may_be_asked_for =
+        |commit: &&Commit| config.selection.since_ms.is_none_or(|since| commit.last_ms.is_none_or(|last| since <= last));
+    commits.iter().filter(may_be_asked_for).try_for_each(Commit::check_whole)?;
     // Which of two that begin together is read first must not depend on where they lie.
     let place = |commit: &Commit| commit.runs.first().map(|(partition, run)| (partition.clone(), run.range.start));
     commits.sort_by_cached_key(|commit| (commit.start, commit.group.clone(), place(commit)));
-    if commits.is_empty() {
-        return Err(Error::of(
-            &config.path,
-            format!("none of its rows is of an index and signal that are asked for; there are {}", all.join(", ")),
-        ));
-    }
     Ok(commits)
 }
 
-fn list(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
+impl Commit {
+    /// Refuses a commit of which a file is missing.
+    pub fn check_whole(&self) -> Result<(), Error> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let (all, missing) = (self.files.len() + self.missing.len(), self.missing.join(", "));
+        let problem = format!(
+            "it has {all} files, and these are missing: {missing}; rows of one message may lie in several, so all are needed. \
+             Where retention has removed them, read from a later time on"
+        );
+        Err(Error { place: self.name.clone(), problem })
+    }
+}
+
+fn list(folder: &Path, rows: &mut Vec<(PathBuf, u64)>, coverage: &mut Vec<PathBuf>) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::of(folder, format!("it cannot be listed: {error}"));
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         if entry.file_type().map_err(failed)?.is_dir() {
-            list(&path, paths)?;
-        } else if is_rows(&path) || is_coverage(&path) {
-            paths.push(path);
+            list(&path, rows, coverage)?;
+        } else if is_rows(&path) {
+            rows.push((path, 0));
+        } else if is_coverage(&path) {
+            coverage.push(path);
         }
     }
     Ok(())
@@ -157,10 +174,8 @@ struct Found {
 }
 
 impl Found {
-    fn add_file(&mut self, path: &Path, stamps: &[Stamp]) -> Result<(), Error> {
+    fn add_file(&mut self, path: &Path, bytes: u64, metadata: &Arc<ParquetMetaData>, stamps: &[Stamp]) -> Result<(), Error> {
         let wrong = |problem: String| Error::of(path, problem);
-        let stored = Stored::open(path)?;
-        let metadata = stored.metadata(path)?;
         let rows =
             u64::try_from(metadata.file_metadata().num_rows()).map_err(|_| wrong("its number of rows is negative".into()))?;
         let described = |group: &Group| {
@@ -168,8 +183,8 @@ impl Found {
             let schema = options.map_err(|error| wrong(format!("its schema cannot be read: {error}")))?.schema().clone();
             shape_of(&schema, group.signal, stamps).map_err(wrong)
         };
-        let file = |shape, epochs| RowsFile { path: path.into(), bytes: stored.bytes, rows, shape, epochs };
-        if let Some(note) = FileNote::read(&metadata) {
+        let file = |shape, epochs| RowsFile { path: path.into(), bytes, rows, shape, epochs };
+        if let Some(note) = FileNote::read(metadata) {
             let note = note.map_err(wrong)?;
             let told: Option<u64> = note.epochs.iter().try_fold(0u64, |sum, (_, rows)| sum.checked_add(*rows));
             if told != Some(rows) || !note.epochs.is_sorted_by_key(|(epoch, _)| *epoch) {
@@ -181,16 +196,17 @@ impl Found {
             let start = note.epochs.first().map_or(Epoch(0), |(epoch, _)| *epoch);
             let files = vec![file(described(&note.group)?, note.epochs)];
             let name = path.display().to_string();
-            self.commits.push(Commit { name, group: note.group, files, runs, start, last_ms: None, is_noted: true });
+            let missing = Vec::new();
+            self.commits.push(Commit { name, group: note.group, files, missing, runs, start, last_ms: None, is_noted: true });
             return Ok(());
         }
-        let notes = footer::read(&metadata);
+        let notes = footer::read(metadata);
         let (note, own) = notes.map_err(|error| wrong(format!("this program has not written it: {}", chain(&error))))?;
         if !note.files.contains(&own.file) {
             return Err(wrong("its footer is that of another file".into()));
         }
         let described = described(&note.group)?;
-        let (start, id) = (first_timestamp(&metadata), own.file);
+        let (start, id) = (first_timestamp(metadata), own.file);
         let open = self.commit(note, path)?;
         open.start = if open.files.is_empty() { Some(start) } else { open.start.min(Some(start)) };
         match open.files.insert(id, file(described, Vec::new())) {
@@ -199,13 +215,9 @@ impl Found {
         }
     }
 
-    fn add_coverage(&mut self, path: &Path) -> Result<(), Error> {
+    fn add_coverage(&mut self, path: &Path, place: &Place) -> Result<(), Error> {
         let wrong = |problem: String| Error::of(path, problem);
-        let bytes = fs::metadata(path).map_err(|error| wrong(format!("it cannot be read: {error}")))?.len();
-        if bytes > FOOTER_BYTES_MAX {
-            return Err(wrong("it is too large for the coverage of a commit".into()));
-        }
-        let json = fs::read(path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+        let json = place.read(path)?;
         let note = CommitNote::from_json(&json).map_err(|error| wrong(chain(&error)))?;
         if !note.files.is_empty() {
             return Err(wrong("a commit with files needs no object for its coverage".into()));
@@ -228,30 +240,22 @@ impl Found {
         ))
     }
 
-    fn commits(self) -> Result<Vec<Commit>, Error> {
+    fn commits(self) -> Vec<Commit> {
         let mut commits = self.commits;
         for (id, Open { note, first, files, start }) in self.open {
-            let missing: Vec<String> = note.files.iter().filter(|file| !files.contains_key(file)).map(Ulid::to_string).collect();
-            if !missing.is_empty() {
-                let (all, missing) = (note.files.len(), missing.join(", "));
-                let problem = format!(
-                    "commit {} of it has {all} files, and these are missing: {missing}; rows of one message may lie in several: \
-                     read the folder that has all of them, or leave these out",
-                    id.to_string()
-                );
-                return Err(Error::of(&first, problem));
-            }
+            let missing = note.files.iter().filter(|file| !files.contains_key(file)).map(Ulid::to_string).collect();
             commits.push(Commit {
                 name: format!("commit {} ({})", id.to_string(), first.display()),
                 group: note.group.clone(),
                 files: files.into_values().collect(),
+                missing,
                 runs: note.coverage.iter().map(|row| (row.partition.clone(), Run::counted(row))).collect(),
                 start: start.unwrap_or(Epoch(id.timestamp_ms())),
                 last_ms: note.coverage.iter().filter_map(|row| row.kafka_time_max_ms).max(),
                 is_noted: false,
             });
         }
-        Ok(commits)
+        commits
     }
 }
 
@@ -339,88 +343,4 @@ fn stamp_of(schema: &Schema, own: &[(&str, &DataType)], stamps: &[Stamp]) -> Res
     };
     let columns = own.iter().map(column_of).collect::<Result<_, _>>()?;
     Ok(Some(Stamp { name: name.as_str().into(), version, hash, columns }))
-}
-
-/// A file that is read by parts.
-#[derive(Clone)]
-pub struct Stored {
-    file: Arc<File>,
-    bytes: u64,
-}
-
-impl Stored {
-    /// Opens it.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (bytes, file) = opened.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::of(path, "it is not there, or not any more"),
-            _ => Error::of(path, format!("it cannot be opened: {error}")),
-        })?;
-        Ok(Stored { file: Arc::new(file), bytes })
-    }
-
-    fn read(&self, range: Range<u64>) -> std::io::Result<Bytes> {
-        let range = range.start.min(self.bytes)..range.end.min(self.bytes);
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.file.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes.into())
-    }
-
-    /// Its footer.
-    pub fn metadata(&self, path: &Path) -> Result<Arc<ParquetMetaData>, Error> {
-        let failed = |error: std::io::Error| Error::of(path, format!("it cannot be read: {error}"));
-        let unsound = |problem: &str| Error::of(path, format!("{problem}: it is no Parquet file, or was cut short"));
-        if self.bytes < 12 {
-            return Err(unsound("it has not even a footer"));
-        }
-        let tail = self.read(self.bytes - 8..self.bytes).map_err(failed)?;
-        let length = u64::from((&tail[..4]).get_u32_le());
-        if &tail[4..] != b"PAR1" || length > FOOTER_BYTES_MAX || length + 12 > self.bytes {
-            return Err(unsound("it has no footer"));
-        }
-        let thrift = self.read(self.bytes - 8 - length..self.bytes - 8).map_err(failed)?;
-        let metadata = footer::decode(&thrift).map_err(|error| Error::of(path, format!("its footer is damaged: {error}")))?;
-        Ok(Arc::new(metadata))
-    }
-}
-
-impl Length for Stored {
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl ChunkReader for Stored {
-    type T = From;
-
-    fn get_read(&self, start: u64) -> Result<From, ParquetError> {
-        Ok(From { stored: self.clone(), at: start, chunk: Bytes::new() })
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let read = self.read(start..start.saturating_add(length as u64))?;
-        match read.len() {
-            found if found == length => Ok(read),
-            found => Err(ParquetError::EOF(format!("there are {found} bytes at {start}, not {length}"))),
-        }
-    }
-}
-
-/// A file from some byte on.
-pub struct From {
-    stored: Stored,
-    at: u64,
-    chunk: Bytes,
-}
-
-impl Read for From {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.chunk.is_empty() {
-            self.chunk = self.stored.read(self.at..self.at.saturating_add(CHUNK_BYTES as u64))?;
-            self.at += self.chunk.len() as u64;
-        }
-        let length = into.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut into[..length]);
-        Ok(length)
-    }
 }

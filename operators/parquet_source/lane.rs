@@ -226,9 +226,13 @@ impl Lane {
         if !self.is_wanted {
             return Ok(());
         }
-        if self.bound == Bound::Before && self.selection.since_ms.is_none_or(|since| message.timestamp_ms >= since) {
+        if self.bound == Bound::Before {
             // What has no rows before it is not asked for.
             self.pass(offset);
+            if self.selection.since_ms.is_some_and(|since| message.timestamp_ms < since) {
+                self.step_over(offset);
+                return Ok(());
+            }
             self.bound = Bound::Within;
         }
         if self.bound == Bound::Within && self.selection.until_ms.is_some_and(|until| message.timestamp_ms >= until) {
@@ -279,11 +283,16 @@ impl Lane {
         }
         let batch = self.batch.as_mut().expect("it was just made");
         batch.push(offset, message, pieces).map_err(|problem| wrong(problem.to_string()))?;
+        self.step_over(offset);
+        Ok(())
+    }
+
+    /// The message at `offset`, before which all is accounted for, is done with.
+    fn step_over(&mut self, offset: i64) {
         self.at = offset + 1;
-        if self.at == covered.run.range.end {
+        if self.runs.get(self.run).is_some_and(|covered| covered.run.range.end == self.at) {
             self.run += 1;
         }
-        Ok(())
     }
 
     /// Accounts for all before `end`, of which nothing has rows.

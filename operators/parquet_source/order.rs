@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tracing::warn;
+
 use super::Error;
 use super::files::Commit;
 use crate::coverage::PartitionKey;
@@ -36,6 +38,10 @@ pub fn units(commits: &[Commit]) -> Result<Vec<Unit>, Error> {
             if start < end {
                 return Err(twice(partition, start, &commits[one], &commits[other]));
             }
+            if end < start {
+                let to = start - 1;
+                warn!(%partition, from = end, to, "no file accounts for these offsets: their commits are not there, or not asked for");
+            }
             if one != other {
                 next[one].insert(other);
             }
@@ -48,7 +54,7 @@ fn twice(partition: &PartitionKey, offset: i64, one: &Commit, other: &Commit) ->
     let (one, other) = (&one.name, &other.name);
     let problem = match one == other {
         true => format!(
-            "offset {offset} of {partition} is accounted for twice: what was read twice when it was captured was stored twice"
+            "offset {offset} of {partition} is accounted for twice: a replay has kept twice what was captured twice, or the file is damaged"
         ),
         false => format!("offset {offset} of {partition} is accounted for by {other}, too: read one of them only"),
     };

@@ -14,8 +14,9 @@ use tracing::info;
 
 use super::files::{self, Commit};
 use super::order;
-use super::unit::{Bounds, Unit};
-use super::{Config, EPOCH_BYTES, Error, OPEN_FILES_MAX, Stats};
+use super::place::Place;
+use super::unit::{Bounds, Context, Unit};
+use super::{Config, EPOCH_BYTES, Error, From, OPEN_FILES_MAX, Stats};
 use crate::batch::UniqueBatch;
 use crate::capture::{Captured, Recorded};
 use crate::epoch::Epoch;
@@ -24,18 +25,21 @@ type Put<'a> = dyn FnMut(Recorded<UniqueBatch>) -> bool + 'a;
 
 /// Reads what `config` names into `put`, to its end or until that says that no more is wanted.
 pub fn read(config: &Config, stats: &Stats, put: &mut Put<'_>) -> Result<(), Error> {
-    let commits = files::find(config)?;
+    let place = match &config.from {
+        From::Folder(_) => Place::Disk,
+        From::Lake(lake) => lake.place()?,
+    };
+    let commits = files::find(config, &place)?;
     let units = order::units(&commits)?;
     let bytes: u64 = commits.iter().flat_map(|commit| &commit.files).map(|file| file.bytes).sum();
     stats.total_bytes.store(bytes, Ordering::Relaxed);
-    info!(path = %config.path.display(), commits = commits.len(), bytes, "reading Parquet files");
+    info!(commits = commits.len(), bytes, "reading Parquet files");
     let begins = |unit: &order::Unit| unit.commits.iter().map(|commit| commits[*commit].start).min().unwrap_or_default();
     let waits_for = units.iter().map(|unit| unit.waits_for).collect();
     let behind = units.iter().enumerate().filter(|(_, unit)| unit.waits_for == 0);
     let behind = behind.map(|(at, unit)| (begins(unit), at)).collect();
     let merge = Merge {
-        config,
-        stats,
+        context: Context { config, stats, place },
         begins: units.iter().map(begins).collect(),
         commits: &commits,
         units: &units,
@@ -58,8 +62,7 @@ struct OpenUnit<'a> {
 }
 
 struct Merge<'a> {
-    config: &'a Config,
-    stats: &'a Stats,
+    context: Context<'a>,
     commits: &'a [Commit],
     units: &'a [order::Unit],
     begins: Vec<Epoch>,
@@ -82,7 +85,7 @@ impl Merge<'_> {
             match self.open.remove(&at) {
                 None if self.has_room(at) => {
                     let commits: Vec<&Commit> = self.units[at].commits.iter().map(|commit| &self.commits[*commit]).collect();
-                    let unit = Unit::open(&commits, self.config, &mut self.bounds, self.stats)?;
+                    let unit = Unit::open(&commits, &self.context, &mut self.bounds)?;
                     let is_noted = commits.iter().all(|commit| commit.is_noted);
                     self.go_on(at, unit, is_noted)?;
                 }
@@ -107,7 +110,7 @@ impl Merge<'_> {
 
 impl<'a> Merge<'a> {
     fn go_on(&mut self, at: usize, mut unit: Unit<'a>, is_noted: bool) -> Result<(), Error> {
-        if let Some(next) = unit.next(self.stats)? {
+        if let Some(next) = unit.next(self.context.stats)? {
             self.behind.insert((next.epoch, at));
             self.open.insert(at, OpenUnit { unit, next, is_noted });
             return Ok(());
@@ -137,8 +140,8 @@ impl<'a> Merge<'a> {
         }
         self.epoch_bytes += bytes;
         let add = |counter: &AtomicU64, value: usize| counter.fetch_add(value as u64, Ordering::Relaxed);
-        add(&self.stats.batches, 1);
-        add(&self.stats.records, batch.0.records.len());
+        add(&self.context.stats.batches, 1);
+        add(&self.context.stats.records, batch.0.records.len());
         Recorded { epoch: self.epoch, batch }
     }
 }

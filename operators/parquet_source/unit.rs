@@ -17,6 +17,7 @@ use super::file::{OpenFile, places};
 use super::files::Commit;
 use super::lane::{Bound, Lane, Message};
 use super::message::Pieces;
+use super::place::Place;
 use super::{Config, Error, Stats};
 use crate::batch::UniqueBatch;
 use crate::capture::Recorded;
@@ -31,6 +32,16 @@ const CHANGED: &str = "it was changed while it was read";
 
 /// What was not asked for, by partition: kept from one unit to the next.
 pub type Bounds = BTreeMap<PartitionKey, Bound>;
+
+/// What all units are read with.
+pub struct Context<'a> {
+    /// What is read.
+    pub config: &'a Config,
+    /// Counters.
+    pub stats: &'a Stats,
+    /// Where files lie.
+    pub place: Place,
+}
 
 /// A unit that is being read.
 pub struct Unit<'a> {
@@ -50,7 +61,8 @@ pub struct Unit<'a> {
 
 impl<'a> Unit<'a> {
     /// Opens the files of `commits` and counts the rows of their messages.
-    pub fn open(commits: &[&'a Commit], config: &Config, bounds: &mut Bounds, stats: &Stats) -> Result<Self, Error> {
+    pub fn open(commits: &[&'a Commit], context: &Context<'_>, bounds: &mut Bounds) -> Result<Self, Error> {
+        let Context { config, stats, place } = context;
         let start = commits.iter().map(|commit| commit.start).min().unwrap_or_default();
         // Those of notes are what they are.
         let is_noted = commits.iter().all(|commit| commit.is_noted);
@@ -69,9 +81,10 @@ impl<'a> Unit<'a> {
             return Ok(Unit::new(files, lanes, start, true));
         }
         for (number, commit) in commits.iter().enumerate() {
-            lanes.count(number, commit)?;
+            commit.check_whole()?;
+            lanes.count(number, commit, place)?;
             for file in &commit.files {
-                files.push(OpenFile::open(file, number)?);
+                files.push(OpenFile::open(file, number, place)?);
             }
         }
         lanes.lanes.iter_mut().try_for_each(Lane::settle)?;
@@ -253,10 +266,10 @@ impl Lanes {
     }
 
     /// The first pass over the files of a commit.
-    fn count(&mut self, number: usize, commit: &Commit) -> Result<(), Error> {
+    fn count(&mut self, number: usize, commit: &Commit, place: &Place) -> Result<(), Error> {
         for file in &commit.files {
             let mut last: Option<((String, i32), i64, usize)> = None;
-            places(file, |place| {
+            places(file, place, |place| {
                 let (topic, partition, offset) = (place.topic, place.partition, place.offset);
                 if let Some(((known, number), same, lane)) = &last
                     && (known.as_str(), *number, *same) == (topic, partition, offset)

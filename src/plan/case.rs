@@ -23,7 +23,7 @@ pub fn case_plan(config: &Config, workers: usize, memory: Memory) -> Result<Plan
     let description = ending_in(&fed, Stage::of(memory_sink::NAME).named(ROWS))?;
     let wiring = wire(&rejects_kept(description))?;
     let files = Files { quotas: None, ..Files::read(config)? };
-    let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames: None })?;
+    let mut graph = graph_plan(config, wiring, workers, files, Origin { source: None, frames: None, stored: None })?;
     // They were read; nobody looks whether they change.
     graph.tokens = None;
     graph.settings.memory = Some(memory);

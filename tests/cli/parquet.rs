@@ -74,6 +74,11 @@ fn what_is_stored_is_replayed_row_by_row_on_any_number_of_workers_and_a_result_o
     // A result is a source, too, in the same epochs.
     let equal = stored.replay("--from @one --expect @one --workers 2").expect(DONE);
     assert!(equal.stdout.contains("equal: "), "{}", equal.stdout);
+    // The catalog lists the same.
+    stored.replay("--from parquet --to @listed").expect(DONE);
+    assert!(bytes("listed") == bytes("one"), "the same by the catalog");
+    let refused = stored.replay("--from parquet --publish").expect(USAGE).stderr;
+    assert!(refused.contains("the folder of its object store"), "{refused}");
     // One signal of it, and no index of that name.
     let logs = stored.replay("--from @data/objects --signal logs --index shop --to @logs --json").expect(DONE).json();
     let shop = lake.values().filter(|row| row.place.topic == "v6.qtw.logs.shop.eu").count();

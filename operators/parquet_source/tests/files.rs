@@ -20,19 +20,20 @@ use crate::coverage::{Coverage, Dispositions, OffsetSet, PartitionKey};
 use crate::epoch::Epoch;
 use crate::fault::Health;
 use crate::kafka_source::topics::TopicPatterns;
+use crate::object_upload::ObjectStore;
 use crate::parquet_files::{self, Existing, parquet_files};
 use crate::parquet_roll::writer::Shape;
 use crate::parquet_roll::{Compression, DeliveryId, Received, Roller};
-use crate::parquet_source::{Config, EPOCH_BYTES, Selection, Stats, is_there, reader};
+use crate::parquet_source::{self, Config, EPOCH_BYTES, From, Selection, Stats, is_there, reader};
 use crate::tenant::Tenant;
 use crate::testing::{self, Dice, Passed, partition, payload};
 
 const INTERVAL_MS: u64 = 100;
 const START_MS: i64 = 1_700_000_000_000;
 
-fn config(path: &Path) -> Config {
+pub(super) fn config(path: &Path) -> Config {
     Config {
-        path: path.into(),
+        from: From::Folder(path.into()),
         selection: Selection::default(),
         schemas: Vec::new(),
         epoch_interval_ms: INTERVAL_MS,
@@ -40,7 +41,7 @@ fn config(path: &Path) -> Config {
     }
 }
 
-fn read(config: &Config) -> Result<Vec<Recorded<UniqueBatch>>, String> {
+pub(super) fn read(config: &Config) -> Result<Vec<Recorded<UniqueBatch>>, String> {
     let (stats, mut read) = (Stats::default(), Vec::new());
     let mut put = |recorded| {
         read.push(recorded);
@@ -314,6 +315,28 @@ fn shown(read: &[Recorded<UniqueBatch>]) -> Vec<String> {
 }
 
 #[test]
+fn an_object_store_is_read_as_the_folder_is() {
+    let mut dice = Dice::new(51);
+    let lake = Lake::new(&mut dice, 80);
+    let of_rows = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    let (rows, coverage): (Vec<PathBuf>, Vec<PathBuf>) = lake.files().into_iter().partition(of_rows);
+    assert!(!coverage.is_empty(), "there are commits without rows");
+    let name = |path: &PathBuf| path.strip_prefix(lake.objects()).unwrap().to_path_buf();
+    let stored = parquet_source::Lake {
+        store: ObjectStore::Fs { root: lake.objects() },
+        files: rows.iter().map(|path| (name(path), fs::metadata(path).unwrap().len())).collect(),
+        coverage: coverage.iter().map(name).collect(),
+    };
+    let expected = shown(&read(&config(&lake.objects())).unwrap());
+    let of =
+        |stored: &parquet_source::Lake| read(&Config { from: From::Lake(Arc::new(stored.clone())), ..config(Path::new("")) });
+    assert_eq!(shown(&of(&stored).unwrap()), expected);
+    fs::remove_file(&rows[0]).unwrap();
+    let told = of(&stored).unwrap_err();
+    assert!(told.contains(&*name(&rows[0]).to_string_lossy()), "{told}");
+}
+
+#[test]
 fn a_part_is_read_by_topic_index_signal_and_the_times_of_messages() {
     let mut dice = Dice::new(11);
     let lake = Lake::new(&mut dice, 200);
@@ -349,7 +372,7 @@ fn a_part_is_read_by_topic_index_signal_and_the_times_of_messages() {
     assert_eq!(found, expected);
 }
 
-fn write(folder: &Path, items: &[(Epoch, UniqueBatch)], dice: &mut Dice) {
+pub(super) fn write(folder: &Path, items: &[(Epoch, UniqueBatch)], dice: &mut Dice) {
     let limits = parquet_files::Limits {
         file_bytes_max: 200_000,
         epoch_span_max: 1_000,

@@ -1,12 +1,16 @@
 //! What a replay reads.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use openwit_graphs::catalog;
 use openwit_graphs::wiring::Stage;
 use openwit_operators::capture::{self, Files};
+use openwit_operators::catalog_commit;
 use openwit_operators::epoch::Epoch;
 use openwit_operators::fault::chain;
 use openwit_operators::options::{Options, Value};
+use openwit_operators::parquet_source::Lake;
 use openwit_operators::wal_commit::long_term::read::Selection;
 use openwit_operators::{capture_source, frame_source, kafka_range_source, parquet_source};
 
@@ -14,15 +18,21 @@ use super::super::Failure;
 use super::super::wal::source;
 use crate::cli::ReplayArgs;
 use crate::config::{Config, default_options};
-use crate::plan::Input;
+use crate::plan::{Input, catalog_location, object_store};
 
 /// The name by which the brokers of the configuration are read.
 const KAFKA: &str = "kafka";
+/// The name by which the catalog and the object store of the configuration are read.
+const PARQUET: &str = "parquet";
 
 /// What is read: Kafka if it is named so, a capture or Parquet files if it is that, else a log.
 pub fn input(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     let source = found(args, config)?;
-    let is_parquet = matches!(&source, Input::Stage(stage) if stage.operator == parquet_source::NAME);
+    let is_parquet = match &source {
+        Input::Stage(stage) => stage.operator == parquet_source::NAME,
+        Input::Stored(..) => true,
+        Input::Log(_) => false,
+    };
     match [("--index", &args.indexes), ("--signal", &args.signals)].iter().find(|(_, chosen)| !is_parquet && !chosen.is_empty()) {
         None => Ok(source),
         Some((option, _)) => Err(Failure::usage(format!(
@@ -39,16 +49,19 @@ fn found(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     if !args.offsets.is_empty() {
         return Err(Failure::usage(format!("--offsets: {} has none to choose by; --from {KAFKA} has", args.from.display())));
     }
+    if args.from == Path::new(PARQUET) {
+        return stored(args, config);
+    }
     let files = match Files::open(&args.from) {
         Ok(files) => files,
-        Err(_) if parquet_source::is_there(&args.from) => return parquet(args).map(Input::Stage),
+        Err(_) if parquet_source::is_there(&args.from) => return Ok(Input::Stage(parquet(args))),
         // `long-term` is no path, and a folder without captures may hold a log: what is neither is told there.
         Err(_) => return log(args, config),
     };
     let kind = files.kind().map_err(|error| Failure::fault(chain(&error)))?;
     // A single file can be anything; damaged captures are known by their names.
     if kind.is_none() && !files.files().iter().all(|file| file.is_capture()) {
-        return if parquet_source::is_there(&args.from) { parquet(args).map(Input::Stage) } else { log(args, config) };
+        return if parquet_source::is_there(&args.from) { Ok(Input::Stage(parquet(args))) } else { log(args, config) };
     }
     capture_stage(args, kind).map(Input::Stage)
 }
@@ -80,13 +93,40 @@ fn capture_stage(args: &ReplayArgs, kind: Option<capture::Kind>) -> Result<Stage
     Ok(Stage::of(operator).with(options))
 }
 
-fn parquet(args: &ReplayArgs) -> Result<Stage, Failure> {
+/// What the catalog lists now. Nothing of it is held open: a replay takes long, and a process may need the catalog.
+fn stored(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
+    if args.result.publish {
+        return Err(Failure::usage(format!(
+            "--publish: --from {PARQUET} is what the catalog has already; to publish it into another one, name the folder of its object store"
+        )));
+    }
+    let opened = catalog::open_to_look(&catalog_location(config)).map_err(|error| match error {
+        catalog_commit::Error::Locked { .. } => {
+            let folder = "name the folder of its object store in the place of the catalog";
+            Failure::fault(format!("--from {PARQUET}: the embedded catalog is in use by another process: stop it, or {folder}"))
+        }
+        error => Failure::fault(chain(&error)),
+    })?;
+    let catalog = opened
+        .ok_or_else(|| Failure::usage(format!("--from {PARQUET}: the configuration has no catalog yet: nothing is stored")))?;
+    let lake = Lake::of_catalog(&*catalog, object_store(config), &config.storage.object_store.prefix);
+    let lake = lake.map_err(|error| Failure::fault(format!("--from {PARQUET}: {}", chain(&error))))?;
+    let options = chosen(default_options(parquet_source::STORED_NAME), args);
+    Ok(Input::Stored(Stage::of(parquet_source::STORED_NAME).with(options), Arc::new(lake)))
+}
+
+fn parquet(args: &ReplayArgs) -> Stage {
     let mut options = default_options(parquet_source::NAME);
     options.set("path", Value::Path(args.from.clone()));
+    Stage::of(parquet_source::NAME).with(chosen(options, args))
+}
+
+/// What sources of rows are told to leave out.
+fn chosen(mut options: Options, args: &ReplayArgs) -> Options {
     let lists = [("topics", &args.topics), ("indexes", &args.indexes), ("signals", &args.signals)];
     lists.into_iter().for_each(|(name, chosen)| options.set(name, Value::List(chosen.clone())));
     set_times(&mut options, args);
-    Ok(Stage::of(parquet_source::NAME).with(options))
+    options
 }
 
 fn kafka(args: &ReplayArgs, config: &Config) -> Result<Stage, Failure> {
