@@ -149,18 +149,29 @@ pub struct Stats {
     pub records: AtomicU64,
 }
 
-/// Why files cannot be read.
+/// Why files are not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {problem}")]
-pub struct Error {
-    /// A file, a folder or a commit.
-    place: String,
-    problem: String,
+enum Error {
+    /// Something is not as it was written.
+    #[error("{place}: {problem}")]
+    Wrong {
+        /// A file, a folder or a commit.
+        place: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Nothing more is wanted.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl Error {
     fn of(path: &Path, problem: impl Into<String>) -> Self {
-        Error { place: path.display().to_string(), problem: problem.into() }
+        Error::at(path.display().to_string(), problem)
+    }
+
+    fn at(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Wrong { place: place.into(), problem: problem.into() }
     }
 }
 
@@ -180,5 +191,12 @@ impl Problem {
 
 /// Starts the thread that reads.
 pub fn start(config: Config, ports: FeedPorts, stats: Arc<Stats>) -> std::io::Result<(Arc<Feed<UniqueBatch>>, JoinHandle<()>)> {
-    Feed::read_by(NAME, config.speed, ports, move |put| reader::read(&config, &stats, put).map_err(|error| chain(&error)))
+    let (speed, health) = (config.speed, ports.health.clone());
+    Feed::read_by(NAME, speed, ports, move |put| {
+        let is_over = || health.failed() || health.stopping();
+        match reader::read(&config, &stats, &is_over, put) {
+            Ok(()) | Err(Error::Stopped) => Ok(()),
+            Err(error) => Err(chain(&error)),
+        }
+    })
 }

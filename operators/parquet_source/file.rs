@@ -15,6 +15,7 @@ use super::columns::Table;
 use super::files::RowsFile;
 use super::place;
 use super::rows::{Rows, Shape};
+use super::unit::Context;
 use super::{Error, Stats};
 use crate::epoch::Epoch;
 use crate::fault::panic_text;
@@ -117,10 +118,17 @@ impl<'a> OpenFile<'a> {
 }
 
 /// Shows the places of all rows of a file, in their order: three columns are read.
-pub fn places(file: &RowsFile, place: &place::Place, mut visit: impl FnMut(Place<'_>) -> Result<(), Error>) -> Result<(), Error> {
-    let mut reader = Guarded::open(file, place, &["_topic", "_partition", "_offset"])?;
+pub fn places(
+    file: &RowsFile,
+    context: &Context<'_>,
+    mut visit: impl FnMut(Place<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut reader = Guarded::open(file, &context.place, &["_topic", "_partition", "_offset"])?;
     let wrong = |problem: super::Problem| Error::of(&file.path, problem.to_string());
     while let Some(batch) = reader.next()? {
+        if (context.is_over)() {
+            return Err(Error::Stopped);
+        }
         let table = Table::of(&batch);
         let topics = table.texts("_topic").map_err(wrong)?;
         let partitions = table.numbers::<arrow::datatypes::Int32Type>("_partition").map_err(wrong)?;
@@ -168,7 +176,7 @@ impl Guarded {
 }
 
 /// The decoder of Parquet has its own checks, and panics where those are not enough.
-fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| panic_text(panic.as_ref()))
 }
 

@@ -12,6 +12,7 @@ use parquet::file::statistics::Statistics;
 use ulid::Ulid;
 
 use super::accounts::Run;
+use super::file::guarded;
 use super::place::Place;
 use super::rows::Shape;
 use super::{Config, Error, From, Selection};
@@ -104,14 +105,14 @@ pub fn find(config: &Config, place: &Place) -> Result<Vec<Commit>, Error> {
     coverage.iter().try_for_each(|path| found.add_coverage(path, place))?;
     let mut commits = found.commits();
     if commits.is_empty() {
-        return Err(Error { place: told, problem: "there is no Parquet file in it".into() });
+        return Err(Error::at(told, "there is no Parquet file in it"));
     }
     let all: BTreeSet<&Group> = commits.iter().map(|commit| &commit.group).collect();
     let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     commits.retain(|commit| config.selection.has_group(&commit.group));
     if commits.is_empty() {
         let problem = format!("none of its rows is of an index and signal that are asked for; there are {}", all.join(", "));
-        return Err(Error { place: told, problem });
+        return Err(Error::at(told, problem));
     }
     // Said before anything is read; those that are passed over may have lost files to retention.
     let may_be_asked_for =
@@ -134,7 +135,7 @@ impl Commit {
             "it has {all} files, and these are missing: {missing}; rows of one message may lie in several, so all are needed. \
              Where retention has removed them, read from a later time on"
         );
-        Err(Error { place: self.name.clone(), problem })
+        Err(Error::at(&*self.name, problem))
     }
 }
 
@@ -179,8 +180,9 @@ impl Found {
         let rows =
             u64::try_from(metadata.file_metadata().num_rows()).map_err(|_| wrong("its number of rows is negative".into()))?;
         let described = |group: &Group| {
-            let options = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new());
-            let schema = options.map_err(|error| wrong(format!("its schema cannot be read: {error}")))?.schema().clone();
+            let read = guarded(|| ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new()));
+            let read = read.and_then(|read| read.map_err(|error| error.to_string()));
+            let schema = read.map_err(|problem| wrong(format!("its schema cannot be read: {problem}")))?.schema().clone();
             shape_of(&schema, group.signal, stamps).map_err(wrong)
         };
         let file = |shape, epochs| RowsFile { path: path.into(), bytes, rows, shape, epochs };

@@ -170,7 +170,7 @@ impl Lane {
                     "offsets {start} to {end} of {}: {problem}: a file of it is damaged, or not what it was",
                     self.partition
                 );
-                Error { place: name.clone(), problem }
+                Error::at(&*name, problem)
             })?;
             expected = rest;
         }
@@ -268,10 +268,7 @@ impl Lane {
         ready: &mut VecDeque<Recorded<UniqueBatch>>,
     ) -> Result<(), Error> {
         let covered = self.runs.get(self.run).expect("the first pass has found the run of each message");
-        let wrong = |problem: String| Error {
-            place: covered.name.clone(),
-            problem: format!("{}, offset {offset}: {problem}", self.partition),
-        };
+        let wrong = |problem: String| Error::at(&*covered.name, format!("{}, offset {offset}: {problem}", self.partition));
         if covered.run.denies(offset) {
             return Err(wrong("it has rows, and its footer says that it has none: the file is damaged".into()));
         }

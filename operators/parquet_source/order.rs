@@ -58,7 +58,7 @@ fn twice(partition: &PartitionKey, offset: i64, one: &Commit, other: &Commit) ->
         ),
         false => format!("offset {offset} of {partition} is accounted for by {other}, too: read one of them only"),
     };
-    Error { place: one.clone(), problem }
+    Error::at(one, problem)
 }
 
 /// The strongly connected parts of a graph, after Kosaraju: an order in which each node comes after all that it leads to, then from the last

@@ -57,7 +57,7 @@ pub struct Store {
 impl Place {
     /// The store of `lake`.
     pub fn of(lake: &Lake) -> Result<Self, Error> {
-        let wrong = |problem: String| Error { place: "the object store".into(), problem };
+        let wrong = |problem: String| Error::at("the object store", problem);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| wrong(format!("the I/O runtime does not start: {error}")))?;
         let operator = build_operator(&lake.store).map_err(|error| wrong(chain(&error)))?;

@@ -23,8 +23,8 @@ use crate::epoch::Epoch;
 
 type Put<'a> = dyn FnMut(Recorded<UniqueBatch>) -> bool + 'a;
 
-/// Reads what `config` names into `put`, to its end or until that says that no more is wanted.
-pub fn read(config: &Config, stats: &Stats, put: &mut Put<'_>) -> Result<(), Error> {
+/// Reads what `config` names into `put`, to its end or until that says that no more is wanted, or `is_over`.
+pub fn read(config: &Config, stats: &Stats, is_over: &dyn Fn() -> bool, put: &mut Put<'_>) -> Result<(), Error> {
     let place = match &config.from {
         From::Folder(_) => Place::Disk,
         From::Lake(lake) => lake.place()?,
@@ -39,7 +39,7 @@ pub fn read(config: &Config, stats: &Stats, put: &mut Put<'_>) -> Result<(), Err
     let behind = units.iter().enumerate().filter(|(_, unit)| unit.waits_for == 0);
     let behind = behind.map(|(at, unit)| (begins(unit), at)).collect();
     let merge = Merge {
-        context: Context { config, stats, place },
+        context: Context { config, stats, is_over, place },
         begins: units.iter().map(begins).collect(),
         commits: &commits,
         units: &units,
@@ -110,7 +110,7 @@ impl Merge<'_> {
 
 impl<'a> Merge<'a> {
     fn go_on(&mut self, at: usize, mut unit: Unit<'a>, is_noted: bool) -> Result<(), Error> {
-        if let Some(next) = unit.next(self.context.stats)? {
+        if let Some(next) = unit.next(&self.context)? {
             self.behind.insert((next.epoch, at));
             self.open.insert(at, OpenUnit { unit, next, is_noted });
             return Ok(());

@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// Counters.
     pub stats: &'a Stats,
+    /// True once nothing more is wanted.
+    pub is_over: &'a dyn Fn() -> bool,
     /// Where files lie.
     pub place: Place,
 }
@@ -62,7 +64,7 @@ pub struct Unit<'a> {
 impl<'a> Unit<'a> {
     /// Opens the files of `commits` and counts the rows of their messages.
     pub fn open(commits: &[&'a Commit], context: &Context<'_>, bounds: &mut Bounds) -> Result<Self, Error> {
-        let Context { config, stats, place } = context;
+        let Context { config, stats, place, .. } = context;
         let start = commits.iter().map(|commit| commit.start).min().unwrap_or_default();
         // Those of notes are what they are.
         let is_noted = commits.iter().all(|commit| commit.is_noted);
@@ -82,7 +84,7 @@ impl<'a> Unit<'a> {
         }
         for (number, commit) in commits.iter().enumerate() {
             commit.check_whole()?;
-            lanes.count(number, commit, place)?;
+            lanes.count(number, commit, context)?;
             for file in &commit.files {
                 files.push(OpenFile::open(file, number, place)?);
             }
@@ -112,10 +114,11 @@ impl<'a> Unit<'a> {
     }
 
     /// The next batch; `None` at the end.
-    pub fn next(&mut self, stats: &Stats) -> Result<Option<Recorded<UniqueBatch>>, Error> {
+    pub fn next(&mut self, context: &Context<'_>) -> Result<Option<Recorded<UniqueBatch>>, Error> {
         while self.ready.is_empty() && !self.has_ended {
             match self.choose() {
-                Some(file) => self.read(file, stats)?,
+                Some(_) if (context.is_over)() => return Err(Error::Stopped),
+                Some(file) => self.read(file, context.stats)?,
                 None => self.end()?,
             }
         }
@@ -266,10 +269,10 @@ impl Lanes {
     }
 
     /// The first pass over the files of a commit.
-    fn count(&mut self, number: usize, commit: &Commit, place: &Place) -> Result<(), Error> {
+    fn count(&mut self, number: usize, commit: &Commit, context: &Context<'_>) -> Result<(), Error> {
         for file in &commit.files {
             let mut last: Option<((String, i32), i64, usize)> = None;
-            places(file, place, |place| {
+            places(file, context, |place| {
                 let (topic, partition, offset) = (place.topic, place.partition, place.offset);
                 if let Some(((known, number), same, lane)) = &last
                     && (known.as_str(), *number, *same) == (topic, partition, offset)

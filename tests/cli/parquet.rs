@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::binary::{Finished, openwit};
 use crate::support::captures;
 use crate::support::lake::{self, Place, Row};
-use crate::{DIFFERENCE, DONE, FAULT, USAGE};
+use crate::{DIFFERENCE, DONE, FAULT, Loaded, TOPIC, Topic, USAGE, line};
 
 /// A store that was filled by publishing a capture.
 struct Stored {
@@ -170,4 +170,53 @@ fn a_folder_with_a_damaged_file_is_refused_by_its_name_and_leaves_no_result() {
     std::fs::write(victim, damaged).unwrap();
     let failed = stored.replay("--from @data/objects --to @part --replace").expect(FAULT).stderr;
     assert!(failed.contains(name) && failed.contains("damaged"), "{failed}");
+}
+
+#[test]
+fn a_store_that_is_rebuilt_in_another_catalog_passes_the_audit_and_sent_back_to_a_topic_it_is_stored_again() {
+    let loaded = Loaded::new();
+    let brokers = loaded.broker.brokers().to_owned();
+    let load = "--count 200 --records-per-message 5 --duplicates 5 --invalid 3 --tombstones 2 --seed 3 --json";
+    line(&format!("generate --brokers {brokers} --topic {TOPIC} {load}")).expect(DONE);
+    let run = |command: &[&str], sets: &[String]| openwit(loaded.arguments(command, sets));
+    run(&["run", "--until-end", "--json"], &[]).expect(DONE);
+    let before = run(&["audit", "--json"], &[]).expect(DONE).json();
+    let folder = |name: &str| loaded.folder.path().join(name);
+    let objects = folder("objects").display().to_string();
+
+    let other = |name: &str| {
+        let (catalog, store) = (folder(&format!("{name}-catalog")), folder(&format!("{name}-objects")));
+        vec![format!("metastore.path={}", catalog.display()), format!("storage.object_store.root={}", store.display())]
+    };
+    run(&["replay", "--from", &objects, "--publish"], &other("rebuilt")).expect(DONE);
+    let after = run(&["audit", "--json"], &other("rebuilt")).expect(DONE).json();
+    assert_eq!(after["clean"], json!(true), "{after}");
+    assert_eq!(after["balance"], before["balance"], "as many of each kind, partition by partition");
+    assert_eq!(rows(&folder("rebuilt-objects")), rows(&folder("objects")));
+
+    // To a topic, and from there as ever.
+    const AGAIN: &str = "v6.qtw.traces.again.eu";
+    loaded.broker.create_topic(&Topic { name: AGAIN.into(), partitions: 2 }).unwrap();
+    let stages = format!(
+        "graph: {{stages: [kafka_source, normalize, dead_letter, {{operator: dedup_window, from: normalize}}, \
+         {{operator: kafka_sink, options: {{topic: {AGAIN}}}}}]}}\n\
+         node: {{data_directory: {}}}\n\
+         ingestion: {{kafka: {{brokers: \"{brokers}\", topics: [{TOPIC}], topic_index_config: {{default_index_position: 3}}}}}}\n",
+        folder("sender").display()
+    );
+    std::fs::write(folder("send.yaml"), stages).unwrap();
+    openwit(["replay", "--from", &objects, "--publish", "--config", folder("send.yaml").to_str().unwrap()]).expect(DONE);
+    let mut sets = other("again");
+    sets.extend([
+        format!("ingestion.kafka.topics=[{AGAIN}]"),
+        "ingestion.kafka.group_id=again".into(),
+        format!("node.data_directory={}", folder("again").display()),
+    ]);
+    run(&["run", "--until-end", "--json"], &sets).expect(DONE);
+    let contents = |name: &str| {
+        let mut contents: Vec<u64> = rows(&folder(name)).into_values().map(|row| row.content).collect();
+        contents.sort_unstable();
+        contents
+    };
+    assert_eq!(contents("again-objects"), contents("objects"));
 }

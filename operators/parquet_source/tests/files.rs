@@ -47,7 +47,7 @@ pub(super) fn read(config: &Config) -> Result<Vec<Recorded<UniqueBatch>>, String
         read.push(recorded);
         true
     };
-    reader::read(config, &stats, &mut put).map_err(|error| error.to_string())?;
+    reader::read(config, &stats, &|| false, &mut put).map_err(|error| error.to_string())?;
     let bytes = [&stats.read_bytes, &stats.total_bytes].map(|bytes| bytes.load(std::sync::atomic::Ordering::Relaxed));
     assert_eq!(bytes[0], bytes[1], "all of it was read in the end");
     Ok(read)
