@@ -96,7 +96,7 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Look into a write-ahead log
     Wal(WalArgs),
-    /// Run a graph on a capture, a log or a range of Kafka: to test a change, or to store again what was lost
+    /// Run a graph on a capture, a log, a range of Kafka or stored Parquet files: to test a change, or to store again what was lost
     ///
     /// The graph is that of the configuration, from where the input comes in: messages as they came run through all of it, a log or a
     /// capture of what was found unique through the part behind. No group is joined, no offset is committed.
@@ -432,9 +432,11 @@ Examples:
   openwit-ingest replay --from data/wal/long -c config/standalone.yaml --publish
   openwit-ingest replay --from data/wal/long --since 2026-11-25T00:00:00Z --until 2026-11-26T00:00:00Z --topic a -c c.yaml --publish")]
 pub struct ReplayArgs {
-    /// A capture: its folder or one of its files. Or a folder with Parquet files at any depth: a store's or a replay's result. Or a log: its directory, a day of a long-term log, a single segment or copy; or
-    /// `long-term` for the one of the configuration, wherever it is. Or `kafka`: what the configuration's topics hold now, or the part
-    /// of it that --topic, --since, --until or --offsets name; times are those of Kafka's timestamps
+    /// A capture: its folder or one of its files. Or a log: its directory, a day of a long-term log, a single segment or copy; or
+    /// `long-term` for the one of the configuration, wherever it is. Or a folder with Parquet files at any depth: that of an object
+    /// store, or of an earlier replay. Or `parquet`: what the configuration's catalog lists in its object store. Or `kafka`: what the
+    /// configuration's topics hold now, or the part of it that --topic, --since, --until or --offsets name; times are those of
+    /// Kafka's timestamps there, and of Parquet files
     #[arg(long, value_name = "PATH")]
     pub from: PathBuf,
     /// The configuration.
@@ -641,6 +643,7 @@ mod tests {
             "wal cat d --topic t --topic u --partition 3 --from-offset 5 --to-offset 9 --limit 2 --payload base64",
             "wal verify d --json",
             "replay --from d --config c.yaml --topic t --since 2026-11-25T00:00:00Z --until 1790000000 --workers 2 --json --publish",
+            "replay --from parquet --config c.yaml --index i --signal traces --signal logs --topic t --to e",
             "replay --from d --config c.yaml --to e --replace --expect f --speed 0.5 --show 3",
             "replay --from d --config c.yaml --compare f.yaml",
             "dead-letter ls --directory d --count",

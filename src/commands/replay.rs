@@ -1,4 +1,4 @@
-//! `replay`: a graph on a capture, a log or a range of Kafka in the place of its source, and its result stored, kept in a folder, counted or compared.
+//! `replay`: a graph on a capture, a log, a range of Kafka or stored rows in the place of its source, and its result stored, kept in a folder, counted or compared.
 
 mod input;
 mod result;

@@ -647,8 +647,7 @@ fn each_mistake_in_a_graph_of_stages_is_told_with_its_line_and_key() {
     expected.iter().for_each(|expected| assert!(found.to_lowercase().contains(&expected.to_lowercase()), "{expected}:\n{found}"));
     assert_eq!(found.lines().count(), expected.len(), "{found}");
     let wired = STAGES.replace("      from: normalize\n", "      from: kafka_source\n");
-    let expected =
-        "test.yaml:11: graph.stages[3].from: value \"kafka_source\": kafka_source gives RawBatch, redact takes NormalizedBatch";
+    let expected = "test.yaml:11: graph.stages[3].from: value \"kafka_source\": kafka_source gives RawBatch, redact takes NormalizedBatch or UniqueBatch";
     let found = problems(&wired, &[]);
     assert!(found.contains(expected), "{found}");
 }

@@ -60,7 +60,7 @@ fn a_shipped_graph_is_drawn_with_its_types_and_the_frontiers_that_follow_from_it
 fn operators_are_listed_with_their_types_and_options_and_neither_is_a_usage_error() {
     let listed = openwit(["graph", "--operators"]).expect(DONE).stdout;
     for says in
-        ["\nredact\n  NormalizedBatch or UniqueBatch > redacted: ", "    attributes: ", "(must be given)", "Keeps nothing."]
+        ["\nredact\n  NormalizedBatch | UniqueBatch > redacted: ", "    attributes: ", "(must be given)", "Keeps nothing."]
     {
         assert!(listed.contains(says), "{says}:\n{listed}");
     }
