@@ -220,3 +220,40 @@ fn a_store_that_is_rebuilt_in_another_catalog_passes_the_audit_and_sent_back_to_
     };
     assert_eq!(contents("again-objects"), contents("objects"));
 }
+
+#[test]
+fn a_graph_of_ones_own_begins_with_stored_rows_and_what_is_wrong_with_it_is_said_before_it_runs() {
+    let stored = Stored::new(200);
+    let graph = |options: &str| {
+        let stages = format!(
+            "graph:\n  stages:\n    - {{operator: parquet_source, options: {{{options}}}}}\n    \
+             - {{operator: redact, options: {{attributes: [server.port]}}}}\n    \
+             - {{operator: parquet_files, options: {{directory: {}}}}}\n",
+            stored.path("own").display()
+        );
+        let node = format!("node: {{data_directory: {}}}\nservice_ports: {{admin: 0}}\n", stored.path("d").display());
+        std::fs::write(stored.path("own.yaml"), node + &stages).unwrap();
+        stored.path("own.yaml").display().to_string()
+    };
+    let objects = stored.path("data/objects").display().to_string();
+    for (options, says) in [
+        ("signals: [traces]", "path"),
+        ("path: x, signals: [spans]", "none of traces, logs and metrics"),
+        ("path: x, since_ms: 5, until_ms: 5", "until_ms: is not after since_ms"),
+        ("path: x, topics: [\"a[\"]", "topics"),
+    ] {
+        let refused = openwit(["check", "--config", &graph(options)]).expect(USAGE).stderr;
+        assert!(refused.contains(says), "{options}: {refused}");
+    }
+    let config = graph(&format!("path: {objects}, signals: [traces]"));
+    openwit(["check", "--config", &config]).expect(DONE);
+    openwit(["run", "--until-end", "--json", "--config", &config]).expect(DONE);
+    let (own, lake) = (stored.rows("own"), stored.rows("data/objects"));
+    let of_spans: Vec<_> = lake.keys().filter(|(place, _)| place.topic.contains("traces")).collect();
+    assert_eq!(own.keys().collect::<Vec<_>>(), of_spans);
+    assert!(own.iter().all(|(row, redacted)| redacted.content != lake[row].content), "each span has the attribute");
+    std::fs::remove_dir_all(stored.path("own")).unwrap();
+    let nowhere = graph("path: /nowhere/at/all");
+    let failed = openwit(["run", "--until-end", "--json", "--config", &nowhere]).expect(FAULT).stderr;
+    assert!(failed.contains("parquet_source: /nowhere/at/all: "), "{failed}");
+}

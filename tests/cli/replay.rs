@@ -276,7 +276,11 @@ fn what_is_wrong_is_said_before_anything_runs() {
         assert!(refused.stderr.contains(named), "{arguments}: `{named}` is not in {}", refused.stderr);
     }
     let missing = words("--from @nowhere --config @replay.yaml").expect(FAULT);
-    assert!(missing.stderr.contains("nowhere") && missing.stderr.contains("neither a capture nor Parquet files nor a log"), "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("nowhere") && missing.stderr.contains("neither a capture nor Parquet files nor a log"),
+        "{}",
+        missing.stderr
+    );
     assert_eq!(std::fs::read_to_string(setup.path("foreign/rows/mine")).unwrap(), "kept");
     assert!(!setup.path("new").exists());
     // A single segment is a log, not a damaged capture.

@@ -68,7 +68,8 @@ fn found(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
 
 fn log(args: &ReplayArgs, config: &Config) -> Result<Input, Failure> {
     let source = source(&args.from, || Ok(config.clone())).map_err(|failure| {
-        let message = format!("--from {}: neither a capture nor Parquet files nor a log: {}", args.from.display(), failure.message);
+        let message =
+            format!("--from {}: neither a capture nor Parquet files nor a log: {}", args.from.display(), failure.message);
         Failure { message, ..failure }
     })?;
     if args.speed.is_some() {
