@@ -29,6 +29,8 @@ mod hostile;
 mod kafka;
 #[path = "services/kafka_range.rs"]
 mod kafka_range;
+#[path = "services/parquet.rs"]
+mod parquet;
 #[path = "services/rebalance.rs"]
 mod rebalance;
 #[path = "services/long_term.rs"]

@@ -155,7 +155,7 @@ impl Lake {
             .map(|node| {
                 let config = crate::parquet_roll::Config {
                     prefix: "lake".into(),
-                    row_group_rows_max: 7,
+                    row_group_rows_max: 40,
                     ..crate::parquet_roll::Config::new(
                         self.folder.path().join(format!("node{node}")),
                         format!("node-{node}"),
