@@ -110,12 +110,23 @@ impl Run {
     }
 
     /// Passes over `gap` as over what was not asked for.
-    pub fn pass(&mut self, gap: Range<i64>, scratch: &Coverage) {
-        let mut unused = scratch.clone();
-        let mut at = gap.start;
-        while at < gap.end {
-            at = self.tell(at..gap.end, &mut unused, 1 << 16);
-            (unused.duplicates, unused.rejected, unused.skipped, unused.absent) = Default::default();
+    pub fn pass(&mut self, gap: Range<i64>) {
+        match &mut self.untold {
+            Untold::Counted { left, .. } => {
+                let mut rest = (gap.end - gap.start) as u64;
+                let Dispositions { stored, duplicates, rejected, skipped, absent } = left;
+                for left in [duplicates, rejected, skipped, stored, absent] {
+                    let count = rest.min(*left);
+                    (*left, rest) = (*left - count, rest - count);
+                }
+            }
+            Untold::Listed { lists, told } => {
+                let offsets = [&lists.duplicates, &lists.rejected, &lists.skipped];
+                for (offsets, told) in offsets.into_iter().zip(told.iter_mut()) {
+                    *told += offsets[*told..].iter().take_while(|offset| **offset < gap.end).count();
+                }
+                told[3] += lists.absent[told[3]..].iter().take_while(|absent| absent.start < gap.end).count();
+            }
         }
     }
 

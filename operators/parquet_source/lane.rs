@@ -20,6 +20,8 @@ use crate::tenant::Tenant;
 
 /// Offsets that the coverage of a batch lists at most: a note may tell of any number of duplicates.
 const LISTED_MAX: usize = 16_384;
+/// Batches that are made at once of what has no rows.
+const READY_MAX: usize = 64;
 
 /// What is known of a message beside its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +215,7 @@ impl Lane {
         self.batch.as_ref().map(|batch| batch.epoch)
     }
 
-    /// Takes the message that was wanted.
+    /// Takes the message that was wanted. False if what is before it fills `ready`: then once more, when that is empty.
     pub fn push(
         &mut self,
         offset: i64,
@@ -221,27 +223,37 @@ impl Lane {
         message: &Message,
         pieces: &mut Pieces,
         ready: &mut VecDeque<Recorded<UniqueBatch>>,
-    ) -> Result<(), Error> {
-        self.next += 1;
-        if !self.is_wanted {
-            return Ok(());
+    ) -> Result<bool, Error> {
+        if self.is_wanted && !self.account(offset, epoch, message, ready) {
+            return Ok(false);
         }
+        if self.is_wanted && self.bound == Bound::Within {
+            self.take(offset, message, pieces, ready)?;
+        }
+        self.next += 1;
+        Ok(true)
+    }
+
+    /// Accounts for all before the message at `offset`, as far as it is asked for. False if that is not done.
+    fn account(&mut self, offset: i64, epoch: Epoch, message: &Message, ready: &mut VecDeque<Recorded<UniqueBatch>>) -> bool {
         if self.bound == Bound::Before {
             // What has no rows before it is not asked for.
             self.pass(offset);
             if self.selection.since_ms.is_some_and(|since| message.timestamp_ms < since) {
                 self.step_over(offset);
-                return Ok(());
+                return true;
             }
             self.bound = Bound::Within;
         }
         if self.bound == Bound::Within && self.selection.until_ms.is_some_and(|until| message.timestamp_ms >= until) {
-            self.cover(offset, ready);
+            if !self.cover(offset, ready) {
+                return false;
+            }
             self.bound = Bound::After;
             ready.extend(self.batch.take().map(Batch::recorded));
         }
         if self.bound != Bound::Within {
-            return Ok(());
+            return true;
         }
         self.epoch = epoch;
         if self.batch.as_ref().is_some_and(|batch| batch.epoch != epoch || !batch.takes(message) || batch.is_full()) {
@@ -255,8 +267,7 @@ impl Lane {
                 (self.at.max(covered.run.range.start), covered.group.clone(), message.shape.stamp.clone());
             self.batch = Some(Batch::new(epoch, group, stamp, self.partition.clone(), start));
         }
-        self.cover(offset, ready);
-        self.take(offset, message, pieces, ready)
+        self.cover(offset, ready)
     }
 
     /// Appends the message to the batch, all before it being accounted for.
@@ -292,11 +303,14 @@ impl Lane {
         }
     }
 
-    /// Accounts for all before `end`, of which nothing has rows.
-    fn cover(&mut self, end: i64, ready: &mut VecDeque<Recorded<UniqueBatch>>) {
+    /// Accounts for all before `end`, of which nothing has rows. False if that fills `ready` before it is done.
+    fn cover(&mut self, end: i64, ready: &mut VecDeque<Recorded<UniqueBatch>>) -> bool {
         while let Some(Covered { run, group, stamp, .. }) =
             self.runs.get_mut(self.run).filter(|covered| covered.run.range.start < end)
         {
+            if ready.len() >= READY_MAX {
+                return false;
+            }
             self.at = self.at.max(run.range.start);
             let gap = self.at..end.min(run.range.end);
             if gap.start < gap.end {
@@ -317,16 +331,16 @@ impl Lane {
                 break;
             }
         }
+        true
     }
 
     /// Passes over all before `end`, as it was not asked for.
     fn pass(&mut self, end: i64) {
-        let nothing = Coverage::stored(self.partition.clone(), 0..0);
         while let Some(Covered { run, .. }) = self.runs.get_mut(self.run).filter(|covered| covered.run.range.start < end) {
             self.at = self.at.max(run.range.start);
             let gap = self.at..end.min(run.range.end);
             self.at = gap.end;
-            run.pass(gap, &nothing);
+            run.pass(gap);
             if self.at < run.range.end {
                 break;
             }
@@ -336,15 +350,15 @@ impl Lane {
 
     /// Gives the batch that is open; with what follows without rows, if no message is to come.
     pub fn close(&mut self, ready: &mut VecDeque<Recorded<UniqueBatch>>) {
-        self.cover_rest(ready);
+        // What is not done now is at the end.
+        let _ = self.cover_rest(ready);
         ready.extend(self.batch.take().map(Batch::recorded));
     }
 
-    /// Accounts for all that is left, if no message is to come.
-    pub fn cover_rest(&mut self, ready: &mut VecDeque<Recorded<UniqueBatch>>) {
-        if self.wanted().is_none() && self.is_wanted && self.bound == Bound::Within {
-            self.cover(i64::MAX, ready);
-        }
+    /// Accounts for all that is left, if no message is to come. False if that fills `ready` before it is done.
+    pub fn cover_rest(&mut self, ready: &mut VecDeque<Recorded<UniqueBatch>>) -> bool {
+        let is_open = self.wanted().is_none() && self.is_wanted && self.bound == Bound::Within;
+        !is_open || self.cover(i64::MAX, ready)
     }
 }
 

@@ -10,7 +10,7 @@
 //! Where all files have their rows in one order, as storage writes them, only the message that is being put together is held. What came out
 //! of order, after a delivery was repeated, is held until its turn; beyond `HELD_BYTES_MAX` it fails.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use super::file::{OpenFile, places};
@@ -56,6 +56,8 @@ pub struct Unit<'a> {
     held: BTreeMap<(usize, i64), (Pieces, Message)>,
     held_bytes: usize,
     spare: Option<Pieces>,
+    /// A lane whose next message waits until what is before it is given.
+    unfinished: Option<usize>,
     latest: Epoch,
     ready: VecDeque<Recorded<UniqueBatch>>,
     has_ended: bool,
@@ -100,7 +102,7 @@ impl<'a> Unit<'a> {
     fn new(files: Vec<OpenFile<'a>>, lanes: Lanes, latest: Epoch, has_ended: bool) -> Self {
         let (heads, Lanes { lanes, by_place }) = (vec![None; files.len()], lanes);
         let (held, ready) = (BTreeMap::new(), VecDeque::new());
-        Unit { files, lanes, by_place, heads, held, held_bytes: 0, spare: None, latest, ready, has_ended }
+        Unit { files, lanes, by_place, heads, held, held_bytes: 0, spare: None, unfinished: None, latest, ready, has_ended }
     }
 
     /// How many files it has open.
@@ -116,10 +118,13 @@ impl<'a> Unit<'a> {
     /// The next batch; `None` at the end.
     pub fn next(&mut self, context: &Context<'_>) -> Result<Option<Recorded<UniqueBatch>>, Error> {
         while self.ready.is_empty() && !self.has_ended {
-            match self.choose() {
-                Some(_) if (context.is_over)() => return Err(Error::Stopped),
-                Some(file) => self.read(file, context.stats)?,
-                None => self.end()?,
+            if (context.is_over)() {
+                return Err(Error::Stopped);
+            }
+            match (self.unfinished.take(), self.choose()) {
+                (Some(lane), _) => self.give(lane)?,
+                (None, Some(file)) => self.read(file, context.stats)?,
+                (None, None) => self.end()?,
             }
         }
         Ok(self.ready.pop_front())
@@ -215,7 +220,12 @@ impl<'a> Unit<'a> {
                 self.latest = epoch;
                 self.flush();
             }
-            self.lanes[lane].push(offset, epoch, &message, &mut pieces, &mut self.ready)?;
+            if !self.lanes[lane].push(offset, epoch, &message, &mut pieces, &mut self.ready)? {
+                self.held_bytes += pieces.bytes();
+                self.held.insert(key, (pieces, message));
+                self.unfinished = Some(lane);
+                break;
+            }
             self.spare = Some(pieces);
         }
         Ok(())
@@ -229,13 +239,14 @@ impl<'a> Unit<'a> {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        self.has_ended = true;
         let is_whole = self.held.is_empty() && self.lanes.iter().all(|lane| lane.wanted().is_none());
         if let Some(file) = self.files.first().filter(|_| !is_whole) {
             return Err(file.wrong(CHANGED));
         }
-        self.lanes.iter_mut().for_each(|lane| lane.cover_rest(&mut self.ready));
-        self.flush();
+        if self.lanes.iter_mut().all(|lane| lane.cover_rest(&mut self.ready)) {
+            self.has_ended = true;
+            self.flush();
+        }
         Ok(())
     }
 }
@@ -248,20 +259,18 @@ struct Lanes {
 
 impl Lanes {
     fn of(commits: &[&Commit], config: &Config, start: Epoch, bounds: &mut Bounds) -> Self {
-        let partitions: BTreeSet<&PartitionKey> =
-            commits.iter().flat_map(|commit| commit.runs.iter().map(|(partition, _)| partition)).collect();
-        let mut by_place: BTreeMap<(String, i32), Vec<usize>> = BTreeMap::new();
-        let mut lanes = Vec::with_capacity(partitions.len());
-        for partition in partitions {
+        let mut of_partition: BTreeMap<&PartitionKey, Lane> = BTreeMap::new();
+        for (number, commit) in commits.iter().enumerate() {
+            let stamp = commit.files.first().and_then(|file| file.shape.stamp.clone());
+            for (partition, run) in &commit.runs {
+                let fresh = || Lane::new(partition.clone(), config, start, bounds.remove(partition));
+                of_partition.entry(partition).or_insert_with(fresh).add_run(number, commit, stamp.clone(), run.clone());
+            }
+        }
+        let (mut lanes, mut by_place): (Vec<Lane>, BTreeMap<(String, i32), Vec<usize>>) = (Vec::new(), BTreeMap::new());
+        for (partition, mut lane) in of_partition {
             let place = (partition.topic.name.to_string(), partition.partition);
             by_place.entry(place).or_default().push(lanes.len());
-            let mut lane = Lane::new(partition.clone(), config, start, bounds.remove(partition));
-            for (number, commit) in commits.iter().enumerate() {
-                let stamp = commit.files.first().and_then(|file| file.shape.stamp.clone());
-                for (_, run) in commit.runs.iter().filter(|(found, _)| found == partition) {
-                    lane.add_run(number, commit, stamp.clone(), run.clone());
-                }
-            }
             lane.sort();
             lanes.push(lane);
         }

@@ -166,11 +166,11 @@ fn a_footer_that_says_another_thing_than_the_rows_is_refused_and_one_that_says_m
     commit(folder.path(), &more, vec![row(100..103, 3, 0, 6)]);
     assert!(read(&config(folder.path())).unwrap_err().contains("a column mine"));
 
-    // A million duplicates between two messages, and more offsets than there are anywhere.
-    commit(folder.path(), &rows, vec![row(100..i64::MAX - 1, 3, 1_000_000, 6)]);
+    // Two million duplicates between two messages, and more offsets than there are anywhere.
+    commit(folder.path(), &rows, vec![row(100..i64::MAX - 1, 3, 2_000_000, 6)]);
     let found = read(&config(folder.path())).unwrap();
     let listed: Vec<usize> = found.iter().map(|recorded| recorded.batch.0.coverage.duplicates.len()).collect();
-    assert_eq!(listed.iter().sum::<usize>(), 1_000_000);
+    assert_eq!(listed.iter().sum::<usize>(), 2_000_000);
     assert!(listed.len() > 50 && listed.iter().all(|listed| *listed <= 20_000), "{listed:?}");
     assert_eq!(found.last().unwrap().batch.0.coverage.end, i64::MAX - 1);
 }
