@@ -156,6 +156,8 @@ impl Lake {
                 let config = crate::parquet_roll::Config {
                     prefix: "lake".into(),
                     row_group_rows_max: 40,
+                    // A context of zstd for each of 65 columns would be most of the time.
+                    compression: Compression::None,
                     ..crate::parquet_roll::Config::new(
                         self.folder.path().join(format!("node{node}")),
                         format!("node-{node}"),
