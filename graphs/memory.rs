@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use openwit_operators::budget::Budget;
 use tracing::warn;
 
-/// Between two looks: at full rate tens of MiB come in meanwhile.
+/// Between two looks near the ceiling: at full rate tens of MiB come in meanwhile.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// Between two looks far below it.
+const INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// What no load comes near to: what is free is not filled faster than this.
+const FILLED_PER_SECOND: u64 = 4 << 30;
 /// How often it is told.
 const TOLD: Duration = Duration::from_secs(10);
 
@@ -43,8 +47,14 @@ fn serve(ceiling: u64, budget: &Weak<Budget>) {
             );
         }
         drop(budget);
-        std::thread::sleep(INTERVAL);
+        std::thread::sleep(interval(resident, ceiling));
     }
+}
+
+/// Until the next look: shorter than it takes to reach the ceiling.
+fn interval(resident: u64, ceiling: u64) -> Duration {
+    let free = (ceiling / 16 * 15).saturating_sub(resident);
+    Duration::from_secs_f64(free as f64 / FILLED_PER_SECOND as f64).clamp(INTERVAL, INTERVAL_MAX)
 }
 
 /// From 15/16 of the ceiling on, until it is below 7/8 again.
@@ -73,6 +83,18 @@ mod tests {
             pressed = is_pressed(pressed, resident * 1_000, 1_000_000);
             assert_eq!(pressed, expected, "at {resident}");
         }
+    }
+
+    #[test]
+    fn the_memory_is_looked_at_again_before_it_can_be_full() {
+        const CEILING: u64 = 2 << 30;
+        for resident in [0, 1 << 30, CEILING / 16 * 15, CEILING, u64::MAX] {
+            let interval = interval(resident, CEILING);
+            assert!((INTERVAL..=INTERVAL_MAX).contains(&interval));
+            let reached = resident as f64 + interval.as_secs_f64() * FILLED_PER_SECOND as f64;
+            assert!(interval == INTERVAL || reached <= CEILING as f64, "{interval:?} at {resident}");
+        }
+        assert!(interval(100 << 20, CEILING) > 8 * INTERVAL);
     }
 
     #[test]
