@@ -32,9 +32,7 @@ impl Pipeline {
     fn new(partitions: i32) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
         broker.create_topic(&Topic { name: TOPIC.into(), partitions }).unwrap();
-        // The mock broker lets a member wait for the end of the session of one that was killed.
-        let session = "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 500}".to_owned();
-        Pipeline { loaded: Loaded { broker, folder: TempDir::new().unwrap() }, sets: vec![session] }
+        Pipeline { loaded: Loaded { broker, folder: TempDir::new().unwrap() }, sets: vec![] }
     }
 
     fn generate(&self, load: &str) -> Value {
