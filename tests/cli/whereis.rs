@@ -130,10 +130,7 @@ fn every_record_of_a_run_is_where_the_files_and_letters_have_it_and_the_rest_is_
     // More is written, and not read.
     assert_eq!(pipeline.found(0, 6)["verdict"], "not_written");
     pipeline.generate("--count 8 --seed 4");
-    assert_eq!(
-        (&pipeline.found(0, 6)["verdict"], &pipeline.found(0, 6)["stage"]),
-        (&json!("not_read"), &json!("kafka_source"))
-    );
+    assert_eq!((&pipeline.found(0, 6)["verdict"], &pipeline.found(0, 6)["stage"]), (&json!("not_read"), &json!("kafka_source")));
     let other = pipeline.command(&["where", "another", "0", "5", "--json"]).expect(DONE).json();
     assert!(other["verdict"] == "unknown" && other["notes"][0].as_str().unwrap().contains("no partition another[0]"), "{other}");
     pipeline.command(&["where", TOPIC, "0"]).expect(USAGE);
