@@ -14,13 +14,19 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use rdkafka::bindings;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::generate::{Message, Topic};
 
 /// Brokers of the cluster: one connection suffices, and one thread of librdkafka serves all of them anyway.
 const BROKERS: i32 = 1;
+/// How long a group without members waits for further ones after its first. The mock cluster waits 3 s, which would be most of the time of
+/// a demo or a test. Short against that, and long enough for the consumers of one process, which start together: one that comes later makes
+/// all of them join again, which takes most of a session.
+const FIRST_JOIN_MS: i32 = 300;
 
 /// Why the broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -96,14 +102,26 @@ impl Drop for EmbeddedBroker {
 
 /// The broker's thread: the cluster cannot be sent between threads, so it lives and dies here. Its work is done by librdkafka's threads.
 fn serve(started: &Sender<Result<String, KafkaError>>, requests: &Receiver<CreateTopic>) {
-    let cluster = match MockCluster::new(BROKERS) {
-        Ok(cluster) => cluster,
+    // A cluster made by a client's configuration rather than by itself: only so can its pointer be had.
+    let mut config = ClientConfig::new();
+    config.set("test.mock.num.brokers", BROKERS.to_string()).set_log_level(RDKafkaLogLevel::Warning);
+    let producer: BaseProducer = match config.create() {
+        Ok(producer) => producer,
         Err(error) => {
             // If nobody waits for the answer, nobody misses it.
             let _ = started.send(Err(error));
             return;
         }
     };
+    let Some(cluster) = producer.client().mock_cluster() else {
+        unreachable!("a client configured to have a mock cluster has one")
+    };
+    // SAFETY: the client has a mock cluster, as was just seen, and both live until the end of this function. The function takes the
+    // cluster's lock and stores a number.
+    unsafe {
+        let cluster = bindings::rd_kafka_handle_mock_cluster(producer.client().native_ptr());
+        bindings::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, FIRST_JOIN_MS);
+    }
     let _ = started.send(Ok(cluster.bootstrap_servers()));
     while let Ok(CreateTopic { topic, reply }) = requests.recv() {
         let _ = reply.send(cluster.create_topic(&topic.name, topic.partitions, BROKERS));

@@ -300,6 +300,8 @@ impl Loaded {
             format!("node.data_directory={}", self.folder.path().display()),
             "service_ports.arrow_flight=0".into(),
             "service_ports.admin=0".into(),
+            // The mock broker lets a member wait for the end of the session of the one before, less a second, be that one killed or not.
+            "ingestion.kafka.consumer={session_timeout_ms: 3000, heartbeat_interval_ms: 500}".into(),
         ];
         let mut arguments: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         arguments.extend(["--config".into(), config.display().to_string()]);

@@ -224,8 +224,6 @@ fn a_look_at_a_catalog_that_was_lost_does_not_pass_it_off_as_complete() {
 #[test]
 fn the_catalog_of_a_killed_process_is_completed_by_the_janitor_and_a_pass_beside_a_run_is_refused() {
     let mut published = Published::on_sled();
-    // A killed member is missed after 6 seconds: the default of 45 would be most of the test's time.
-    published.sets.push("ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 1000}".into());
     published.sets.push("storage.rotation.idle_seconds=1".into());
     let mut process = Process::start(published.loaded.arguments(&["run"], &published.sets));
     assert!(process.wait_for("files to index"));
@@ -259,9 +257,7 @@ fn a_storage_process_tidies_by_itself() {
 
 #[test]
 fn a_storage_process_removes_files_past_their_retention_and_nothing_else() {
-    // The mock broker lets a member wait for the end of the session of one that has left.
-    let session = "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 1000}".to_owned();
-    let published = Published { loaded: Loaded::new(), sets: vec![session], postgres: None };
+    let published = Published { loaded: Loaded::new(), sets: vec![], postgres: None };
     let days_ago = |days: u64| std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() - days * 86_400;
     let objects = || lake::files(&published.folder("objects"), ".parquet");
     let store = |days: u64| {
@@ -274,7 +270,7 @@ fn a_storage_process_removes_files_past_their_retention_and_nothing_else() {
     let old = store(10);
     let both = store(1);
     assert!(!old.is_empty() && both.len() > old.len());
-    let sets = [published.sets[0].clone(), "storage.janitor={interval_seconds: 1, retention_days: 3}".into()];
+    let sets = ["storage.janitor={interval_seconds: 1, retention_days: 3}".into()];
     let process = Process::start(published.loaded.arguments(&["run"], &sets));
     wait::until("the old files to be removed", PATIENCE, || objects().len() == both.len() - old.len());
     // The pass that removed them is told, and passes that find nothing follow.

@@ -44,9 +44,7 @@ impl Rejected {
     }
 
     fn arguments(&self, words: &[&str]) -> Vec<String> {
-        // The mock broker lets a member wait for the end of the session of the one before.
-        let session = "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 500}";
-        self.loaded.arguments(words, &[format!("ingestion.kafka.dead_letter.topic={LETTERS}"), session.into()])
+        self.loaded.arguments(words, &[format!("ingestion.kafka.dead_letter.topic={LETTERS}")])
     }
 
     fn folder(&self) -> PathBuf {

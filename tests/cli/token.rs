@@ -67,11 +67,7 @@ impl Guarded {
 
     fn command(&self, words: &[&str]) -> Finished {
         let tokens = self.loaded.folder.path().join("tokens.yaml");
-        let sets = [
-            "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 500}".into(),
-            format!("ingestion.auth.tokens_file={}", tokens.display()),
-            "ingestion.tenants.from=token".into(),
-        ];
+        let sets = [format!("ingestion.auth.tokens_file={}", tokens.display()), "ingestion.tenants.from=token".into()];
         let mut command = Command::new(env!("CARGO_BIN_EXE_openwit-ingest"));
         command.args(self.loaded.arguments(words, &sets)).env_remove("OPENWIT_LOG").env(VARIABLE, &self.token);
         Process::spawn(command).wait(PATIENCE)

@@ -32,9 +32,7 @@ impl Pipeline {
     fn new(partitions: i32) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
         broker.create_topic(&Topic { name: TOPIC.into(), partitions }).unwrap();
-        // The mock broker lets a member wait for the end of the session of one that was killed.
-        let session = "ingestion.kafka.consumer={session_timeout_ms: 6000, heartbeat_interval_ms: 500}".to_owned();
-        Pipeline { loaded: Loaded { broker, folder: TempDir::new().unwrap() }, sets: vec![session] }
+        Pipeline { loaded: Loaded { broker, folder: TempDir::new().unwrap() }, sets: vec![] }
     }
 
     fn generate(&self, load: &str) -> Value {
@@ -79,7 +77,7 @@ impl Pipeline {
 #[test]
 fn every_record_of_a_run_is_where_the_files_and_letters_have_it_and_the_rest_is_told_apart() {
     let pipeline = Pipeline::new(4);
-    let sent = pipeline.generate("--count 60 --records-per-message 3 --duplicates 10 --invalid 8 --tombstones 6 --seed 3");
+    let sent = pipeline.generate("--count 24 --records-per-message 3 --duplicates 20 --invalid 15 --tombstones 15 --seed 3");
     pipeline.run();
     let mut rows: BTreeMap<(i32, i64), (PathBuf, BTreeSet<i32>)> = BTreeMap::new();
     for file in lake::files(&pipeline.folder("objects"), ".parquet") {
@@ -93,7 +91,7 @@ fn every_record_of_a_run_is_where_the_files_and_letters_have_it_and_the_rest_is_
         letters.into_iter().map(|letter| ((letter.partition, letter.offset), letter.reason)).collect();
     let mut verdicts: BTreeMap<String, u64> = BTreeMap::new();
     for partition in 0..4 {
-        for offset in 0..15 {
+        for offset in 0..6 {
             let found = pipeline.found(partition, offset);
             let one = &found["incarnations"][0];
             *verdicts.entry(found["verdict"].as_str().unwrap().to_owned()).or_default() += 1;
@@ -115,7 +113,8 @@ fn every_record_of_a_run_is_where_the_files_and_letters_have_it_and_the_rest_is_
     let count = |verdict: &str| json!(verdicts.get(verdict).copied().unwrap_or(0));
     let found = [count("rejected"), count("duplicate"), count("skipped")];
     assert_eq!(found, [sent["invalid"].clone(), sent["duplicates"].clone(), sent["tombstones"].clone()]);
-    assert_eq!(verdicts.values().sum::<u64>(), 60, "{verdicts:?}");
+    assert!(found.iter().all(|count| *count != json!(0)), "each is among them: {verdicts:?}");
+    assert_eq!(verdicts.values().sum::<u64>(), 24, "{verdicts:?}");
     assert_eq!(count("stored"), json!(rows.len()));
 
     // As a person reads it, and without Kafka.
@@ -129,12 +128,9 @@ fn every_record_of_a_run_is_where_the_files_and_letters_have_it_and_the_rest_is_
     assert!(!text.contains("Kafka"), "{text}");
 
     // More is written, and not read.
-    assert_eq!(pipeline.found(0, 15)["verdict"], "not_written");
+    assert_eq!(pipeline.found(0, 6)["verdict"], "not_written");
     pipeline.generate("--count 8 --seed 4");
-    assert_eq!(
-        (&pipeline.found(0, 15)["verdict"], &pipeline.found(0, 15)["stage"]),
-        (&json!("not_read"), &json!("kafka_source"))
-    );
+    assert_eq!((&pipeline.found(0, 6)["verdict"], &pipeline.found(0, 6)["stage"]), (&json!("not_read"), &json!("kafka_source")));
     let other = pipeline.command(&["where", "another", "0", "5", "--json"]).expect(DONE).json();
     assert!(other["verdict"] == "unknown" && other["notes"][0].as_str().unwrap().contains("no partition another[0]"), "{other}");
     pipeline.command(&["where", TOPIC, "0"]).expect(USAGE);
@@ -145,12 +141,12 @@ fn a_record_that_is_in_the_log_alone_is_told_to_be_there_beside_its_process_and_
     let mut pipeline = Pipeline::new(1);
     // Nothing is published before the process is asked to stop.
     pipeline.sets.push("storage.rotation={idle_seconds: 3600, age_max_seconds: 3600}".into());
-    pipeline.generate("--count 20 --duplicates 10 --seed 5");
+    pipeline.generate("--count 10 --duplicates 20 --seed 5");
     let process = Process::start(pipeline.loaded.arguments(&["run"], &pipeline.sets));
-    wait::until("all offsets to be committed", PATIENCE, || pipeline.found(0, 19)["kafka"]["committed"] == 20);
+    wait::until("all offsets to be committed", PATIENCE, || pipeline.found(0, 9)["kafka"]["committed"] == 10);
     let check = |catalog: &str| {
         let (mut stored, mut duplicates) = (0, 0);
-        for offset in 0..20 {
+        for offset in 0..10 {
             let found = pipeline.found(0, offset);
             let frame = &found["incarnations"][0]["frames"][0];
             assert_eq!((&found["catalog"], &frame["log"]), (&json!(catalog), &json!("short-term")), "{found}");
@@ -163,7 +159,7 @@ fn a_record_that_is_in_the_log_alone_is_told_to_be_there_beside_its_process_and_
                 other => panic!("{other}: {found}"),
             }
         }
-        assert!(stored > 10 && duplicates > 0 && stored + duplicates == 20, "{stored} and {duplicates}");
+        assert!(stored > 5 && duplicates > 0 && stored + duplicates == 10, "{stored} and {duplicates}");
     };
     check("in_use");
     assert!(process.kill());

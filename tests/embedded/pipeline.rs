@@ -21,7 +21,7 @@ use crate::support::lake::{self, Place};
 use crate::support::wait;
 
 /// Longer than any run here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const INDEX: &str = "shop";
 
@@ -112,8 +112,8 @@ pub fn config_at(brokers: &str, load: &Plan, folder: &TempDir) -> Config {
     kafka.telemetry_type = load.signal;
     kafka.batching.fetch_wait_max_ms = 10;
     kafka.commit_strategy.interval_ms = 50;
-    // The mock broker lets a member wait for the end of the session of one that has left.
-    kafka.consumer.session_timeout_ms = 6_000;
+    // The mock broker lets a member wait for the end of the session of one that has left, less a second.
+    kafka.consumer.session_timeout_ms = 3_000;
     kafka.consumer.heartbeat_interval_ms = 500;
     config.ingestion.batching.batch_size = 16;
     config.ingestion.batching.batch_timeout_ms = 20;

@@ -69,7 +69,8 @@ fn a_broker_killed_and_paused_under_load_costs_nothing_but_time() {
         extra: String::new(),
     };
     assert!(Kafka::at(&setup.brokers).create_topic(&setup.topic, 8));
-    let mut ingest = Process::start(["run", "--config", &setup.config(), "--workers", "2"]);
+    let session = "ingestion.kafka.consumer.session_timeout_ms=2000";
+    let mut ingest = Process::start(["run", "--config", &setup.config(), "--workers", "2", "--set", session]);
     let sending = generate(&setup, 1_200, 31, &["--rate", "150"]);
     for (take, give_back) in [("kill", "restart"), ("pause", "resume")] {
         assert!(ingest.wait_for("flight stream open"));

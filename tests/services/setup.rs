@@ -93,12 +93,12 @@ impl Setup {
     pub fn config(&self) -> String {
         let path = self.path("config.yaml");
         let mut yaml = String::new();
-        // A killed member is missed after 6 seconds: the default of 45 would be most of a test's time.
+        // A killed member is missed after 3 seconds: the default of 45 would be most of a test's time.
         write!(
             yaml,
             "graph: {graph}\nnode: {{data_directory: {data}}}\nservice_ports: {{arrow_flight: 0, admin: 0}}\n{extra}ingestion:\n  kafka:\n    \
              brokers: {brokers}\n    group_id: {group}\n    topics: [\"{topic}\"]\n    topic_index_config: {{default_index_position: 3}}\n    \
-             telemetry_type: {signal}\n    consumer: {{session_timeout_ms: 6000, heartbeat_interval_ms: 1000}}\n",
+             telemetry_type: {signal}\n    consumer: {{session_timeout_ms: 3000, heartbeat_interval_ms: 500}}\n",
             data = self.path("data").display(),
             graph = self.graph,
             extra = self.extra,
