@@ -20,7 +20,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
@@ -59,26 +59,61 @@ pub fn read(
     is_over: &dyn Fn() -> bool,
     put: &mut Put<'_>,
 ) -> Result<(), String> {
-    let asker = Asker { client: Client::new(&config.client, 1)?, is_over };
-    let Some((cluster, places)) = asker.cluster_and_places(&config.ranges)? else { return Ok(()) };
-    let total: i64 = places.values().map(|found| found.wanted.end - found.wanted.start).sum();
-    stats.total_offsets.store(total as u64, Ordering::Relaxed);
-    info!(partitions = places.len(), offsets = total, "reading a range of Kafka");
-    let client = Client::new(&config.client, places.len())?;
-    // The feed charges batches to the budget of the process when it emits them.
-    let budget = Budget::new(Load { bytes: usize::MAX, messages: usize::MAX });
-    let (mut parts, mut positions) = (Vec::with_capacity(places.len()), TopicPartitionList::new());
-    for ((topic, partition), Found { wanted, high }) in places.iter().filter(|(_, found)| !found.wanted.is_empty()) {
-        let added = positions.add_partition_offset(topic, *partition, Offset::Offset(wanted.start));
-        added.map_err(|error| format!("{topic}[{partition}]: {error}"))?;
-        let key = key_of(covered, &cluster, topic, *partition, *high)?;
-        let collector = Collector::new(key.clone(), wanted.start, budget.lane(&key));
-        parts.push(Part { collector, end: wanted.end, epochs: Epochs::new(config.epoch_interval_ms, places.len()) });
+    match Assigned::new(config, covered, stats, is_over)? {
+        Some(assigned) => assigned.read(stats, put),
+        None => Ok(()),
     }
-    client.consumer.assign(&positions).map_err(|error| format!("assigning the partitions: {error}"))?;
-    let queues = parts.iter().map(|part| client.queue_of(part.collector.partition())).collect::<Result<Vec<_>, _>>()?;
-    let pool = ArenaPool::new(ARENAS, BATCH_BYTES, false);
-    Merge { client: &client, parts, budget, pool, stats, is_over, put, unserved: SERVED_EVERY, silent: None }.run(&queues)
+}
+
+/// The range, found, and a client that has begun to fetch it.
+pub(super) struct Assigned<'a> {
+    asker: Asker<'a>,
+    pub(super) client: Client,
+    parts: Vec<Part>,
+    budget: Arc<Budget>,
+}
+
+impl<'a> Assigned<'a> {
+    /// `None` if it is over before.
+    pub(super) fn new(
+        config: &Config,
+        covered: &dyn Covered,
+        stats: &Stats,
+        is_over: &'a dyn Fn() -> bool,
+    ) -> Result<Option<Self>, String> {
+        let asker = Asker { client: Client::new(&config.client, 1)?, is_over };
+        let Some((cluster, places)) = asker.cluster_and_places(&config.ranges)? else { return Ok(None) };
+        let total: i64 = places.values().map(|found| found.wanted.end - found.wanted.start).sum();
+        stats.total_offsets.store(total as u64, Ordering::Relaxed);
+        info!(partitions = places.len(), offsets = total, "reading a range of Kafka");
+        let client = Client::new(&config.client, places.len())?;
+        // The feed charges batches to the budget of the process when it emits them.
+        let budget = Budget::new(Load { bytes: usize::MAX, messages: usize::MAX });
+        let (mut parts, mut positions) = (Vec::with_capacity(places.len()), TopicPartitionList::new());
+        for ((topic, partition), Found { wanted, high }) in places.iter().filter(|(_, found)| !found.wanted.is_empty()) {
+            let added = positions.add_partition_offset(topic, *partition, Offset::Offset(wanted.start));
+            added.map_err(|error| format!("{topic}[{partition}]: {error}"))?;
+            let key = key_of(covered, &cluster, topic, *partition, *high)?;
+            let collector = Collector::new(key.clone(), wanted.start, budget.lane(&key));
+            parts.push(Part { collector, end: wanted.end, epochs: Epochs::new(config.epoch_interval_ms, places.len()) });
+        }
+        client.consumer.assign(&positions).map_err(|error| format!("assigning the partitions: {error}"))?;
+        Ok(Some(Assigned { asker, client, parts, budget }))
+    }
+
+    pub(super) fn read(self, stats: &Stats, put: &mut Put<'_>) -> Result<(), String> {
+        let Assigned { asker, client, parts, budget } = self;
+        let queues = parts.iter().map(|part| client.queue_of(part.collector.partition())).collect::<Result<Vec<_>, _>>()?;
+        // What was fetched before its partition had a queue of its own lies elsewhere, and what came behind it would look like all there is.
+        // So every partition begins anew: of what was fetched before, the client hands out nothing any more.
+        for part in &parts {
+            if asker.patiently_with(&client, "beginning to read", |consumer| part.seek_to_start(consumer))?.is_none() {
+                return Ok(());
+            }
+        }
+        let (pool, is_over) = (ArenaPool::new(ARENAS, BATCH_BYTES, false), asker.is_over);
+        Merge { client: &client, parts, budget, pool, stats, is_over, put, unserved: SERVED_EVERY, silent: None }.run(&queues)
+    }
 }
 
 /// The partition, in the last of the topics that have had this name.
@@ -97,8 +132,8 @@ fn key_of(covered: &dyn Covered, cluster: &Arc<str>, topic: &str, partition: i32
 }
 
 /// A consumer outside of any group.
-struct Client {
-    consumer: Arc<BaseConsumer>,
+pub(super) struct Client {
+    pub(super) consumer: Arc<BaseConsumer>,
     login: Login,
 }
 
@@ -240,10 +275,19 @@ impl Asker<'_> {
 
     /// Asks until there is an answer. `None` if it is over before. What no waiting mends fails.
     fn patiently<T>(&self, doing: &str, ask: impl Fn(&BaseConsumer) -> KafkaResult<T>) -> Result<Option<T>, String> {
+        self.patiently_with(&self.client, doing, ask)
+    }
+
+    fn patiently_with<T>(
+        &self,
+        client: &Client,
+        doing: &str,
+        ask: impl Fn(&BaseConsumer) -> KafkaResult<T>,
+    ) -> Result<Option<T>, String> {
         let mut told: Option<Instant> = None;
         while !(self.is_over)() {
-            self.client.login.renew(self.client.consumer.client());
-            match ask(&self.client.consumer) {
+            client.login.renew(client.consumer.client());
+            match ask(&client.consumer) {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) if is_final(&error) => return Err(format!("{doing}: {error}")),
                 Err(error) => {
@@ -251,8 +295,8 @@ impl Asker<'_> {
                         told = Some(Instant::now());
                         warn!(%error, "{doing}: no broker answers, trying again");
                     }
-                    // Serves what the client has to say as well; nothing is assigned.
-                    let _ = self.client.consumer.poll(ASK_AGAIN_AFTER);
+                    // Serves what the client has to say as well; no message is wanted yet.
+                    let _ = client.consumer.poll(ASK_AGAIN_AFTER);
                 }
             }
         }
@@ -286,6 +330,12 @@ struct Part {
 }
 
 impl Part {
+    /// Fails as long as the client has not begun to fetch the partition.
+    fn seek_to_start(&self, consumer: &BaseConsumer) -> KafkaResult<()> {
+        let PartitionKey { topic, partition, .. } = self.collector.partition();
+        consumer.seek(&topic.name, *partition, Offset::Offset(self.collector.next()), CALL_TIMEOUT)
+    }
+
     fn told(&self, error: &KafkaError) -> String {
         let (partition, offset) = (self.collector.partition(), self.collector.next());
         format!("{partition}: reading offset {offset}: {error}; if retention has removed it meanwhile, begin later")
@@ -426,19 +476,13 @@ impl Merge<'_, '_> {
             match polled {
                 Err(error) if is_final(&error) => return Err(format!("reading: {error}")),
                 Err(_) => {}
-                // Fetched before its partition had a queue of its own: it comes once more, there.
-                Ok(message) => self.seek_back(&message)?,
+                Ok(message) => {
+                    let (topic, number, offset) = (message.topic(), message.partition(), message.offset());
+                    return Err(format!("{topic}[{number}]: offset {offset} came out of turn; report this, please"));
+                }
             }
         }
         Ok(())
-    }
-
-    fn seek_back(&self, message: &BorrowedMessage<'_>) -> Result<(), String> {
-        let (topic, number) = (message.topic(), message.partition());
-        let is_it = |key: &PartitionKey| &*key.topic.name == topic && key.partition == number;
-        let Some(part) = self.parts.iter().find(|part| is_it(part.collector.partition())) else { return Ok(()) };
-        let sought = self.client.consumer.seek(topic, number, Offset::Offset(part.collector.next()), CALL_TIMEOUT);
-        sought.map_err(|error| part.told(&error))
     }
 }
 

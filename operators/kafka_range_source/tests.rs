@@ -118,6 +118,23 @@ fn a_range_is_read_whole_in_the_order_of_its_epochs_and_again_the_same() {
 }
 
 #[test]
+fn what_was_fetched_before_its_partition_had_a_queue_is_read_all_the_same() {
+    let (cluster, _) = filled(&mut Dice::new(31));
+    let (config, covers, stats) = (config(&cluster, all()), Covers(OffsetSet::default()), Stats::default());
+    let whole = read(&config, OffsetSet::default(), &stats).unwrap();
+    let assigned = reader::Assigned::new(&config, &covers, &stats, &|| false).unwrap().unwrap();
+    // Messages are there, in the queue of all partitions.
+    while !matches!(assigned.client.consumer.poll(Duration::from_millis(100)), Some(Ok(_))) {}
+    let mut late = Vec::new();
+    let mut put = |recorded| {
+        late.push(recorded);
+        true
+    };
+    assigned.read(&stats, &mut put).unwrap();
+    assert_eq!(content(&late), content(&whole));
+}
+
+#[test]
 fn offsets_are_read_exactly() {
     let (cluster, _) = filled(&mut Dice::new(31));
     let check = |start: Option<i64>, end: Option<i64>, expected: Range<i64>| {
