@@ -49,3 +49,5 @@ mod stores;
 mod tokens;
 #[path = "services/topics.rs"]
 mod topics;
+#[path = "services/whereis.rs"]
+mod whereis;

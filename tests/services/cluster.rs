@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::group::Group;
+use crate::setup::LOG_FIRST;
 use crate::support::binary::PATIENCE;
 use crate::support::wait;
 
@@ -43,9 +44,8 @@ fn duplicates_in_partitions_of_two_processes_are_found_and_a_stop_of_one_stops_b
     assert_eq!(dispositions(&group.check()), (distinct, 2 * COUNT - distinct));
 }
 
-#[test]
-fn the_death_of_one_process_ends_the_other_and_both_together_lose_and_double_nothing() {
-    let Some(mut group) = Group::cluster("cluster-killed", 2) else { return };
+/// Kills each of two processes under a load, starts both again each time, and accounts for every message.
+fn check_deaths(mut group: Group) {
     for (round, killed) in [(0, 1), (1, 0)] {
         group.join_all();
         let sending = group.generate_with_duplicates(COUNT, 32, RATE, DUPLICATES_PERCENT);
@@ -68,6 +68,18 @@ fn the_death_of_one_process_ends_the_other_and_both_together_lose_and_double_not
     group.stop(1);
     group.nodes[0].take().expect("it was started").wait(PATIENCE).expect(0);
     assert_eq!(dispositions(&group.check()), (distinct, 3 * COUNT - distinct));
+}
+
+#[test]
+fn the_death_of_one_process_ends_the_other_and_both_together_lose_and_double_nothing() {
+    let Some(group) = Group::cluster("cluster-killed", 2) else { return };
+    check_deaths(group);
+}
+
+#[test]
+fn with_the_log_first_and_storage_in_each_the_death_of_one_process_loses_and_doubles_nothing_either() {
+    let Some(group) = Group::cluster("cluster-log-first", 2) else { return };
+    check_deaths(group.storing(LOG_FIRST));
 }
 
 #[test]

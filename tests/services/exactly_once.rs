@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::kafka::Kafka;
-use crate::setup::{Setup, root, service};
+use crate::setup::{LOG_FIRST, Setup, root, service};
 use crate::support::binary::{PATIENCE, Process, openwit};
 use crate::support::proxy::{Network, Proxy};
 use crate::support::random::Random;
@@ -44,10 +44,7 @@ fn a_process_killed_again_and_again_loses_and_doubles_nothing() {
 #[test]
 fn a_process_whose_log_is_first_is_killed_again_and_again_and_decides_the_same_each_time() {
     let Some(mut setup) = Setup::new("first", "traces") else { return };
-    setup.graph =
-        "{storage: true, stages: [kafka_source, wal_commit, normalize, dead_letter, {operator: dedup_window, from: normalize}, \
-                   arrow_encode, flight_sink]}"
-            .into();
+    setup.graph = LOG_FIRST.into();
     // Something is published in each round, and something is not.
     let setup = setup.with("storage: {rotation: {file_bytes_max: 256KiB, idle_seconds: 1}}\n");
     setup.generate("otlp", 3_000, 12);
@@ -142,28 +139,13 @@ fn killed_and_with_the_group_reset_to_the_beginning_nothing_is_stored_twice() {
 
 #[test]
 fn the_catalog_in_postgresql_and_files_in_s3_are_as_exact() {
-    let needed = [
-        "OPENWIT_TEST_POSTGRES",
-        "OPENWIT_TEST_S3_ENDPOINT",
-        "OPENWIT_TEST_S3_BUCKET",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-    ];
-    let found: Vec<String> = needed.iter().filter_map(|variable| service("postgres-s3", variable)).collect();
-    let [postgres, endpoint, bucket, key, secret] = &found[..] else { return };
-    let Some(setup) = Setup::new("postgres-s3", "traces") else { return };
-    let prefix = setup.group.clone();
-    let schema = setup.schema();
-    let setup = setup.with(&format!(
-        "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{scheme: s3, bucket: {bucket}, endpoint: \
-         \"{endpoint}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}}}\n"
-    ));
+    let Some((setup, objects)) = Setup::in_postgres_and_s3("postgres-s3", "traces") else { return };
     setup.generate("otlp", 800, 15);
     let mut process = Process::start(["run", "--config", &setup.config(), "--until-end", "--workers", "2"]);
     process.wait_for("flight stream open");
     process.kill();
     setup.run_to_end();
-    setup.verify("otlp", Some(&format!("s3://{bucket}/{prefix}")));
+    setup.verify("otlp", Some(&objects));
     setup.audit();
 }
 

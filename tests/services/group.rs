@@ -16,7 +16,8 @@ const SESSION: [&str; 4] =
 pub struct Group {
     setup: Setup,
     storage: Process,
-    endpoint: String,
+    /// What nodes run, and where they deliver to, as `--set` takes it.
+    graph: Vec<String>,
     /// Those that run.
     pub nodes: Vec<Option<Process>>,
     /// The addresses of the nodes as a timely cluster.
@@ -35,8 +36,9 @@ impl Group {
         assert!(storage.wait_for("Arrow Flight is served address="));
         let said = storage.stderr();
         let address = said.split("Arrow Flight is served address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let endpoint = format!("http://{}", address.expect("it says where"));
-        Some(Group { setup, storage, endpoint, nodes: (0..nodes).map(|_| None).collect(), hostfile: None })
+        let endpoint = format!("storage.endpoints=[\"http://{}\"]", address.expect("it says where"));
+        let graph = vec!["graph=ingest".to_owned(), endpoint];
+        Some(Group { setup, storage, graph, nodes: (0..nodes).map(|_| None).collect(), hostfile: None })
     }
 
     /// The same whose nodes are one timely cluster.
@@ -47,16 +49,18 @@ impl Group {
         Some(Group { hostfile: Some(hostfile), ..group })
     }
 
+    /// The same whose nodes have a graph that stores by itself, all into the folder of the storage process, which has nothing to do.
+    pub fn storing(mut self, graph: &str) -> Self {
+        let objects = self.setup.path("data/objects");
+        self.graph = vec![format!("graph={graph}"), format!("storage.object_store.root={}", objects.display())];
+        self
+    }
+
     fn arguments(&self, node: usize) -> Vec<String> {
         let folder = self.setup.path(&format!("node-{node}"));
-        let own = [
-            "graph=ingest".to_owned(),
-            format!("node.id=node-{node}"),
-            format!("node.data_directory={}", folder.display()),
-            format!("storage.endpoints=[\"{}\"]", self.endpoint),
-        ];
+        let own = [format!("node.id=node-{node}"), format!("node.data_directory={}", folder.display())];
         let run = ["run", "--config", &self.setup.config(), "--workers", "2"].map(str::to_owned);
-        let own = own.into_iter().flat_map(|set| ["--set".to_owned(), set]);
+        let own = self.graph.iter().cloned().chain(own).flat_map(|set| ["--set".to_owned(), set]);
         let cluster = self.hostfile.iter().flat_map(|hostfile| {
             let (processes, hostfile) = (self.nodes.len().to_string(), hostfile.display().to_string());
             ["--processes".to_owned(), processes, "--process".to_owned(), node.to_string(), "--hostfile".to_owned(), hostfile]

@@ -32,6 +32,10 @@ pub fn optional(test: &str, variable: &str) -> Option<String> {
     found
 }
 
+/// The graph of `config/wal-first.yaml`.
+pub const LOG_FIRST: &str = "{storage: true, stages: [kafka_source, wal_commit, normalize, dead_letter, {operator: dedup_window, from: \
+                             normalize}, arrow_encode, flight_sink]}";
+
 /// One test's surroundings.
 pub struct Setup {
     /// Bootstrap servers.
@@ -71,6 +75,26 @@ impl Setup {
             graph: "standalone".into(),
             extra: String::new(),
         })
+    }
+
+    /// The same with its catalog in PostgreSQL and its files in S3, and how other readers name the folder of these.
+    pub fn in_postgres_and_s3(test: &str, signal: &'static str) -> Option<(Self, String)> {
+        let needed = [
+            "OPENWIT_TEST_POSTGRES",
+            "OPENWIT_TEST_S3_ENDPOINT",
+            "OPENWIT_TEST_S3_BUCKET",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+        ];
+        let found: Vec<String> = needed.iter().filter_map(|variable| service(test, variable)).collect();
+        let [postgres, endpoint, bucket, key, secret] = &found[..] else { return None };
+        let setup = Setup::new(test, signal)?;
+        let (prefix, schema) = (setup.group.clone(), setup.schema());
+        let setup = setup.with(&format!(
+            "metastore: {{type: postgres, url: \"{postgres}\", schema: {schema}}}\nstorage: {{object_store: {{scheme: s3, bucket: {bucket}, \
+             endpoint: \"{endpoint}\", access_key_id: {key}, secret_access_key: {secret}, prefix: {prefix}}}}}\n"
+        ));
+        Some((setup, format!("s3://{bucket}/{prefix}")))
     }
 
     /// Adds lines of YAML to the configuration.

@@ -26,7 +26,7 @@ pub struct Kafka {
     pub cluster: String,
     /// First offset that it still has.
     pub low: i64,
-    /// One past the last offset that it has.
+    /// One past the last offset that readers are given: before the first transaction that is open.
     pub high: i64,
     /// The group's committed offset.
     pub committed: Option<i64>,
@@ -47,11 +47,11 @@ pub enum Message {
     },
     /// A message without a payload.
     Tombstone,
-    /// No message, and some behind it: it was compacted away, or is a transaction's marker.
+    /// No message, though the partition goes on: compacted away, of an aborted transaction, or a transaction's marker.
     Absent,
     /// Retention has removed it.
     Removed,
-    /// Nothing was written there yet.
+    /// Nothing was written there yet, or in a transaction that is open.
     NotWritten,
     /// The broker did not give it in time.
     Unknown,

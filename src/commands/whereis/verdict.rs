@@ -121,7 +121,8 @@ pub fn verdict(one: &Incarnation, known: &Known<'_>) -> (Verdict, String) {
 
 const DUPLICATE: &str = "dropped as a duplicate: its key was seen inside the dedup window";
 const SKIPPED: &str = "skipped by policy: it is a tombstone (ingestion.kafka.tombstones)";
-const ABSENT: &str = "no message: Kafka does not hand out this offset (compacted away, or a transaction's marker)";
+const ABSENT: &str =
+    "no message: Kafka does not hand out this offset (compacted away, of an aborted transaction, or a transaction's marker)";
 
 fn stored(one: &Incarnation, commit: &Commit, catalog: CatalogAsked) -> (Verdict, String) {
     let rows: usize = commit.files.iter().map(|file| file.rows).sum();
@@ -193,32 +194,51 @@ fn nowhere(known: &Known<'_>) -> (Verdict, String) {
     let Some(kafka) = known.kafka else {
         return (Verdict::Unknown, "nowhere; without Kafka it is not known whether it was read".to_owned());
     };
-    let Kafka { low, high, committed, .. } = kafka;
+    let Kafka { low, high, committed, message, .. } = kafka;
     // A commit beyond the end is of a former incarnation.
     let committed = committed.filter(|committed| committed <= high);
     let is_committed = committed.is_some_and(|committed| committed > known.offset);
-    let group =
-        committed.map_or("the group has committed nothing".to_owned(), |at| format!("the group has committed up to {at}"));
+    // Only the catalog knows where reading began: without it, what has expired or is lost looks the same.
+    let is_first = known.first_covered.is_none_or(|first| known.offset < first);
+    let is_before_start = known.begins_at_the_end && known.catalog == CatalogAsked::Asked && is_first;
+    let or_before_start = if known.begins_at_the_end { "It lies before the first message that was read, or it" } else { "It" };
+    let group = match committed {
+        Some(at) => format!("the group has committed up to {at}"),
+        None if known.begins_at_the_end => {
+            "the group has committed nothing, and without a commit begins at the topic's end".to_owned()
+        }
+        None => "the group has committed nothing".to_owned(),
+    };
     match known.offset {
-        offset if offset >= *high => (Verdict::NotWritten, format!("not written yet: the partition ends at {high}")),
+        offset if offset >= *high => (
+            Verdict::NotWritten,
+            format!("not written yet, or in a transaction that is open: the partition ends at {high} for its readers"),
+        ),
+        // Whether or not Kafka still has it.
+        _ if is_committed && is_before_start => {
+            (Verdict::BeforeStart, format!("before the first message that was read: {group}, and began at the topic's end"))
+        }
         offset if offset < *low => {
             (Verdict::Removed, format!("removed by Kafka's retention, which begins at {low} now, before it was read"))
         }
+        // The last of a partition: it is accounted for once a message behind it comes.
+        _ if !is_committed && *message == Message::Absent => (Verdict::Absent, ABSENT.to_owned()),
         _ if !is_committed => (Verdict::NotRead, format!("not read yet, or not durable yet: {group}")),
-        offset if known.begins_at_the_end && known.first_covered.is_none_or(|first| offset < first) => {
-            (Verdict::BeforeStart, format!("before the first message that was read: {group}, and began at the topic's end"))
-        }
         _ if !known.has_catalog => (Verdict::Unknown, format!("handed to the graph's sinks, which keep no catalog: {group}")),
         _ if known.catalog == CatalogAsked::None && !known.has_objects => (
             Verdict::Unknown,
             format!("neither in the log nor in a catalog here: {group}; ask with the configuration of the storage nodes"),
         ),
-        _ if known.catalog == CatalogAsked::InUse => (
-            Verdict::Unknown,
-            format!(
-                "neither in the log nor in a file: {group}. It was published and its file has expired, or it is lost: ask again when the process does not run"
-            ),
-        ),
+        _ if known.catalog == CatalogAsked::InUse || (known.catalog == CatalogAsked::None && known.begins_at_the_end) => {
+            let next = match known.catalog {
+                CatalogAsked::InUse => "ask again when the process does not run",
+                _ => "run `openwit-ingest janitor`, and ask the catalog that it makes",
+            };
+            let says = format!(
+                "neither in the log nor in a file: {group}. {or_before_start} was published and its file has expired, or it is lost: {next}"
+            );
+            (Verdict::Unknown, says)
+        }
         _ => (Verdict::Lost, format!("LOST: {group}, and it is neither in the log nor in the catalog nor in the dead letter")),
     }
 }
