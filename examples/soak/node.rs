@@ -83,7 +83,7 @@ impl Surroundings {
         let kafka = self.kafka(&format!("    group_instance_id: {name}\n"));
         let endpoints = self.endpoints.join("\", \"");
         let text = format!(
-            "{}{kafka}processing:\n  shutdown_timeout_seconds: 20\n  dedup_window_seconds: {DEDUP_WINDOW_SECONDS}\n  wal: {{max_size_bytes: 1GiB, \
+            "{}{kafka}service_ports: {{admin: 0}}\nprocessing:\n  shutdown_timeout_seconds: 20\n  dedup_window_seconds: {DEDUP_WINDOW_SECONDS}\n  wal: {{max_size_bytes: 1GiB, \
              segment_size_bytes: 16MiB}}\nstorage: {{endpoints: [\"{endpoints}\"]}}\n",
             self.common(self.ingest_graph, &name)
         );
