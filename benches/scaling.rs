@@ -5,7 +5,8 @@
 //!
 //! *records/s* by the clock; *CPU* of all threads. `plain` is what the work itself takes; what the dataflow takes beyond that on one worker is
 //! the price of the machinery, and on several what they cost each other on top. An epoch is what comes in `EPOCH_MS` at `LOAD_MB_PER_S`, over
-//! 8 partitions. Run with `cargo bench --bench scaling [-- MEGABYTES [WORKERS..]]` (400, and 1 2, by default). It writes no file.
+//! 8 partitions. *Progress* is what workers tell each other of epochs, in a run that is not timed: batches that a worker sends to every worker, itself
+//! included, and the changes of counts in them. Run with `cargo bench --bench scaling [-- MEGABYTES [WORKERS..]]` (400, and 1 2, by default). It writes no file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator as _;
 use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::operators::vec::Input;
+use timely::logging::TimelyProgressEventBuilder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -186,14 +188,30 @@ fn plain(load: &Load, signal: Signal) -> usize {
     rows + encoder.and_then(|(_, mut encoder)| encoder.finish()).map_or(0, |encoded| encoded.rows())
 }
 
-/// The same as a dataflow.
-fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize) -> usize {
+/// What workers tell each other of progress.
+#[derive(Default)]
+struct Traffic {
+    batches: AtomicUsize,
+    changes: AtomicUsize,
+}
+
+/// The same as a dataflow. What its workers tell each other is counted where that is wanted, which takes time.
+fn dataflow(load: &Arc<Load>, signal: Signal, workers: usize, traffic: Option<&Arc<Traffic>>) -> usize {
     let (rows, health) = (Arc::new(AtomicUsize::new(0)), Health::default());
     let dedup = dedup_window::Ports { remembered: remember::Feed::default(), stats: Default::default(), health: health.clone() };
-    let (of_rows, of_health, load) = (rows.clone(), health.clone(), load.clone());
+    let (of_rows, of_health, load, traffic) = (rows.clone(), health.clone(), load.clone(), traffic.cloned());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (rows, health, dedup) = (of_rows.clone(), of_health.clone(), dedup.clone());
         let (index, peers) = (worker.index(), worker.peers());
+        if let Some((traffic, mut log)) = traffic.clone().zip(worker.log_register()) {
+            let name = format!("timely/progress/{}", std::any::type_name::<Epoch>());
+            log.insert::<TimelyProgressEventBuilder<Epoch>, _>(&name, move |_, events| {
+                for (_, event) in events.iter().flat_map(|events| events.iter()).filter(|(_, event)| event.is_send) {
+                    traffic.batches.fetch_add(1, Ordering::Relaxed);
+                    traffic.changes.fetch_add(event.messages.len() + event.internal.len(), Ordering::Relaxed);
+                }
+            });
+        }
         let (mut input, decided, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
             let (input, raw) = scope.new_input::<RawBatch>();
             let ports = normalize::Ports { stats: Default::default(), health: health.clone(), quotas: None };
@@ -257,7 +275,8 @@ fn measure(what: &str, format: Format, signal: Signal, bytes: usize, workers: &[
     let (mut plains, mut dataflows) = (Vec::new(), vec![Vec::new(); workers.len()]);
     for round in 0..=ROUNDS {
         let alone = took(|| plain(&load, signal), &mut rows);
-        let together: Vec<Took> = workers.iter().map(|workers| took(|| dataflow(&load, signal, *workers), &mut rows)).collect();
+        let together: Vec<Took> =
+            workers.iter().map(|workers| took(|| dataflow(&load, signal, *workers, None), &mut rows)).collect();
         // The first fills caches.
         if round > 0 {
             plains.push(alone);
@@ -283,6 +302,14 @@ fn measure(what: &str, format: Format, signal: Signal, bytes: usize, workers: &[
     line("plain".to_owned(), &plains, None);
     for (workers, rounds) in workers.iter().zip(&dataflows) {
         line(format!("{workers} workers"), rounds, Some(one / median(rounds, |took| took.seconds)));
+    }
+    let epochs = load.batches.chunk_by(|one, other| one.0 == other.0).count();
+    for workers in workers {
+        let traffic = Arc::new(Traffic::default());
+        dataflow(&load, signal, *workers, Some(&traffic));
+        let of_epoch = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) as f64 / epochs as f64;
+        let (batches, changes) = (of_epoch(&traffic.batches), of_epoch(&traffic.changes));
+        println!("progress of {workers} workers, for each of {epochs} epochs: {batches:.1} batches with {changes:.1} changes");
     }
 }
 
